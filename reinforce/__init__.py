@@ -1,0 +1,25 @@
+"""Reinforce: knowledge distillation at the price of plain training.
+
+Stage one (`reinforce generate`) runs a teacher once over V augmented views of every image and stores sparse soft labels with
+the integers that define each view. Stage two (`reinforce train`) replays those very views for any timm student.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reinforce.replay import ReinforcedDataset
+
+__version__ = version("reinforce")
+__all__ = ["ReinforcedDataset", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at first use, so that `reinforce --help` does not wait for torch.
+    if name == "ReinforcedDataset":
+        from reinforce.replay import ReinforcedDataset
+
+        return ReinforcedDataset
+    raise AttributeError(f"module 'reinforce' has no attribute {name!r}")

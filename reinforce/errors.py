@@ -1,0 +1,112 @@
+"""The errors a user can meet, drawn as a tree; every one says what was found, expected, the likely cause, and what to do.
+
+    ReinforceError            exit code 1: a check failed or the data is bad
+    |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
+    |   `-- SettingsError     an existing output was made with another setting
+    `-- DataError
+        |-- SourceError       images or class folders are not as they should be
+        |   `-- ImageError    one image cannot be decoded
+        |-- StoreError        a reinforced dataset on disk is incomplete, damaged or not one
+        |   `-- BusyError     another process is writing the same output
+        |-- LabelError        a probability array or a record is not a distribution
+        |-- TeacherError      weights or class map do not fit the teacher or the data
+        `-- ReplayError       replayed pixels or labels differ from the stored ones
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BusyError",
+    "DataError",
+    "ImageError",
+    "LabelError",
+    "ReinforceError",
+    "ReplayError",
+    "SettingsError",
+    "SourceError",
+    "StoreError",
+    "TeacherError",
+    "UsageError",
+]
+
+
+class ReinforceError(Exception):
+    """Base of all errors meant for the user's eyes.
+
+    Args:
+        what: One sentence that names the problem.
+        found: What was there.
+        expected: What should have been there.
+        cause: The likely cause.
+        fix: The next command or action.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        found: object | None = None,
+        expected: object | None = None,
+        cause: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        lines = [what]
+        for name, value in (("found", found), ("expected", expected), ("likely cause", cause), ("next", fix)):
+            if value is not None:
+                lines.append(f"  {name + ':':<13} {value}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes send errors to the parent; the default would call __init__ without the keywords.
+        return (_rebuild, (type(self), self.what, self.args))
+
+
+def _rebuild(kind: type[ReinforceError], what: str, args: tuple[object, ...]) -> ReinforceError:
+    error = kind(what)
+    error.args = args
+    return error
+
+
+class UsageError(ReinforceError):
+    """The command line or an argument is wrong."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """An existing output was made with another setting; both values are named."""
+
+
+class DataError(ReinforceError):
+    """Something read from disk is bad."""
+
+
+class SourceError(DataError):
+    """The source of images is not usable."""
+
+
+class ImageError(SourceError):
+    """One image cannot be decoded."""
+
+
+class StoreError(DataError):
+    """A reinforced dataset is incomplete, damaged, or not one."""
+
+
+class BusyError(StoreError):
+    """Another process holds the output."""
+
+
+class LabelError(DataError):
+    """An array is not a distribution, or a record does not decode to one."""
+
+
+class TeacherError(DataError):
+    """The teacher's weights or class map do not fit."""
+
+
+class ReplayError(DataError):
+    """Replay differs from what was generated."""
