@@ -1,0 +1,95 @@
+"""Apply: from a decoded image and params to the pixels of one view. No generator can be reached from here.
+
+Enters: uint8 `[H, W, 3]` and int32 params. Leaves: uint8 `[3, size, size]`, the same bytes on every machine (the pixel
+contract of FORMAT.md). Order: crop, resize, window, flip, ops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from reinforce import ops, warp
+from reinforce.errors import StoreError
+from reinforce.params import Field, Interpolation, Op, PixelSpec
+
+_RESIZE_MODES = {Interpolation.BILINEAR: "bilinear", Interpolation.BICUBIC: "bicubic"}
+_RESIZE_LIMIT = 1 << 14
+
+
+def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tensor:
+    """Make the pixels of one view.
+
+    Args:
+        image: Decoded image, uint8 `[H, W, 3]`.
+        params: int32 `[P]`, columns as in `spec.fields`.
+        spec: Size, layout and fill of the reinforced dataset.
+
+    Returns:
+        uint8 `[3, size, size]`, contiguous, on the CPU.
+
+    Raises:
+        StoreError: params that lie outside of the image, or an op this version does not know.
+    """
+    view = _resized(image, params, spec)
+    if spec.read(params, Field.HFLIP, 0):
+        view = view[:, ::-1]
+    for op, interpolation, a, b in spec.ops(params):
+        if op != Op.NONE:
+            view = _OPS_ERROR(op) if op not in _OPS else _OPS[op](view, interpolation, a, b, spec.fill)
+    return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+
+
+def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray:
+    # Crop, resize and cut the window: uint8 [H, W, 3] -> uint8 [size, size, 3]
+    size = spec.size
+    top, left = spec.read(params, Field.CROP_TOP, 0), spec.read(params, Field.CROP_LEFT, 0)
+    height, width = spec.read(params, Field.CROP_HEIGHT, 0), spec.read(params, Field.CROP_WIDTH, 0)
+    out_height, out_width = spec.read(params, Field.RESIZE_HEIGHT, size), spec.read(params, Field.RESIZE_WIDTH, size)
+    window_top, window_left = spec.read(params, Field.WINDOW_TOP, 0), spec.read(params, Field.WINDOW_LEFT, 0)
+    mode = _RESIZE_MODES.get(spec.read(params, Field.INTERPOLATION, Interpolation.BILINEAR))  # type: ignore[call-overload]
+    inside = 0 <= top and 0 <= left and 0 < height and 0 < width
+    inside = inside and top + height <= image.shape[0] and left + width <= image.shape[1]
+    cut = 0 <= window_top <= out_height - size and 0 <= window_left <= out_width - size
+    if not inside or not cut or mode is None or max(out_height, out_width) > _RESIZE_LIMIT:
+        raise StoreError(
+            "Params describe a view that this image cannot give.",
+            found=f"params {params.tolist()} for an image of {image.shape[1]}x{image.shape[0]}",
+            expected="a crop box inside of the image and a window inside of the resized crop",
+            cause="the image is not the one the params were drawn for, or the params are damaged",
+            fix="reinforce verify DIR --data SOURCE",
+        )
+    crop = torch.from_numpy(image)[top : top + height, left : left + width].permute(2, 0, 1)[None]
+    resized = F.interpolate(crop, size=(out_height, out_width), mode=mode, antialias=True, align_corners=False)[0]
+    window = resized[:, window_top : window_top + size, window_left : window_left + size]
+    return window.permute(1, 2, 0).numpy()
+
+
+def _OPS_ERROR(op: int) -> np.ndarray:
+    raise StoreError(
+        f"Params name op {op}, which this version does not know.",
+        expected=", ".join(f"{o.value} ({o.name.lower()})" for o in Op),
+        cause="the data set was made by a newer version, or its params are damaged",
+        fix="pip install --upgrade reinforce",
+    )
+
+
+# Op id -> function of (image, interpolation, a, b, fill).
+_OPS = {
+    Op.AUTO_CONTRAST: lambda image, i, a, b, fill: ops.auto_contrast(image),
+    Op.EQUALIZE: lambda image, i, a, b, fill: ops.equalize(image),
+    Op.INVERT: lambda image, i, a, b, fill: ops.invert(image),
+    Op.ROTATE: lambda image, i, a, b, fill: warp.rotate(image, i, a, b, fill),
+    Op.POSTERIZE: lambda image, i, a, b, fill: ops.posterize(image, a),
+    Op.SOLARIZE: lambda image, i, a, b, fill: ops.solarize(image, a),
+    Op.SOLARIZE_ADD: lambda image, i, a, b, fill: ops.solarize_add(image, a),
+    Op.COLOR: lambda image, i, a, b, fill: ops.color(image, a),
+    Op.CONTRAST: lambda image, i, a, b, fill: ops.contrast(image, a),
+    Op.BRIGHTNESS: lambda image, i, a, b, fill: ops.brightness(image, a),
+    Op.SHARPNESS: lambda image, i, a, b, fill: ops.sharpness(image, a),
+    Op.SHEAR_X: lambda image, i, a, b, fill: warp.shear_x(image, i, a, fill),
+    Op.SHEAR_Y: lambda image, i, a, b, fill: warp.shear_y(image, i, a, fill),
+    Op.TRANSLATE_X: lambda image, i, a, b, fill: warp.translate_x(image, i, a, fill),
+    Op.TRANSLATE_Y: lambda image, i, a, b, fill: warp.translate_y(image, i, a, fill),
+}

@@ -1,0 +1,74 @@
+"""Decode: encoded bytes to uint8 `[H, W, 3]`, the same pixels everywhere (FORMAT.md, "Pixel contract").
+
+JPEG in grey, YCbCr or RGB goes through libjpeg-turbo (simplejpeg) with the ISLOW DCT and fancy upsampling; everything else
+that Pillow reads goes through Pillow. EXIF orientation is ignored, as torchvision and timm do.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from reinforce.errors import ImageError
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is decoded, in pixels: twice Pillow's warning limit. A larger one is taken for a decompression bomb."""
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """Decode one image.
+
+    Returns:
+        uint8 `[H, W, 3]`, RGB, C-contiguous.
+
+    Raises:
+        ImageError: the bytes are no image, are truncated, or unfold to more than `MAX_PIXELS`.
+    """
+    if encoded[:3] == b"\xff\xd8\xff":
+        image = _decode_jpeg(encoded)
+        if image is not None:
+            return image
+    return _decode_any(encoded)
+
+
+def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+        _check_size(width, height)
+        if colorspace not in ("Gray", "YCbCr", "RGB"):
+            return None  # CMYK and YCCK: Pillow knows Adobe's inverted inks
+        return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)  # type: ignore[no-any-return]
+    except ValueError:
+        # simplejpeg refuses what libjpeg only warns of; Pillow, on the same library, tells the harmless from the truncated.
+        return None
+
+
+def _decode_any(encoded: bytes) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is checked below; EXIF is not read
+            with Image.open(io.BytesIO(encoded)) as image:
+                _check_size(*image.size)
+                return np.ascontiguousarray(_to_rgb(image))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
+        reason = str(error).split("<_io")[0].strip() or type(error).__name__
+        raise ImageError(f"The image cannot be decoded: {reason}") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I;16", "I")):
+        wide = np.asarray(image.convert("I")).astype(np.int64)
+        grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)  # 16 bits to 8: the high byte
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or width < 1 or height < 1:
+        raise ImageError(f"The image claims {width}x{height} pixels; at most {MAX_PIXELS} are decoded.")

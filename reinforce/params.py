@@ -1,0 +1,121 @@
+"""Params: the integers that define a view's pixels completely (FORMAT.md, "Params").
+
+A view's params are one row of int32. Which integer stands in which column is said by field ids, numbers that are fixed
+for ever in FORMAT.md; the layout of a policy is the list of its field ids, stored in the manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from reinforce.errors import StoreError
+
+Q16 = 1 << 16
+"""One, in the 16.16 fixed point of ratios, factors and coefficients."""
+
+OP_SLOT_BASE = 32
+"""Field id of the first op slot; slot s has the ids OP_SLOT_BASE + 4 s .. + 3: op, interpolation, a, b."""
+
+MAX_OP_SLOTS = 16
+
+
+class Field(IntEnum):
+    """Field ids. Boxes are in pixels of the decoded image; resize and window in pixels of the view."""
+
+    CROP_TOP = 1
+    CROP_LEFT = 2
+    CROP_HEIGHT = 3
+    CROP_WIDTH = 4
+    RESIZE_HEIGHT = 5  # absent: the view's size
+    RESIZE_WIDTH = 6  # absent: the view's size
+    WINDOW_TOP = 7  # absent: 0
+    WINDOW_LEFT = 8  # absent: 0
+    INTERPOLATION = 9
+    HFLIP = 10
+
+
+class Interpolation(IntEnum):
+    """Interpolation ids, for the resize and for geometric ops."""
+
+    NONE = 0
+    BILINEAR = 1
+    BICUBIC = 2
+
+
+class Op(IntEnum):
+    """Op ids. A changed op gets a new id and the old code stays."""
+
+    NONE = 0
+    AUTO_CONTRAST = 1
+    EQUALIZE = 2
+    INVERT = 3
+    ROTATE = 4  # a = cos, b = sin, Q16
+    POSTERIZE = 5  # a = bits kept
+    SOLARIZE = 6  # a = threshold: values >= a are inverted
+    SOLARIZE_ADD = 7  # a = addend for values < 128
+    COLOR = 8  # a = factor, Q16
+    CONTRAST = 9  # a = factor, Q16
+    BRIGHTNESS = 10  # a = factor, Q16
+    SHARPNESS = 11  # a = factor, Q16
+    SHEAR_X = 12  # a = coefficient, Q16
+    SHEAR_Y = 13  # a = coefficient, Q16
+    TRANSLATE_X = 14  # a = fraction of the width, Q16
+    TRANSLATE_Y = 15  # a = fraction of the height, Q16
+
+
+GEOMETRIC_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """What `apply` needs beside a view's params: constants of the whole reinforced dataset.
+
+    Attributes:
+        size: Height and width of a view in pixels.
+        fields: Field id of every params column, in column order.
+        fill: RGB value of pixels that a geometric op uncovers.
+    """
+
+    size: int
+    fields: tuple[int, ...]
+    fill: tuple[int, int, int] = (124, 116, 104)
+
+    def __post_init__(self) -> None:
+        known = {int(f) for f in Field} | set(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS))
+        unknown = [f for f in self.fields if f not in known]
+        needed = [f.name for f in (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH) if f not in self.fields]
+        slots = [f for f in self.fields if f >= OP_SLOT_BASE]
+        broken = slots != list(range(OP_SLOT_BASE, OP_SLOT_BASE + len(slots))) or len(slots) % 4 != 0
+        if unknown or needed or broken or len(set(self.fields)) != len(self.fields):
+            raise StoreError(
+                "The params layout is not one this version can read.",
+                found=list(self.fields),
+                expected="distinct field ids of FORMAT.md, with a whole crop box and whole op slots",
+                cause="the data set was made by a newer version, or the manifest was edited",
+                fix="pip install --upgrade reinforce",
+            )
+
+    @property
+    def num_slots(self) -> int:
+        """Number of op slots."""
+        return sum(f >= OP_SLOT_BASE for f in self.fields) // 4
+
+    def column(self, field: int) -> int | None:
+        """Column of a field, or None where the layout has no such field."""
+        return self.fields.index(field) if field in self.fields else None
+
+    def read(self, params: np.ndarray, field: int, default: int) -> int:
+        """The value of `field` in one row of params, or `default` where the layout has no such field."""
+        column = self.column(field)
+        return default if column is None else int(params[column])
+
+    def ops(self, params: np.ndarray) -> list[tuple[int, int, int, int]]:
+        """The op slots of one row, `(op, interpolation, a, b)` each, in order of application."""
+        first = self.column(OP_SLOT_BASE)
+        if first is None:
+            return []
+        values = params[first : first + 4 * self.num_slots].tolist()
+        return [tuple(values[i : i + 4]) for i in range(0, len(values), 4)]
