@@ -1,0 +1,75 @@
+"""Files: writing one so that it is seen whole or not at all, hashing one, and holding a folder against a second writer."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reinforce.block import sync_folder
+from reinforce.errors import BusyError
+
+_LOCK = ".lock"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` against other writers for as long as the context lasts; a killed holder lets go by itself.
+
+    A POSIX record lock: worker processes do not inherit it, so they cannot keep it alive after their parent died.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    path = folder / _LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            raise BusyError(
+                f"{folder} is being written by another process.",
+                found=holder or "a lock",
+                expected="one writer at a time",
+                fix="wait for it, stop it, or choose another --out",
+            ) from None
+        try:
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                break
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # the last holder removed the file between our open and our lock
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)

@@ -1,0 +1,122 @@
+"""Samples: the table with a row per sample, `samples.parquet` (FORMAT.md, "Samples")."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reinforce.block import Status
+from reinforce.errors import StoreError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("sha256", pa.binary(32)),
+        pa.field("width", pa.uint32()),
+        pa.field("height", pa.uint32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("block", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The table as columns; N samples in index order.
+
+    Attributes:
+        keys: Key of each sample.
+        labels: int64 `[N]`, -1 where there is none.
+        sha256: uint8 `[N, 32]`, of the encoded bytes; zeros where they could not be read.
+        width_height: uint32 `[N, 2]`, of the decoded image; zeros where it could not be decoded.
+        status: uint8 `[N]`, see `Status`.
+        reasons: Why, for each sample that is not ok, by index.
+        block_size: Samples per block: sample i is row i % block_size of block i // block_size.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    sha256: np.ndarray
+    width_height: np.ndarray
+    status: np.ndarray
+    reasons: dict[int, str]
+    block_size: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to_parquet(self) -> bytes:
+        """The file's bytes; equal tables give equal bytes with one version of pyarrow."""
+        n = len(self)
+        failed = self.status != Status.OK
+        unread = ~self.sha256.any(axis=1)
+        position = np.arange(n, dtype=np.int32)
+        columns = [
+            pa.array(self.keys, pa.string()),
+            pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
+            pa.array([None if u else row.tobytes() for u, row in zip(unread, self.sha256, strict=True)], pa.binary(32)),
+            pa.array(self.width_height[:, 0], mask=failed),
+            pa.array(self.width_height[:, 1], mask=failed),
+            pa.array([Status(s).name.lower() for s in self.status], pa.string()),
+            pa.array([self.reasons.get(i) for i in range(n)], pa.string()),
+            pa.array(position // self.block_size),
+            pa.array(position % self.block_size),
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="zstd")
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls, path: Path, num_samples: int, block_size: int) -> Samples:
+        """Read and check the file.
+
+        Raises:
+            StoreError: missing, damaged, or not the table the manifest describes.
+        """
+        try:
+            table = pq.read_table(path, schema=SCHEMA, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, str(error).splitlines()[0]) from None
+        position = np.arange(num_samples)
+        statuses = {s.name.lower(): int(s) for s in Status}
+        status = [statuses.get(s, -1) for s in table["status"].to_pylist()]
+        keys = table["key"].to_pylist()
+        if len(table) != num_samples:
+            raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
+        block, row = table["block"].to_numpy(), table["row"].to_numpy()
+        if not (np.array_equal(block, position // block_size) and np.array_equal(row, position % block_size)):
+            raise _damaged(path, "samples are not in index order")
+        if -1 in status or None in keys or len(set(keys)) != len(keys):
+            raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")
+        sha256 = np.zeros((num_samples, 32), np.uint8)
+        for i, digest in enumerate(table["sha256"].to_pylist()):
+            if digest is not None:
+                sha256[i] = np.frombuffer(digest, np.uint8)
+        sides = [table[c].fill_null(0).to_numpy() for c in ("width", "height")]
+        return cls(
+            keys=tuple(keys),
+            labels=table["label"].fill_null(-1).to_numpy().astype(np.int64),
+            sha256=sha256,
+            width_height=np.stack(sides, axis=1).astype(np.uint32),
+            status=np.array(status, np.uint8),
+            reasons={i: r for i, r in enumerate(table["reason"].to_pylist()) if r is not None},
+            block_size=block_size,
+        )
+
+
+def _damaged(path: Path, found: str) -> StoreError:
+    return StoreError(
+        f"{path.name} is damaged.",
+        found=found,
+        expected="the table that FORMAT.md describes, a row per sample",
+        cause="a broken copy, or a file changed by hand",
+        fix="copy it again, or generate it again into another --out",
+    )

@@ -1,0 +1,110 @@
+"""Store: a complete reinforced dataset on disk, opened for reading."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from reinforce.block import Block, Status, block_path
+from reinforce.codec import SparseRow, codec_from_dict
+from reinforce.errors import StoreError
+from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
+from reinforce.params import PixelSpec
+from reinforce.samples import Samples
+
+MANIFEST = "manifest.json"
+JOB = "job.json"
+SAMPLES = "samples.parquet"
+
+
+class Store:
+    """A complete reinforced dataset.
+
+    Args:
+        root: The directory with `manifest.json`.
+
+    Raises:
+        StoreError: not a reinforced dataset, not complete yet, or damaged.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.manifest = read_manifest(self.root)
+        self.settings = self.manifest.settings
+        self.codec = codec_from_dict(self.settings.codec)
+        policy_spec = self.settings.policy.spec(self.settings.size)
+        self.spec = PixelSpec(self.settings.size, tuple(self.manifest.params_fields), policy_spec.fill)
+        self.samples = Samples.from_parquet(self.root / SAMPLES, self.settings.source.num_samples, self.settings.block_size)
+        self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each
+
+    def __getstate__(self) -> dict[str, object]:
+        # Worker processes started by spawn open the store again.
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(state["root"])  # type: ignore[misc, arg-type]
+
+    def _open_block(self, block: int) -> Block:
+        rows = self.settings.block_rows(block)
+        return Block(block_path(self.root, block), len(rows), self.settings.views, len(self.manifest.params_fields))
+
+    def block(self, block: int) -> Block:
+        """A block, opened at first use."""
+        return self._block(block)
+
+    @property
+    def ok_samples(self) -> np.ndarray:
+        """Indices of the samples that have labels: int64 `[n]`."""
+        return np.flatnonzero(self.samples.status == Status.OK)
+
+    def params_of(self, sample: int, view: int) -> np.ndarray:
+        """Params of one view of one sample: int32 `[P]`."""
+        block, row = divmod(sample, self.settings.block_size)
+        return self.block(block).params_of_view(view)[row]
+
+    def label_of(self, sample: int, view: int) -> SparseRow:
+        """Sparse soft label of one view of one sample."""
+        block, row = divmod(sample, self.settings.block_size)
+        record = self.block(block).record(row)
+        return self.codec.decode(record, view, self.settings.views, self.settings.num_classes)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of a complete reinforced dataset.
+
+    Raises:
+        StoreError: not one, or not complete yet.
+    """
+    text = read_small_file(root / MANIFEST)
+    if text is not None:
+        return read_model(Manifest, text, f"{root / MANIFEST}")
+    if (root / JOB).is_file():
+        raise StoreError(
+            f"{root} is not complete yet.",
+            found=f"{JOB} and no {MANIFEST}",
+            expected="a finished `reinforce generate`",
+            cause="generation was interrupted, or is still running",
+            fix="run the same `reinforce generate` again: it does the missing blocks only",
+        )
+    raise StoreError(
+        f"{root} is not a reinforced dataset.",
+        found="no such folder" if not root.exists() else f"no {MANIFEST}",
+        fix="reinforce generate --data SOURCE --teacher NAME --out " + str(root),
+    )
+
+
+def read_job(root: Path) -> Job | None:
+    """What an unfinished generation left, or None."""
+    text = read_small_file(root / JOB)
+    return None if text is None else read_model(Job, text, f"{root / JOB}")
+
+
+def read_small_file(path: Path) -> bytes | None:
+    """The content of a JSON file, at most `MAX_BYTES` and one; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
