@@ -1,0 +1,277 @@
+"""Generate: stage one. Runs the teacher over V views of every sample and commits the blocks, one rename each.
+
+Resume is "the blocks that are missing". Batches never cross a block, so a block's labels do not depend on which blocks were
+made before it: after any number of kills the result is byte-identical to an undisturbed run on the same machine, with the
+same batch size, device and number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.codec import codec_from_dict
+from reinforce.errors import StoreError, UsageError
+from reinforce.files import file_sha256, only_writer, write_atomic
+from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, Statistics, check_same_settings, to_json
+from reinforce.samples import Samples
+from reinforce.sparse import SparseLabels
+from reinforce.source import ImageFolder
+from reinforce.probes import check_block_probes, environment
+from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
+from reinforce.teacher import Teacher
+from reinforce.views import SampleViews, ViewMaker, views_loader
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in all), the blocks that were already there counted as done."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run; does not change what is written, except for the batch size within float rounding."""
+
+    batch_size: int = 64
+    workers: int = 1
+
+
+def limit_source(source: ImageFolder, limit: int | None) -> ImageFolder:
+    """At most `limit` samples, spread evenly over the index, so that every class of a sorted folder has its share."""
+    if limit is None or limit >= len(source):
+        return source
+    if limit < 1:
+        raise UsageError("--limit must be at least 1.", found=limit)
+    return source.take([i * len(source) // limit for i in range(limit)])
+
+
+def generate(
+    source: ImageFolder,
+    teacher: Teacher,
+    settings: Settings,
+    out: Path,
+    execution: Execution | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Generate a reinforced dataset, or finish one.
+
+    Args:
+        source: The images; their index must be the one in `settings`.
+        teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
+        settings: What to make.
+        out: Directory to write; may hold an interrupted run of the same settings.
+        execution: Batch size and workers.
+        on_progress: Told after each sample.
+
+    Raises:
+        SettingsError: `out` was made with other settings.
+        BusyError: another process is writing `out`.
+        StoreError: `out` holds something else, or the disk is full.
+    """
+    execution = execution or Execution()
+    try:
+        if out.is_dir() and not ({MANIFEST, JOB} & set(os.listdir(out))) and set(os.listdir(out)) - {"blocks", ".lock"}:
+            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        (out / "blocks").mkdir(parents=True, exist_ok=True)
+        with only_writer(out):
+            return _generate_locked(source, teacher, settings, out, execution, on_progress)
+    except OSError as error:
+        raise StoreError(
+            f"{out} cannot be written.",
+            found=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            cause="a full disk, a quota, or missing permissions",
+            fix="make room and run the same command again: committed blocks are kept",
+        ) from error
+
+
+def _generate_locked(
+    source: ImageFolder, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+) -> Manifest:
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        check_same_settings(manifest.settings, settings, str(out))
+        (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+        return manifest
+    job = read_job(out)
+    if job is None:
+        if committed_blocks(out):
+            raise StoreError(
+                f"{out} has blocks, and nothing that says what they are.",
+                expected=f"{JOB} or {MANIFEST} beside them",
+                cause="a file was removed",
+                fix="choose another --out",
+            )
+        job = Job(settings=settings, environment=environment())
+        write_atomic(out / JOB, to_json(job).encode())
+    check_same_settings(job.settings, settings, str(out))
+    remove_staging(out)
+    _check_same_pixels(source, settings, job.environment, out)
+    _generate_blocks(source, teacher, settings, out, execution, on_progress)
+    return _finish(source, settings, job.environment, out)
+
+
+def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> None:
+    """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
+    committed = sorted(committed_blocks(out))
+    if committed:
+        rows = settings.block_rows(committed[0])
+        columns = len(settings.policy.spec(settings.size).fields)
+        check_block_probes(Block(block_path(out, committed[0]), len(rows), settings.views, columns), rows, source, settings, env, limit=8)
+
+
+def _generate_blocks(
+    source: ImageFolder, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+) -> None:
+    missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
+    samples = [s for b in missing for s in settings.block_rows(b)]
+    total = len(source)
+    done = total - len(samples)
+    on_progress(done, total)
+    maker = ViewMaker(source, settings)
+    # One stream over all blocks, so that workers are decoding the next block while this one is encoded and committed.
+    stream = iter(views_loader(maker, samples, execution.workers))
+    for block in missing:
+        rows = settings.block_rows(block)
+
+        def counted(rows: range = rows) -> Iterator[SampleViews]:
+            nonlocal done
+            for _ in rows:
+                yield next(stream)
+                done += 1
+                on_progress(done, total)
+
+        write_block(out, block, _label_block(counted(), rows, teacher, settings, execution.batch_size))
+
+
+def _label_block(views: Iterator[SampleViews], rows: range, teacher: Teacher, settings: Settings, batch_size: int) -> BlockData:
+    """Label the samples of one block: batches of views through the teacher, then one record per sample."""
+    codec = codec_from_dict(settings.codec)
+    data = BlockData.empty(len(rows), settings.views, len(settings.policy.spec(settings.size).fields))
+    labelled = _LabelStream(teacher, batch_size)
+    for row, item in enumerate(views):
+        data.status[row], data.sha256[row] = item.status, item.sha256
+        if item.status != Status.OK:
+            data.reasons[row] = item.reason or ""
+            continue
+        data.params[row], data.width_height[row], data.probes[row] = item.params, item.width_height, item.probe(row)
+        for done_row, probs in labelled.push(row, item.pixels):
+            data.records[done_row] = codec.encode(probs)
+    for done_row, probs in labelled.flush():
+        data.records[done_row] = codec.encode(probs)
+    return data
+
+
+class _LabelStream:
+    """Regroups the views of samples into batches for the teacher, and its answers into samples again."""
+
+    def __init__(self, teacher: Teacher, batch_size: int) -> None:
+        self.teacher = teacher
+        self.batch_size = batch_size
+        self.pixels: list[torch.Tensor] = []  # waiting for the teacher
+        self.waiting = 0
+        self.rows: list[tuple[int, int]] = []  # (row, views) not answered in full
+        self.answers: list[np.ndarray] = []
+
+    def push(self, row: int, pixels: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        self.pixels.append(pixels)
+        self.rows.append((row, len(pixels)))
+        self.waiting += len(pixels)
+        if self.waiting >= self.batch_size:
+            yield from self._run(self.waiting - self.waiting % self.batch_size)
+
+    def flush(self) -> Iterator[tuple[int, np.ndarray]]:
+        yield from self._run(self.waiting)
+
+    def _run(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        if not count:
+            return
+        waiting = torch.cat(self.pixels)
+        batches = [self.teacher(batch).cpu().numpy() for batch in waiting[:count].split(self.batch_size)]
+        self.pixels, self.waiting = [waiting[count:]], self.waiting - count
+        answers = np.concatenate(self.answers + batches)
+        start = 0
+        while self.rows and start + self.rows[0][1] <= len(answers):
+            row, views = self.rows.pop(0)
+            yield row, answers[start : start + views]
+            start += views
+        self.answers = [answers[start:]]
+
+
+def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:
+    """Write the sample table and, last, the manifest; then the job file has served."""
+    spec = settings.policy.spec(settings.size)
+    columns, reasons, statistics = [], {}, _Means()
+    for block in range(settings.num_blocks):
+        rows = settings.block_rows(block)
+        reader = Block(block_path(out, block), len(rows), settings.views, len(spec.fields))
+        columns.append(reader.sample_columns())
+        reasons |= {rows[row]: reason for row, reason in reader.reasons.items()}
+        statistics.add(reader, [source.label(s) for s in rows], settings)
+    table = Samples(
+        keys=source.keys,
+        labels=np.array([-1 if source.label(i) is None else source.label(i) for i in range(len(source))], np.int64),
+        sha256=np.concatenate([c["sha256"] for c in columns]),
+        width_height=np.concatenate([c["width_height"] for c in columns]),
+        status=np.concatenate([c["status"] for c in columns]),
+        reasons=reasons,
+        block_size=settings.block_size,
+    )
+    write_atomic(out / SAMPLES, table.to_parquet())
+    counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
+    manifest = Manifest(
+        settings=settings,
+        environment=env,
+        counts=Counts(**counts),
+        statistics=statistics.result(),
+        params_fields=list(spec.fields),
+        files={path: file_sha256(out / path) for path in list_files(out)},
+    )
+    write_atomic(out / MANIFEST, to_json(manifest).encode())
+    (out / JOB).unlink()
+    Store(out)  # what was written must open
+    return manifest
+
+
+def list_files(root: Path) -> list[str]:
+    """Paths of all files that a manifest lists, relative to `root`, sorted."""
+    paths = [SAMPLES]
+    for folder, _, names in os.walk(root / "blocks"):
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return sorted(paths)
+
+
+class _Means:
+    """Running means over the labels as stored."""
+
+    def __init__(self) -> None:
+        self.views, self.top1, self.remainder, self.agreeing, self.labelled = 0, 0.0, 0.0, 0, 0
+
+    def add(self, block: Block, labels: list[int | None], settings: Settings) -> None:
+        codec = codec_from_dict(settings.codec)
+        for row, label in enumerate(labels):
+            record = block.record(row)
+            if not len(record):
+                continue
+            decoded = [codec.decode(record, v, settings.views, settings.num_classes) for v in range(settings.views)]
+            labels_of_sample = SparseLabels.stack(decoded, settings.num_classes)
+            best = labels_of_sample.probs.max(dim=1)
+            self.views += settings.views
+            self.top1 += float(best.values.sum())
+            self.remainder += float(labels_of_sample.remainder.sum())
+            if label is not None:
+                top = labels_of_sample.class_ids.gather(1, best.indices[:, None])[:, 0]
+                self.agreeing += int((top == label).sum())
+                self.labelled += settings.views
+
+    def result(self) -> Statistics:
+        if not self.views:
+            raise StoreError("No sample could be read.", expected="at least one image", fix="check --data")
+        return Statistics(
+            top1_probability=round(self.top1 / self.views, 6),
+            remainder=round(self.remainder / self.views, 6),
+            hard_label_agreement=round(self.agreeing / self.labelled, 6) if self.labelled else None,
+        )

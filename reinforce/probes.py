@@ -1,0 +1,109 @@
+"""Probes: the check that replay is exact (invariant 1). The CRC-32 of one view of every sample, stored at generation.
+
+Before the first training step a few probes are replayed, in well under a second; `reinforce verify --data` replays all.
+A mismatch names what differs and by how much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+
+import numpy as np
+
+from reinforce.apply import apply
+from reinforce.block import Block, Status
+from reinforce.decode import decode
+from reinforce.errors import ReplayError
+from reinforce.manifest import Environment, Settings
+from reinforce.source import ImageFolder
+from reinforce.store import Store
+from reinforce.views import pixel_crc
+
+
+def environment() -> Environment:
+    """Versions of what makes pixels and labels, here and now."""
+    names = ("reinforce", "torch", "timm", "numpy", "pillow", "simplejpeg")
+    return Environment(**{n: version(n) for n in names}, machine=platform.machine())
+
+
+def read_checked(source: ImageFolder, index: int, sha256: np.ndarray) -> bytes:
+    """The encoded bytes of a sample, which must be those that the teacher's views were made from.
+
+    Raises:
+        ReplayError: gone, or changed.
+    """
+    key = source.keys[index]
+    try:
+        encoded = source.read(index)
+    except OSError as error:
+        raise ReplayError(
+            f"Image {key} cannot be read.",
+            found=f"{error.strerror}: {source.root / source.paths[index]}",
+            expected="every image that has labels",
+            fix="bring the image back, or generate again without it",
+        ) from None
+    found = hashlib.sha256(encoded).digest()
+    if found != sha256.tobytes():
+        raise ReplayError(
+            f"Image {key} is not the one that the teacher saw.",
+            found=f"sha256 {found.hex()[:16]}... ({len(encoded)} bytes)",
+            expected=f"sha256 {sha256.tobytes().hex()[:16]}...",
+            cause="the image was edited, re-encoded or damaged after the labels were generated",
+            fix="bring the original back, or generate again into another --out",
+        )
+    return encoded
+
+
+def check_block_probes(
+    block: Block, rows: range, source: ImageFolder, settings: Settings, made_with: Environment, limit: int
+) -> int:
+    """Replay up to `limit` probes of a block, evenly spread; `rows` are the positions of its samples in `source`.
+
+    Returns:
+        Number of probes replayed.
+
+    Raises:
+        ReplayError: an image or its pixels differ.
+    """
+    columns = block.sample_columns()
+    ok = np.flatnonzero(columns["status"] == Status.OK)
+    chosen = ok[np.linspace(0, len(ok) - 1, min(limit, len(ok))).astype(int)] if len(ok) else ok
+    spec = settings.policy.spec(settings.size)
+    probes = block.probes()
+    for row in chosen:
+        encoded = read_checked(source, rows[row], columns["sha256"][row])
+        pixels = apply(decode(encoded), block.params_of_view(row % settings.views)[row], spec)
+        if pixel_crc(pixels) != probes[row]:
+            raise pixels_differ(f"{source.keys[rows[row]]}, view {row % settings.views}", pixel_crc(pixels), int(probes[row]), made_with)
+    return len(chosen)
+
+
+def check_probe(store: Store, source: ImageFolder, index: int, sample: int) -> None:
+    """Replay the probe of one sample of a store; `index` is its position in `source`.
+
+    Raises:
+        ReplayError: the image or its pixels differ.
+    """
+    block, row = divmod(sample, store.settings.block_size)
+    view = row % store.settings.views
+    encoded = read_checked(source, index, store.samples.sha256[sample])
+    found = pixel_crc(apply(decode(encoded), store.params_of(sample, view), store.spec))
+    expected = int(store.block(block).probes()[row])
+    if found != expected:
+        raise pixels_differ(f"{source.keys[index]}, view {view}", found, expected, store.manifest.environment)
+
+
+def pixels_differ(what: str, found: int, expected: int, made_with: Environment) -> ReplayError:
+    """The error for replayed pixels that are not those of generation; names every version that differs."""
+    here, there = environment().model_dump(), made_with.model_dump()
+    differing = [f"{name} {there[name]} then, {here[name]} now" for name in there if there[name] != here[name]]
+    return ReplayError(
+        f"Replayed pixels differ from those the teacher saw ({what}).",
+        found=f"CRC-32 {found:08x}",
+        expected=f"CRC-32 {expected:08x}",
+        cause="the image is unchanged, so the code that makes pixels is not: "
+        + ("; ".join(differing) if differing else "the same versions are installed, so an op was edited or a library patched"),
+        fix="install the versions above, or generate again; `reinforce verify DIR --data SOURCE` counts how many views differ",
+    )
