@@ -1,6 +1,7 @@
 """The errors a user can meet, drawn as a tree; every one says what was found, expected, the likely cause, and what to do.
 
     ReinforceError            exit code 1: a check failed or the data is bad
+    |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; what was done is saved
     |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
     |   `-- SettingsError     an existing output was made with another setting
     `-- DataError
@@ -19,6 +20,7 @@ __all__ = [
     "BusyError",
     "DataError",
     "ImageError",
+    "Interrupted",
     "LabelError",
     "ReinforceError",
     "ReplayError",
@@ -68,6 +70,12 @@ def _rebuild(kind: type[ReinforceError], what: str, args: tuple[object, ...]) ->
     error = kind(what)
     error.args = args
     return error
+
+
+class Interrupted(ReinforceError):
+    """The user or the machine asked to stop; the state was saved."""
+
+    exit_code = 130
 
 
 class UsageError(ReinforceError):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from reinforce.errors import TeacherError, UsageError
-from reinforce.manifest import TeacherInfo
+from reinforce.manifest import Settings, TeacherInfo
 from reinforce.models import Scalar, create, weights_sha256
 from reinforce.names import timm_name
 
@@ -104,7 +104,7 @@ class Teacher(nn.Module):
         """Stays in evaluation mode whatever a training loop asks for."""
         return super().train(False)  # type: ignore[return-value]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Soft labels of a batch.
 
@@ -151,6 +151,36 @@ def load_teacher(
     if len(counts) > 1:
         raise TeacherError("The teachers do not have the same classes.", found=f"{sorted(counts)} classes", expected="one number")
     return Teacher(members, device, precision)
+
+
+def teacher_of(settings: Settings, weights: list[Path], device: torch.device) -> Teacher:
+    """The teacher that made a reinforced dataset, to run it again.
+
+    Args:
+        settings: Of the manifest: names, arguments, class maps, precision.
+        weights: A local file per teacher, in order; empty: timm's published weights.
+        device: Where to run.
+
+    Raises:
+        TeacherError: other weights than those that made the labels.
+        UsageError: another number of files than teachers.
+    """
+    if weights and len(weights) != len(settings.teachers):
+        names = ", ".join(t.name for t in settings.teachers)
+        raise UsageError(f"{len(weights)} weights files are given.", expected=f"one per teacher: {names}")
+    members = []
+    for info, path in zip(settings.teachers, weights or [None] * len(settings.teachers), strict=True):
+        member = Member(TeacherSpec(info.name, path, info.kwargs), settings.size, info.class_map)
+        if member.info.weights_sha256 != info.weights_sha256:
+            raise TeacherError(
+                f"These weights of {info.name} are not those that made the labels.",
+                found=f"sha256 {member.info.weights_sha256[:16]}...",
+                expected=f"sha256 {info.weights_sha256[:16]}...",
+                cause="labels from a local weights file, or weights that were published anew",
+                fix="--teacher-weights FILE with the weights used at generation",
+            )
+        members.append(member)
+    return Teacher(members, device, settings.precision)
 
 
 def _check_classes(info: TeacherInfo, class_names: list[str]) -> None:

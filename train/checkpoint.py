@@ -1,0 +1,78 @@
+"""Checkpoint: a nested state to one safetensors file and back. Tensors are stored as they are, the rest as JSON beside them;
+nothing is pickled, so a checkpoint from a stranger is safe to read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from reinforce.errors import DataError
+from reinforce.files import write_atomic
+
+_KEY = "reinforce"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state (dicts, lists, tuples, scalars, tensors), whole or not at all. Tuples come back as lists."""
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _split(state, "", tensors)
+    write_atomic(path, save(tensors, metadata={_KEY: json.dumps(tree)}))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        DataError: no checkpoint, or a damaged one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tree = json.loads((file.metadata() or {})[_KEY])
+            return _join(tree, {name: file.get_tensor(name) for name in file.keys()})  # type: ignore[no-any-return] # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} is no checkpoint of a training run.",
+            found=f"{type(error).__name__}: {error}",
+            expected="a file that `reinforce train` wrote",
+            fix="train again into another --out",
+        ) from None
+
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write a flat state dict that timm and `--teacher-weights` read; `description` goes into the file's metadata."""
+    tensors = {name: _own(tensor) for name, tensor in weights.items()}
+    write_atomic(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    # safetensors refuses tensors that share memory, as tied weights do.
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensors[path] = _own(value)
+        return {"tensor": path}
+    if isinstance(value, dict):
+        # As pairs, because optimisers key their state by numbers.
+        return {"dict": [[k, _split(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}
+    return {"value": value}
+
+
+def _join(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    (kind, value), *_ = tree.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {k: _join(v, tensors) for k, v in value}
+    if kind == "list":
+        return [_join(v, tensors) for v in value]
+    return value

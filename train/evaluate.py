@@ -1,0 +1,90 @@
+"""Evaluate: top-1, top-5, negative log-likelihood and calibration of a classifier on a labelled source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from reinforce.errors import SourceError
+from reinforce.policy import NonePolicy
+from reinforce.source import ImageFolder
+from reinforce.train.batches import FreshViews, batches
+
+_ECE_BINS = 15
+
+
+class Validation:
+    """A labelled image folder, resized and centre-cropped as timm evaluates.
+
+    Args:
+        source: The images; its class folders must be among `class_names`.
+        class_names: Classes of the student's outputs, in order; empty where they have no names.
+        num_classes: C.
+        size: Input size in pixels.
+        crop_pct: Share of the resized image that is cut out.
+
+    Raises:
+        SourceError: no labels, or classes that the student does not have.
+    """
+
+    def __init__(self, source: ImageFolder, class_names: list[str], num_classes: int, size: int, crop_pct: float) -> None:
+        if source.labels is None:
+            raise SourceError(f"{source.root} has no class folders to evaluate against.", fix="check --val")
+        names = class_names or ([] if len(source.class_names) != num_classes else list(source.class_names))
+        unknown = [n for n in source.class_names if n not in names]
+        if unknown:
+            raise SourceError(
+                f"{source.root} has classes that the student does not learn.",
+                found=f"{len(unknown)} of {len(source.class_names)}, such as {unknown[0]!r}",
+                expected="class folders named as in the training data" if names else f"{num_classes} class folders",
+                fix="check --val",
+            )
+        self.class_of = torch.tensor([names.index(n) for n in source.class_names])
+        policy = NonePolicy(crop_pct=crop_pct)
+        self.views = FreshViews(source, np.arange(len(source)), policy, size, num_classes)
+
+    def batches(self, batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order."""
+        order = np.arange(len(self.views))
+        plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        for images, targets in batches(self.views, plan, workers=workers):
+            yield images, self.class_of[targets.hard]
+
+    @torch.no_grad()
+    def evaluate(
+        self, logits_of: Callable[[torch.Tensor], torch.Tensor], device: torch.device, batch_size: int, workers: int
+    ) -> dict[str, float]:
+        """Metrics of a classifier.
+
+        Args:
+            logits_of: uint8 `[B, 3, H, W]` on `device` to logits `[B, C]`.
+            device: Where it runs.
+            batch_size: Images at a time.
+            workers: Decoding processes.
+
+        Returns:
+            `top1` and `top5` in percent, `nll` in nats, `ece` (15 equal bins of confidence) in percent.
+        """
+        outputs, labels = [], []
+        for images, hard in self.batches(batch_size, workers):
+            outputs.append(logits_of(images.to(device)).float().cpu())
+            labels.append(hard)
+        return classification_metrics(torch.cat(outputs), torch.cat(labels))
+
+
+def classification_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Metrics of logits float `[N, C]` against labels int64 `[N]`; see `Validation.evaluate`."""
+    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    correct = (predicted == labels).float()
+    bins = (confidence * _ECE_BINS).long().clamp(max=_ECE_BINS - 1)
+    gap = torch.zeros(_ECE_BINS).index_add_(0, bins, confidence - correct).abs().sum() / len(labels)
+    return {
+        "top1": 100 * float(top[:, 0].float().mean()),
+        "top5": 100 * float(top.any(dim=1).float().mean()),
+        "nll": float(F.cross_entropy(logits, labels)),
+        "ece": 100 * float(gap),
+    }

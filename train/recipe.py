@@ -1,0 +1,78 @@
+"""Recipe: a training configuration, one validated TOML file. Field names are timm's option names. Unknown keys fail."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reinforce.errors import UsageError
+
+
+class Recipe(BaseModel):
+    """Everything about an optimisation that is not data, model or machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(100, ge=1, description="epochs; cooldown comes on top")
+    batch_size: int = Field(128, ge=1)
+    opt: str = Field("adamw", description="name of a timm optimiser")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm")
+    sched: str = Field("cosine", description="name of a timm schedule")
+    warmup_epochs: int = Field(5, ge=0, description="cut to a fifth of a shorter run")
+    warmup_lr: float = Field(1e-6, ge=0)
+    min_lr: float = Field(1e-6, ge=0)
+    cooldown_epochs: int = Field(0, ge=0)
+    distill_loss_weight: float = Field(1.0, ge=0, description="weight of KL(teacher || student)")
+    task_loss_weight: float = Field(0.0, ge=0, description="weight of cross-entropy with the hard label, beside the teacher")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the hard label")
+    model_ema: bool = False
+    model_ema_decay: float = Field(0.9998, ge=0, lt=1)
+    model_ema_warmup: bool = False
+    amp: bool = False
+    amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
+    drop: float = Field(0.0, ge=0, lt=1, description="dropout rate of the student")
+    drop_path: float | None = Field(None, ge=0, lt=1, description="stochastic depth rate of the student")
+    crop_pct: float = Field(0.875, gt=0.1, le=1, description="share of the resized image that evaluation cuts out")
+
+    @property
+    def warmup(self) -> int:
+        """Warm-up epochs, at most a fifth of the run."""
+        return min(self.warmup_epochs, self.epochs // 5)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(f.name.removesuffix(".toml") for f in files("reinforce.train").joinpath("recipes").iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
+    """A shipped recipe by name or a TOML file by path, with some fields overridden.
+
+    Raises:
+        UsageError: no such recipe, no TOML, an unknown key, or a value out of range.
+    """
+    if name in shipped_recipes():
+        text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise UsageError(f"There is no recipe {name!r}.", expected=", ".join(shipped_recipes()) + ", or the path of a TOML file")
+    try:
+        content = tomllib.loads(text)
+        return Recipe.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"Recipe {name} is no TOML.", found=str(error)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"Recipe {name} is not valid.",
+            found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            expected=", ".join(Recipe.model_fields) if first["type"] == "extra_forbidden" else None,
+        ) from None

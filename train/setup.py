@@ -1,0 +1,183 @@
+"""Setup: from what a user asks for to the views, the task and the validation sets of one training run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from reinforce.device import resolve_device
+from reinforce.errors import SourceError, UsageError
+from reinforce.models import Scalar, create
+from reinforce.names import timm_name
+from reinforce.policy import parse_policy
+from reinforce.replay import ReinforcedDataset, match_keys
+from reinforce.seeds import torch_seed
+from reinforce.source import ImageFolder
+from reinforce.store import MANIFEST, Store
+from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
+from reinforce.train.batches import FreshViews, ReplayedViews, Views
+from reinforce.train.evaluate import Validation
+from reinforce.train.recipe import Recipe
+from reinforce.train.tasks import LossWeights, OnlineTask, PlainTask, ReplayTask, StudentTask
+
+Mode = Literal["replay", "plain", "online"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run, as the command line describes it; see `reinforce train --help`."""
+
+    student: str
+    data: Path
+    out: Path
+    recipe: Recipe
+    labels: Path | None = None
+    val: Path | None = None
+    mode: Mode = "replay"
+    size: int | None = None
+    policy: str | None = None
+    views: int | None = None
+    seed: int = 0
+    student_kwargs: dict[str, Scalar] = field(default_factory=dict)
+    pretrained: bool = False
+    teachers: list[TeacherSpec] = field(default_factory=list)
+    teacher_weights: list[Path] = field(default_factory=list)
+    class_map: str | None = None
+    workers: int = 1
+    device: str = "auto"
+    resume: bool = False
+    save_every: int = 1000
+
+
+@dataclass
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        identity: What must be equal for a checkpoint to be continued.
+        about: What `summary.json` says of data and teacher.
+    """
+
+    views: Views
+    task: StudentTask
+    student: nn.Module
+    validation: Validation | None
+    class_names: list[str]
+    size: int
+    device: torch.device
+    identity: dict[str, Any]
+    about: dict[str, Any]
+
+
+def build(config: TrainConfig) -> Parts:
+    """Open the data, create the student and choose the task.
+
+    Raises:
+        ReinforceError: whatever does not fit, before anything is written.
+    """
+    device = resolve_device(config.device)
+    source = ImageFolder.open(config.data)
+    store = _store(config)
+    size = _size(config, store)
+    views, class_names = _views(config, source, store, size)
+    validation = None
+    if config.val is not None:
+        val_source = ImageFolder.open(config.val)
+        validation = Validation(val_source, class_names, views.num_classes, size, config.recipe.crop_pct)
+    torch.manual_seed(torch_seed(config.seed, -1))
+    student = _student(config, views.num_classes, size, device)
+    task, teacher = _task(config, student, store, class_names, size, device)
+    identity = {
+        "student": timm_name(config.student),
+        "student_kwargs": config.student_kwargs,
+        "pretrained": config.pretrained,
+        "mode": config.mode,
+        "size": size,
+        "seed": config.seed,
+        "views": config.views,
+        "samples": len(views),
+        "data": source.index_sha256(),
+        "labels": None if store is None else hashlib.sha256((store.root / MANIFEST).read_bytes()).hexdigest(),
+        "recipe": config.recipe.model_dump(),
+    }
+    about = {
+        "teachers": [t.name for t in (store.settings.teachers if store else teacher.infos if teacher else [])],
+        "policy": str(store.settings.policy if store else parse_policy(config.policy or "rrc-ra")),
+        "stored_views": store.settings.views if store else None,
+        "parameters": sum(p.numel() for p in student.parameters()),
+    }
+    return Parts(views, task, student, validation, class_names, size, device, identity, about)
+
+
+def _store(config: TrainConfig) -> Store | None:
+    if config.labels is not None:
+        if config.policy is not None:
+            raise UsageError("--policy is given beside --labels.", expected="one of them: the labels belong to their own policy")
+        return Store(config.labels)
+    if config.mode == "replay":
+        raise UsageError(
+            "--mode replay needs stored labels.", found="no --labels", fix="--labels DIR, made by `reinforce generate`, or --mode plain"
+        )
+    return None
+
+
+def _size(config: TrainConfig, store: Store | None) -> int:
+    if store is None:
+        return config.size or 224
+    if config.size not in (None, store.settings.size) and config.mode == "replay":
+        raise UsageError(
+            "Replay gives views of the size they were generated at.",
+            found=f"--size {config.size}",
+            expected=f"--size {store.settings.size}",
+            fix="leave --size out, or generate at the other size",
+        )
+    return config.size or store.settings.size
+
+
+def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: int) -> tuple[Views, list[str]]:
+    """The samples are those that have labels, in every mode, so that the modes can be compared."""
+    if config.mode == "replay":
+        dataset = ReinforcedDataset(config.labels or "", source, seed=config.seed, views=config.views)
+        return ReplayedViews(dataset), dataset.store.settings.source.class_names
+    samples = match_keys(store, source, store.ok_samples) if store else np.arange(len(source))
+    class_names = list(source.class_names)
+    if config.mode == "plain" and source.labels is None:
+        raise SourceError(f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online")
+    num_classes = store.settings.num_classes if store else len(class_names)
+    if not num_classes:
+        raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
+    policy = store.settings.policy if store else parse_policy(config.policy or "rrc-ra")
+    return FreshViews(source, samples, policy, size, num_classes, config.seed), class_names
+
+
+def _student(config: TrainConfig, num_classes: int, size: int, device: torch.device) -> nn.Module:
+    rates = {"drop_rate": config.recipe.drop, "drop_path_rate": config.recipe.drop_path}
+    kwargs: dict[str, Scalar] = {k: v for k, v in rates.items() if v} | config.student_kwargs
+    kwargs["num_classes"] = num_classes
+    student = create(config.student, weights=None, size=size, kwargs=kwargs, pretrained=config.pretrained).to(device)
+    return student.to(memory_format=torch.channels_last) if device.type == "cuda" else student  # type: ignore[call-overload, no-any-return]
+
+
+def _task(
+    config: TrainConfig, student: nn.Module, store: Store | None, class_names: list[str], size: int, device: torch.device
+) -> tuple[StudentTask, Teacher | None]:
+    weights = LossWeights(config.recipe.distill_loss_weight, config.recipe.task_loss_weight, config.recipe.smoothing)
+    if config.mode == "plain":
+        return PlainTask(student, weights, device), None
+    if config.mode == "replay":
+        return ReplayTask(student, weights, device), None
+    if store is not None and not config.teachers:
+        teacher = teacher_of(store.settings, config.teacher_weights, device)
+    elif config.teachers:
+        teacher = load_teacher(
+            config.teachers, size=size, class_names=class_names, class_map=config.class_map, device=device, precision="fp32"
+        )
+    else:
+        raise UsageError("--mode online needs a teacher.", fix="--labels DIR to take its teacher, or --teacher NAME")
+    return OnlineTask(student, teacher, weights, device), teacher

@@ -1,0 +1,120 @@
+"""Tasks: what a batch costs a student, as `timm.task.TrainingTask`s. The three modes differ in the target and nothing else.
+
+Enters: uint8 views `[B, 3, H, W]` and `Targets`. Leaves: a dict with `loss`, `output` (logits `[B, C]`) and the parts of the
+loss. Images are normalised here, on the device, by the student's own mean and std.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.task import TrainingTask
+from torch import nn
+
+from reinforce.errors import DataError
+from reinforce.sparse import SparseLabels
+from reinforce.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is known of a batch.
+
+    Attributes:
+        hard: int64 `[B]`, -1 where there is no label.
+        soft: Stored soft labels, or None where nothing is replayed.
+    """
+
+    hard: torch.Tensor
+    soft: SparseLabels | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
+        """The same on another device."""
+        soft = None if self.soft is None else self.soft.to(device, non_blocking)
+        return Targets(self.hard.to(device, non_blocking=non_blocking), soft)
+
+    def pin_memory(self) -> Targets:
+        """The same in page-locked memory."""
+        return Targets(self.hard.pin_memory(), None if self.soft is None else self.soft.pin_memory())
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the parts of the loss are weighed."""
+
+    distill: float = 1.0
+    task: float = 0.0
+    smoothing: float = 0.0
+
+
+class StudentTask(TrainingTask):
+    """Base: a student that normalises its own input, and a loss that subclasses fill in."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, student: nn.Module, weights: LossWeights, device: torch.device) -> None:
+        super().__init__(device=device, verbose=False)
+        self.trainable_module = student
+        self.weights = weights
+        config = student.pretrained_cfg
+        for name in ("mean", "std"):
+            value = 255 * torch.tensor(config[name], device=device).view(1, 3, 1, 1)  # type: ignore[index]
+            self.register_buffer(name, value, persistent=False)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 `[B, 3, H, W]` to what the student expects, float32."""
+        return (images.float() - self.mean) / self.std
+
+    def hard_loss(self, logits: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with the hard labels; samples without one do not count."""
+        return F.cross_entropy(logits, hard, ignore_index=-1, label_smoothing=self.weights.smoothing)
+
+    def distill(self, logits: torch.Tensor, soft: torch.Tensor, hard: torch.Tensor) -> dict[str, torch.Tensor]:
+        """KL(teacher || student), batch mean, temperature 1, plus the hard loss where it has a weight.
+
+        Args:
+            logits: float `[B, C]`.
+            soft: float32 `[B, C]`, the teacher's distributions.
+            hard: int64 `[B]`.
+        """
+        kd_loss = F.kl_div(F.log_softmax(logits.float(), dim=-1), soft, reduction="batchmean")
+        result = {"loss": self.weights.distill * kd_loss, "output": logits, "kd_loss": kd_loss}
+        if self.weights.task:
+            result["task_loss"] = self.hard_loss(logits.float(), hard)
+            result["loss"] = result["loss"] + self.weights.task * result["task_loss"]
+        return result
+
+
+class PlainTask(StudentTask):
+    """Hard labels only."""
+
+    def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """See the module's docstring."""
+        logits = self.trainable_module(self.normalise(input))
+        return {"loss": self.hard_loss(logits.float(), target.hard), "output": logits}
+
+
+class ReplayTask(StudentTask):
+    """Stored soft labels, densified on the device."""
+
+    def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """See the module's docstring."""
+        if target.soft is None:
+            raise DataError("A replaying task needs soft labels.", fix="use a loader in replay mode")
+        return self.distill(self.trainable_module(self.normalise(input)), target.soft.dense(), target.hard)
+
+
+class OnlineTask(StudentTask):
+    """A live teacher on the same view: what stage one did, in every step."""
+
+    def __init__(self, student: nn.Module, teacher: Teacher, weights: LossWeights, device: torch.device) -> None:
+        super().__init__(student, weights, device)
+        self.teacher = teacher
+
+    def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        """See the module's docstring."""
+        soft = self.teacher(input)
+        return self.distill(self.trainable_module(self.normalise(input)), soft, target.hard)
