@@ -53,7 +53,7 @@ def _decode_any(encoded: bytes) -> np.ndarray:
             warnings.simplefilter("ignore")  # size is checked below; EXIF is not read
             with Image.open(io.BytesIO(encoded)) as image:
                 _check_size(*image.size)
-                return np.ascontiguousarray(_to_rgb(image))
+                return _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
@@ -66,7 +66,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         wide = np.asarray(image.convert("I")).astype(np.int64)
         grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)  # 16 bits to 8: the high byte
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: torch wants memory that it may write to
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,0 +1,59 @@
+"""`reinforce bench`: measurements, each with its conditions; how they are made stands in tests/bench/README.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+NAME = "bench"
+
+
+def command(
+    what: Annotated[Literal["modes"], typer.Argument(help="modes: replay, plain and online training side by side.")],
+    data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
+    labels: Annotated[Path, typer.Option(help="Reinforced dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs.")],
+    val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on.")] = None,
+    student: Annotated[str, typer.Option(help="timm model or short name.")] = "mobilenetv3_small_050",
+    student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
+    teacher_weights: Annotated[list[Path] | None, typer.Option(help="The teacher's weights file, where it is a local one.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    lr: Annotated[float, typer.Option()] = 1e-3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per mode.")] = 3,
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Measure, and print what was measured with its conditions."""
+    from reinforce.device import default_workers, resolve_device
+    from reinforce.models import parse_kwargs
+    from reinforce.probes import environment
+    from reinforce.train.compare import compare_modes, table
+    from reinforce.train.recipe import load_recipe
+    from reinforce.train.setup import TrainConfig
+
+    chosen = resolve_device(device)
+    config = TrainConfig(
+        student=student,
+        data=data,
+        out=out,
+        recipe=load_recipe("kd", {"epochs": epochs, "batch_size": batch_size, "lr": lr}),
+        labels=labels,
+        val=val,
+        student_kwargs=parse_kwargs(student_kwargs or [], "--student-kwargs"),
+        teacher_weights=list(teacher_weights or []),
+        workers=default_workers(chosen) if workers is None else workers,
+        device=device,
+    )
+    rows = compare_modes(config, list(range(seeds)), on_run=lambda text: typer.echo(text, err=True))
+    about = {"device": str(chosen), "workers": config.workers, "seeds": seeds, "epochs": epochs, **environment().model_dump()}
+    if as_json:
+        typer.echo(json.dumps({"conditions": about, "rows": rows}, indent=2))
+    else:
+        typer.echo(table(rows))
+        typer.echo("img/s against replay: " + ", ".join(f"{r['mode']} {r['relative']:.2f}" for r in rows))
+        typer.echo(", ".join(f"{k} {v}" for k, v in about.items()))

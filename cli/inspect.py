@@ -1,0 +1,47 @@
+"""`reinforce inspect`: what is in a reinforced dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "inspect"
+
+
+def command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, complete or not.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show teacher, policy, views, bytes per view, label statistics and completeness."""
+    from reinforce.summary import summarise
+
+    summary = summarise(root)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    teachers = ", ".join(f"{t['name']} ({t['weights_sha256'][:12]})" for t in summary["teachers"])
+    rows = {
+        "teacher": teachers,
+        "policy": summary["policy"],
+        "views": f"{summary['views']} per sample, {summary['size']}x{summary['size']} pixels, seed {summary['seed']}",
+        "codec": " ".join(f"{k}={v}" for k, v in summary["codec"].items()),
+        "classes": f"{summary['classes']}, {'with' if summary['labelled'] else 'without'} hard labels",
+    }
+    if not summary["complete"]:
+        rows["complete"] = f"no: {summary['blocks_done']} of {summary['blocks']} blocks; run the same generate again"
+    else:
+        counts, stats = summary["counts"], summary["statistics"]
+        rows["complete"] = f"yes: {summary['blocks']} blocks"
+        rows["samples"] = f"{counts['ok']} ok, {counts['missing']} missing, {counts['corrupt']} corrupt"
+        rows["bytes/view"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
+        rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
+        if stats["hard_label_agreement"] is not None:
+            rows["agreement"] = f"{100 * stats['hard_label_agreement']:.1f} % of views have the hard label as top class"
+        rows["made with"] = ", ".join(f"{k} {v}" for k, v in summary["environment"].items())
+    for name, text in rows.items():
+        typer.echo(f"{name:<11} {text}")
+    for key, reason in summary.get("not_ok", {}).items():
+        typer.echo(f"not ok      {key}: {reason}")

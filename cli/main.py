@@ -1,0 +1,64 @@
+"""The `reinforce` command. Heavy imports happen inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from reinforce.cli import bench, demo, generate, inspect, show, train, verify
+from reinforce.errors import ReinforceError
+
+_MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
+
+app = typer.Typer(
+    name="reinforce",
+    help="Knowledge distillation at the price of plain training: run the teacher once, replay its views for every student.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (generate, train, inspect, verify, show, demo, bench):
+    app.command(module.NAME)(module.command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from reinforce import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeat an option that was given several values, timm's way: `--teacher-kwargs a=1 b=2`."""
+    result: list[str] = []
+    option: str | None = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            option, fresh = (argument if argument in _MANY_VALUES else None), True
+            result.append(argument)
+        else:
+            if option is not None and not fresh:
+                result.append(option)
+            result.append(argument)
+            fresh = False
+    return result
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
+    try:
+        app(spread(sys.argv[1:]))
+    except ReinforceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`reinforce show`: the views of one sample as the teacher saw them, with its top classes, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "show"
+
+
+def command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    data: Annotated[Path, typer.Option(help="The images it was generated from.")],
+    sample: Annotated[str, typer.Option(help="Key of the sample: its path below the source without suffix.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    views: Annotated[int, typer.Option(min=1, help="At most so many views.")] = 16,
+    top: Annotated[int, typer.Option(min=1, help="Classes named below each view.")] = 3,
+) -> None:
+    """Draw the views of a sample with the teacher's top classes."""
+    from reinforce.errors import UsageError
+    from reinforce.replay import ReinforcedDataset
+    from reinforce.sheet import contact_sheet
+
+    if out.suffix != ".png":
+        raise UsageError(f"{out} is no PNG file.", expected="--out NAME.png")
+    dataset = ReinforcedDataset(root, data, check=False)
+    image = contact_sheet(dataset, sample, views, top)
+    image.save(out)
+    typer.echo(f"{out}: {image.width}x{image.height} pixels")

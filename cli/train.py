@@ -1,0 +1,112 @@
+"""`reinforce train`: stage two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "train"
+
+
+def command(
+    student: Annotated[str, typer.Option(help="timm model or short name.")],
+    data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.")],
+    labels: Annotated[Path | None, typer.Option(help="Reinforced dataset.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on after each epoch.")] = None,
+    mode: Annotated[
+        Literal["replay", "plain", "online"],
+        typer.Option(help="replay: stored views and labels; plain: fresh views, hard labels; online: fresh views, live teacher."),
+    ] = "replay",
+    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")] = "kd",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    opt: Annotated[str | None, typer.Option(help="timm optimiser.")] = None,
+    lr: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
+    sched: Annotated[str | None, typer.Option(help="timm schedule.")] = None,
+    warmup_epochs: Annotated[int | None, typer.Option(min=0)] = None,
+    clip_grad: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
+    distill_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the soft labels.")] = None,
+    task_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the hard labels beside the soft ones.")] = None,
+    smoothing: Annotated[float | None, typer.Option(min=0, help="Label smoothing of the hard labels.")] = None,
+    model_ema: Annotated[bool | None, typer.Option("--model-ema/--no-model-ema", help="Keep an average of the weights.")] = None,
+    model_ema_decay: Annotated[float | None, typer.Option()] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision.")] = None,
+    amp_dtype: Annotated[str | None, typer.Option(help="bfloat16 or float16")] = None,
+    drop: Annotated[float | None, typer.Option(min=0)] = None,
+    drop_path: Annotated[float | None, typer.Option(min=0)] = None,
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that evaluation cuts out.")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="View size in pixels; default: that of the labels.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy of fresh views where there are no --labels.")] = None,
+    views: Annotated[int | None, typer.Option(min=1, help="Use only the first so many stored views.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's published weights.")] = False,
+    teacher: Annotated[list[str] | None, typer.Option(help="Live teacher for --mode online; default: that of the labels.")] = None,
+    teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it is a local one.")] = None,
+    teacher_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for its timm.create_model.")] = None,
+    class_map: Annotated[str | None, typer.Option(help="For --teacher: as in generate.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
+    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch; 0: none.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Train any timm student by replaying the stored views; or plainly, or with a live teacher, to compare."""
+    from reinforce.device import default_workers, resolve_device
+    from reinforce.errors import UsageError
+    from reinforce.models import parse_kwargs
+    from reinforce.teacher import TeacherSpec
+    from reinforce.train.loop import train
+    from reinforce.train.recipe import Recipe, load_recipe
+    from reinforce.train.setup import TrainConfig
+
+    given = locals()
+    overrides = {name: given[name] for name in Recipe.model_fields if name in given}
+    if teacher and teacher_weights and len(teacher) != len(teacher_weights):
+        raise UsageError(f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none")
+    kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
+    weights: list[Path | None] = list(teacher_weights or []) or [None] * len(teacher or [])
+    config = TrainConfig(
+        student=student,
+        data=data,
+        out=out,
+        recipe=load_recipe(recipe, overrides),
+        labels=labels,
+        val=val,
+        mode=mode,
+        size=size,
+        policy=policy,
+        views=views,
+        seed=seed,
+        student_kwargs=parse_kwargs(student_kwargs or [], "--student-kwargs"),
+        pretrained=pretrained,
+        teachers=[TeacherSpec(n, w, kwargs) for n, w in zip(teacher or [], weights, strict=False)],
+        teacher_weights=list(teacher_weights or []),
+        class_map=class_map,
+        workers=default_workers(resolve_device(device)) if workers is None else workers,
+        device=device,
+        resume=resume,
+        save_every=save_every,
+    )
+    bars: dict[int, Progress] = {}
+
+    def on_step(epoch: int, done: int, total: int) -> None:
+        bars.setdefault(epoch, Progress(f"epoch {epoch}", "steps", quiet=as_json))(done, total)
+
+    def on_epoch(line: dict[str, Any]) -> None:
+        if not as_json:
+            typer.echo("  ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+
+    summary = train(config, on_step, on_epoch)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        best = ", ".join(f"{k} {v:.4g}" for k, v in summary["best"].items())
+        typer.echo(f"{out}: best epoch {summary['best_epoch']}: {best}; {summary['images_per_second']:.0f} img/s")

@@ -1,0 +1,61 @@
+"""`reinforce verify`: integrity of a reinforced dataset, of its replay, and of its labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "verify"
+
+
+def command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    data: Annotated[Path | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
+    views: Annotated[int, typer.Option(min=0, help="Also make so many random views anew and compare them byte for byte.")] = 0,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")] = False,
+    teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it was a local one.")] = None,
+    teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
+    from reinforce.errors import UsageError
+    from reinforce.verify import verify_labels, verify_pixels, verify_store
+
+    shown: dict[str, Progress] = {}
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        shown.setdefault(name, Progress("verify", name, quiet=as_json))(done, total)
+
+    if data is None and (views or teacher or teacher_weights):
+        raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
+    checks = verify_store(root, on_progress)
+    if data is not None and not any(c.failed for c in checks):
+        from reinforce.replay import ReinforcedDataset
+
+        dataset = ReinforcedDataset(root, data, check=False)
+        checks += verify_pixels(dataset, views, workers, on_progress)
+        if teacher or teacher_weights:
+            from reinforce.device import resolve_device
+            from reinforce.teacher import teacher_of
+
+            model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
+            checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))
+    failed = any(c.failed for c in checks)
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))
+    else:
+        for check in checks:
+            verdict = "FAILED" if check.failed else "ok"
+            typer.echo(f"{verdict:<7}{check.name}: {check.total - check.failed} of {check.total}" + (f"; {check.note}" if check.note else ""))
+            for failure in check.failures:
+                typer.echo(f"         {failure}")
+    raise typer.Exit(1 if failed else 0)

@@ -1,0 +1,236 @@
+"""Verify: everything about a reinforced dataset that can be checked, from hashes of files to the teacher itself.
+
+Each check counts what it looked at and what failed; nothing is repaired.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from reinforce.apply import apply
+from reinforce.block import Status
+from reinforce.decode import decode
+from reinforce.draw import draw
+from reinforce.errors import LabelError, ReinforceError, StoreError
+from reinforce.files import file_sha256
+from reinforce.generate import list_files
+from reinforce.params import OP_SLOT_BASE, Field, Op
+from reinforce.probes import check_probe
+from reinforce.replay import ReinforcedDataset
+from reinforce.seeds import choice_rng, view_rng
+from reinforce.sparse import SparseLabels, kl_divergence
+from reinforce.store import MANIFEST, Store
+from reinforce.teacher import Teacher
+
+_ALL_VIEWS_LIMIT = 2_000_000  # decode every label up to here, one view per sample beyond
+_KEPT_FAILURES = 10
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Check:
+    """One kind of check: how many things were looked at, how many failed, and the first failures in words."""
+
+    name: str
+    total: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, failure: str | None) -> None:
+        """Count one thing; `failure` says what is wrong with it, None that nothing is."""
+        self.total += 1
+        if failure is not None:
+            self.failed += 1
+            if len(self.failures) < _KEPT_FAILURES:
+                self.failures.append(failure)
+
+
+def verify_store(root: Path, on_progress: Progress = lambda name, done, total: None) -> list[Check]:
+    """Check a store by itself: hashes of all files, the sample table against the blocks, params and labels.
+
+    Raises:
+        StoreError: so broken that it cannot be opened.
+    """
+    files = _check_files(root, on_progress)
+    if files.failed:
+        return [files]
+    store = Store(root)
+    table, params, labels = Check("samples"), Check("params"), Check("labels")
+    for block in range(store.settings.num_blocks):
+        _check_block(store, block, table, params, labels)
+        on_progress("blocks", block + 1, store.settings.num_blocks)
+    return [files, table, params, labels]
+
+
+def _check_files(root: Path, on_progress: Progress) -> Check:
+    check = Check("files")
+    expected = Store(root).manifest.files
+    there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in (MANIFEST, ".lock")}
+    for done, path in enumerate(sorted(there | expected.keys()), start=1):
+        if path not in expected:
+            check.add(f"{path}: not in the manifest")
+        elif not (root / path).is_file():
+            check.add(f"{path}: missing")
+        else:
+            found = file_sha256(root / path)
+            check.add(None if found == expected[path] else f"{path}: sha256 {found[:16]}..., expected {expected[path][:16]}...")
+        on_progress("files", done, len(expected))
+    return check
+
+
+def _check_block(store: Store, number: int, table: Check, params: Check, labels: Check) -> None:
+    settings, samples = store.settings, store.samples
+    rows = settings.block_rows(number)
+    block = store.block(number)
+    columns = block.sample_columns()
+    part = slice(rows.start, rows.stop)
+    expected = {"sha256": samples.sha256[part], "status": samples.status[part], "width_height": samples.width_height[part]}
+    differs = [name for name, value in expected.items() if not np.array_equal(columns[name], value)]
+    table.add(f"block {number}: {', '.join(differs)} differ from {store.root / 'samples.parquet'}" if differs else None)
+    all_params = block.params()
+    every_view = settings.views * len(samples) <= _ALL_VIEWS_LIMIT
+    for row in np.flatnonzero(columns["status"] == Status.OK):
+        key = samples.keys[rows[row]]
+        params.add(_bad_params(store, key, all_params[row], columns["width_height"][row]))
+        views = range(settings.views) if every_view else [int(row) % settings.views]
+        labels.add(_bad_labels(store, key, rows[row], views))
+
+
+def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
+    # params int32 [V, P]
+    columns = {f: params[:, c].astype(np.int64) for c, f in enumerate(store.spec.fields)}
+    top, left = columns[Field.CROP_TOP], columns[Field.CROP_LEFT]
+    bottom, right = top + columns[Field.CROP_HEIGHT], left + columns[Field.CROP_WIDTH]
+    inside = (top >= 0) & (left >= 0) & (bottom > top) & (right > left)
+    inside &= (bottom <= int(width_height[1])) & (right <= int(width_height[0]))
+    for slot in range(store.spec.num_slots):
+        inside &= np.isin(columns[OP_SLOT_BASE + 4 * slot], [int(op) for op in Op])
+    bad = np.flatnonzero(~inside)
+    return f"{key}, view {bad[0]}: a crop box outside of the image, or an unknown op" if len(bad) else None
+
+
+def _bad_labels(store: Store, key: str, sample: int, views: range | list[int]) -> str | None:
+    for view in views:
+        try:
+            ids, probs, remainder = store.label_of(sample, view)
+        except LabelError as error:
+            return f"{key}, view {view}: {error.what}"
+        total = float(probs.sum(dtype=np.float64)) + remainder
+        if len(np.unique(ids)) != len(ids) or probs.min() < 0 or remainder < 0 or abs(total - 1) > 1e-6:
+            return f"{key}, view {view}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}"
+    return None
+
+
+class _PixelChecks(Dataset[tuple[str | None, str | None]]):
+    """Item i: what is wrong with the probe of sample i, or, beyond the samples, with a chosen (sample, view)."""
+
+    def __init__(self, dataset: ReinforcedDataset, chosen: list[tuple[int, int]]) -> None:
+        self.dataset = dataset
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.dataset) + len(self.chosen)
+
+    def __getitem__(self, item: int) -> tuple[str | None, str | None]:
+        try:
+            if item < len(self.dataset):
+                self._probe(item)
+                return None, None
+            return None, self._fresh(*self.chosen[item - len(self.dataset)])
+        except ReinforceError as error:
+            text = str(error).replace("\n  ", "; ")
+            return (text, None) if item < len(self.dataset) else (None, text)
+
+    def _probe(self, index: int) -> None:
+        data = self.dataset
+        check_probe(data.store, data.source, int(data._source_index[index]), int(data.samples[index]))
+
+    def _fresh(self, index: int, view: int) -> str | None:
+        """Draw the view again as stage one did, and compare params and pixels with the replay."""
+        data, settings = self.dataset, self.dataset.store.settings
+        sample = int(data.samples[index])
+        image = decode(data.source.read(int(data._source_index[index])))
+        drawn = draw(view_rng(settings.seed, sample, view), settings.policy, settings.size, image.shape[1], image.shape[0])
+        stored = data.store.params_of(sample, view)
+        key = data.store.samples.keys[sample]
+        if not np.array_equal(drawn, stored):
+            return f"{key}, view {view}: drawn again, params are {drawn.tolist()}, stored are {stored.tolist()}"
+        fresh, replayed = apply(image, drawn, settings.policy.spec(settings.size)), data.replay(index, view)
+        wrong = int((fresh != replayed).sum())
+        return f"{key}, view {view}: {wrong} of {fresh.numel()} values differ" if wrong else None
+
+
+def verify_pixels(
+    dataset: ReinforcedDataset, views: int, workers: int, on_progress: Progress = lambda name, done, total: None
+) -> list[Check]:
+    """Hash every image and replay the probe of every sample; and make `views` random views both ways.
+
+    Args:
+        dataset: Opened with `check=False`.
+        views: How many random (sample, view) pairs are drawn and made anew and compared with their replay.
+        workers: Processes.
+        on_progress: Told after each item.
+    """
+    rng = choice_rng(dataset.store.settings.seed)
+    total_views = len(dataset) * dataset.store.settings.views
+    picks = rng.choice(total_views, size=min(views, total_views), replace=False)
+    chosen = [divmod(int(p), dataset.store.settings.views) for p in picks]
+    items = _PixelChecks(dataset, chosen)
+    probes, fresh = Check("images and probes"), Check("views made anew")
+    for done, (probe, difference) in enumerate(DataLoader(items, batch_size=None, num_workers=workers), start=1):
+        if done <= len(dataset):
+            probes.add(probe)
+        else:
+            fresh.add(difference)
+        on_progress("views", done, len(items))
+    return [probes, fresh] if views else [probes]
+
+
+def verify_labels(
+    dataset: ReinforcedDataset, teacher: Teacher, views: int, batch_size: int, on_progress: Progress = lambda name, done, total: None
+) -> Check:
+    """Run the teacher again on replayed views and compare: KL(teacher || stored) must be the codec's own error.
+
+    The codec's own error is measured on the same views: KL(teacher || decode(encode(teacher))).
+    """
+    store, settings = dataset.store, dataset.store.settings
+    picks = choice_rng(settings.seed).integers(0, [len(dataset), settings.views], size=(views, 2)).tolist()
+    stored_kl, own_kl = [], []
+    for start in range(0, len(picks), batch_size):
+        part = picks[start : start + batch_size]
+        probs = teacher(torch.stack([dataset.replay(i, v) for i, v in part])).cpu()
+        stored = SparseLabels.stack([store.label_of(int(dataset.samples[i]), v) for i, v in part], settings.num_classes)
+        own = SparseLabels.stack(
+            [store.codec.decode(store.codec.encode(p[None]), 0, 1, settings.num_classes) for p in probs.numpy()], settings.num_classes
+        )
+        stored_kl.append(kl_divergence(probs, stored.dense()))
+        own_kl.append(kl_divergence(probs, own.dense()))
+        on_progress("labels", start + len(part), len(picks))
+    mean_stored, mean_own = float(torch.cat(stored_kl).mean()), float(torch.cat(own_kl).mean())
+    note = f"KL(teacher || stored) {mean_stored:.2e}, codec's own error {mean_own:.2e} nats over {len(picks)} views"
+    check = Check("labels against the teacher", note=note)
+    check.add(None if mean_stored <= 1.01 * mean_own + 1e-4 else f"{note}: other weights, pixels or precision made the labels")
+    return check
+
+
+def require(checks: list[Check]) -> None:
+    """Raise what failed.
+
+    Raises:
+        StoreError: names the first failure of the first failed check.
+    """
+    failed = [c for c in checks if c.failed]
+    if failed:
+        raise StoreError(
+            f"{failed[0].failed} of {failed[0].total} {failed[0].name} failed verification.",
+            found=failed[0].failures[0],
+            fix="bring the damaged files back, or generate again",
+        )
