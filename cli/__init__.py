@@ -1,0 +1,1 @@
+"""The `reinforce` command, one file per subcommand."""

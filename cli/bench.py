@@ -19,7 +19,9 @@ def command(
     val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on.")] = None,
     student: Annotated[str, typer.Option(help="timm model or short name.")] = "mobilenetv3_small_050",
     student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
-    teacher_weights: Annotated[list[Path] | None, typer.Option(help="The teacher's weights file, where it is a local one.")] = None,
+    teacher_weights: Annotated[
+        list[Path] | None, typer.Option(help="The teacher's weights file, where it is a local one.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     lr: Annotated[float, typer.Option()] = 1e-3,

@@ -32,7 +32,9 @@ def command(
     codec: Annotated[str, typer.Option(help="How soft labels are stored: topk:K.")] = "topk:10",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the views.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
-    block_size: Annotated[int, typer.Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.")] = 512,
+    block_size: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.")
+    ] = 512,
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the teacher.")] = "fp32",
@@ -54,7 +56,9 @@ def command(
     chosen_policy, chosen_codec = parse_policy(policy), parse_codec(codec)
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
     if teacher_weights and len(teacher_weights) != len(teacher):
-        raise UsageError(f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none")
+        raise UsageError(
+            f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none"
+        )
     weights: list[Path | None] = list(teacher_weights) if teacher_weights else [None] * len(teacher)
     specs = [TeacherSpec(name, path, kwargs) for name, path in zip(teacher, weights, strict=True)]
     chosen_device = resolve_device(device)

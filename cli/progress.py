@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: how much is done, how fast, how long it will take. Lines in a log, one line on a terminal."""
+"""Progress of long work on stderr: how much is done, how fast, how long it will take."""
 
 from __future__ import annotations
 

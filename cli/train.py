@@ -21,7 +21,9 @@ def command(
     val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on after each epoch.")] = None,
     mode: Annotated[
         Literal["replay", "plain", "online"],
-        typer.Option(help="replay: stored views and labels; plain: fresh views, hard labels; online: fresh views, live teacher."),
+        typer.Option(
+            help="replay: stored views and labels; plain: fresh views, hard labels; online: fresh views, live teacher."
+        ),
     ] = "replay",
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")] = "kd",
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -33,9 +35,13 @@ def command(
     warmup_epochs: Annotated[int | None, typer.Option(min=0)] = None,
     clip_grad: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
     distill_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the soft labels.")] = None,
-    task_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the hard labels beside the soft ones.")] = None,
+    task_loss_weight: Annotated[
+        float | None, typer.Option(min=0, help="Weight of the hard labels beside the soft ones.")
+    ] = None,
     smoothing: Annotated[float | None, typer.Option(min=0, help="Label smoothing of the hard labels.")] = None,
-    model_ema: Annotated[bool | None, typer.Option("--model-ema/--no-model-ema", help="Keep an average of the weights.")] = None,
+    model_ema: Annotated[
+        bool | None, typer.Option("--model-ema/--no-model-ema", help="Keep an average of the weights.")
+    ] = None,
     model_ema_decay: Annotated[float | None, typer.Option()] = None,
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision.")] = None,
     amp_dtype: Annotated[str | None, typer.Option(help="bfloat16 or float16")] = None,
@@ -48,7 +54,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's published weights.")] = False,
-    teacher: Annotated[list[str] | None, typer.Option(help="Live teacher for --mode online; default: that of the labels.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Live teacher for --mode online; default: that of the labels.")
+    ] = None,
     teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it is a local one.")] = None,
     teacher_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for its timm.create_model.")] = None,
     class_map: Annotated[str | None, typer.Option(help="For --teacher: as in generate.")] = None,
@@ -70,7 +78,9 @@ def command(
     given = locals()
     overrides = {name: given[name] for name in Recipe.model_fields if name in given}
     if teacher and teacher_weights and len(teacher) != len(teacher_weights):
-        raise UsageError(f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none")
+        raise UsageError(
+            f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none"
+        )
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
     weights: list[Path | None] = list(teacher_weights or []) or [None] * len(teacher or [])
     config = TrainConfig(

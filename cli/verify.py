@@ -18,7 +18,9 @@ def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
     data: Annotated[Path | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
     views: Annotated[int, typer.Option(min=0, help="Also make so many random views anew and compare them byte for byte.")] = 0,
-    teacher: Annotated[bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")] = False,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")
+    ] = False,
     teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it was a local one.")] = None,
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
@@ -55,7 +57,10 @@ def command(
     else:
         for check in checks:
             verdict = "FAILED" if check.failed else "ok"
-            typer.echo(f"{verdict:<7}{check.name}: {check.total - check.failed} of {check.total}" + (f"; {check.note}" if check.note else ""))
+            typer.echo(
+                f"{verdict:<7}{check.name}: {check.total - check.failed} of {check.total}"
+                + (f"; {check.note}" if check.note else "")
+            )
             for failure in check.failures:
                 typer.echo(f"         {failure}")
     raise typer.Exit(1 if failed else 0)

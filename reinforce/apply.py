@@ -6,6 +6,8 @@ contract of FORMAT.md). Order: crop, resize, window, flip, ops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
         view = view[:, ::-1]
     for op, interpolation, a, b in spec.ops(params):
         if op != Op.NONE:
-            view = _OPS_ERROR(op) if op not in _OPS else _OPS[op](view, interpolation, a, b, spec.fill)
+            view = _operation(op)(view, interpolation, a, b, spec.fill)
     return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
 
 
@@ -49,7 +51,7 @@ def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarr
     out_height, out_width = spec.read(params, Field.RESIZE_HEIGHT, size), spec.read(params, Field.RESIZE_WIDTH, size)
     window_top, window_left = spec.read(params, Field.WINDOW_TOP, 0), spec.read(params, Field.WINDOW_LEFT, 0)
     mode = _RESIZE_MODES.get(spec.read(params, Field.INTERPOLATION, Interpolation.BILINEAR))  # type: ignore[call-overload]
-    inside = 0 <= top and 0 <= left and 0 < height and 0 < width
+    inside = top >= 0 and left >= 0 and height > 0 and width > 0
     inside = inside and top + height <= image.shape[0] and left + width <= image.shape[1]
     cut = 0 <= window_top <= out_height - size and 0 <= window_left <= out_width - size
     if not inside or not cut or mode is None or max(out_height, out_width) > _RESIZE_LIMIT:
@@ -66,7 +68,9 @@ def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarr
     return window.permute(1, 2, 0).numpy()
 
 
-def _OPS_ERROR(op: int) -> np.ndarray:
+def _operation(op: int) -> Callable[..., np.ndarray]:
+    if op in _OPS:
+        return _OPS[Op(op)]
     raise StoreError(
         f"Params name op {op}, which this version does not know.",
         expected=", ".join(f"{o.value} ({o.name.lower()})" for o in Op),
@@ -76,7 +80,7 @@ def _OPS_ERROR(op: int) -> np.ndarray:
 
 
 # Op id -> function of (image, interpolation, a, b, fill).
-_OPS = {
+_OPS: dict[Op, Callable[..., np.ndarray]] = {
     Op.AUTO_CONTRAST: lambda image, i, a, b, fill: ops.auto_contrast(image),
     Op.EQUALIZE: lambda image, i, a, b, fill: ops.equalize(image),
     Op.INVERT: lambda image, i, a, b, fill: ops.invert(image),

@@ -138,7 +138,9 @@ class Block:
     def __init__(self, path: Path, samples: int, views: int, columns: int) -> None:
         self.path = path
         if not path.is_dir():
-            raise StoreError(f"Block {path.name} is missing.", expected=str(path), cause="an incomplete copy", fix="copy it again")
+            raise StoreError(
+                f"Block {path.name} is missing.", expected=str(path), cause="an incomplete copy", fix="copy it again"
+            )
         expected = {
             "params": ((samples, views, columns), "int32"),
             "probes": ((samples,), "uint32"),
@@ -150,12 +152,14 @@ class Block:
         }
         try:
             self._group = zarr.open_group(path, mode="r", zarr_format=3)
-            arrays = {name: self._group[name] for name in expected}
-            attributes = self._group.attrs.asdict()
+            arrays: dict[str, Any] = {name: self._group[name] for name in expected}
+            attributes: Any = self._group.attrs.asdict()
         except Exception as error:  # zarr raises whatever its parsers raise
             raise _damaged(path, f"{type(error).__name__}: {error}") from None
         for name, (shape, dtype) in expected.items():
             array = arrays[name]
+            if not isinstance(array, zarr.Array):
+                raise _damaged(path, f"{name} is no array")
             if (shape is not None and array.shape != shape) or str(array.dtype) != dtype or array.ndim < 1:
                 raise _damaged(path, f"{name} is {array.dtype} {list(array.shape)}, expected {dtype} {shape}")
         self._arrays = arrays
@@ -163,8 +167,11 @@ class Block:
         self._records = self._map_records(arrays["records"].shape)
         if self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0) or self.offsets[-1] > len(self._records):
             raise _damaged(path, "record offsets are out of order or past the end")
-        reasons = attributes.get("reinforce", {}).get("reasons", {})
-        self.reasons = {int(row): str(reason) for row, reason in reasons.items() if str(row).isdecimal()}
+        about = attributes.get("reinforce")
+        reasons = about.get("reasons") if isinstance(about, dict) else None
+        if not isinstance(reasons, dict) or not all(r.isdecimal() and int(r) < samples for r in reasons):
+            raise _damaged(path, "the reasons of missing and corrupt samples cannot be read")
+        self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
 
     def _map_records(self, shape: tuple[int, ...]) -> np.ndarray:
         file = self.path / "records" / "c" / "0"

@@ -137,5 +137,7 @@ def codec_from_dict(config: dict[str, Any]) -> Codec:
     """
     options = {k: v for k, v in config.items() if k != "name"}
     if set(options) != {"k"} or not isinstance(options["k"], int):
-        raise UsageError("The manifest's codec is not one this version can read.", found=config, fix="pip install --upgrade reinforce")
+        raise UsageError(
+            "The manifest's codec is not one this version can read.", found=config, fix="pip install --upgrade reinforce"
+        )
     return parse_codec(f"{config.get('name')}:{options['k']}")

@@ -41,7 +41,7 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
         _check_size(width, height)
         if colorspace not in ("Gray", "YCbCr", "RGB"):
             return None  # CMYK and YCCK: Pillow knows Adobe's inverted inks
-        return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)  # type: ignore[no-any-return]
+        return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
     except ValueError:
         # simplejpeg refuses what libjpeg only warns of; Pillow, on the same library, tells the harmless from the truncated.
         return None

@@ -22,7 +22,9 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageError(f"There is no device {name!r}.", expected="auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"Device {name!r} is not there.", found=f"{torch.cuda.device_count()} CUDA devices", fix="--device auto")
+        raise UsageError(
+            f"Device {name!r} is not there.", found=f"{torch.cuda.device_count()} CUDA devices", fix="--device auto"
+        )
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"Device {name!r} is not supported.", expected="auto, cpu, cuda or cuda:0")
     return device

@@ -44,12 +44,12 @@ def draw(
 
 
 def _centre(policy: NonePolicy, size: int, width: int, height: int) -> list[int]:
-    shorter = max(size, int(math.floor(size / policy.crop_pct)))
+    shorter = max(size, math.floor(size / policy.crop_pct))
     if width <= height:
         resized_width, resized_height = shorter, max(size, int(shorter * height / width))
     else:
         resized_width, resized_height = max(size, int(shorter * width / height)), shorter
-    top, left = int(round((resized_height - size) / 2.0)), int(round((resized_width - size) / 2.0))
+    top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
     return [0, 0, height, width, resized_height, resized_width, top, left, _INTERPOLATIONS[policy.interpolation]]
 
 
@@ -168,4 +168,3 @@ def _op_set(posterize: _Arguments, solarize: _Arguments, enhance: _Arguments) ->
 
 _PLAIN = _op_set(_posterize, _solarize, _enhance)
 _INCREASING = _op_set(_posterize_increasing, _solarize_increasing, _enhance_increasing)
-

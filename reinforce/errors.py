@@ -1,17 +1,17 @@
 """The errors a user can meet, drawn as a tree; every one says what was found, expected, the likely cause, and what to do.
 
-    ReinforceError            exit code 1: a check failed or the data is bad
-    |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; what was done is saved
-    |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
-    |   `-- SettingsError     an existing output was made with another setting
-    `-- DataError
-        |-- SourceError       images or class folders are not as they should be
-        |   `-- ImageError    one image cannot be decoded
-        |-- StoreError        a reinforced dataset on disk is incomplete, damaged or not one
-        |   `-- BusyError     another process is writing the same output
-        |-- LabelError        a probability array or a record is not a distribution
-        |-- TeacherError      weights or class map do not fit the teacher or the data
-        `-- ReplayError       replayed pixels or labels differ from the stored ones
+ReinforceError            exit code 1: a check failed or the data is bad
+|-- Interrupted           exit code 130: Ctrl-C or a TERM signal; what was done is saved
+|-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
+|   `-- SettingsError     an existing output was made with another setting
+`-- DataError
+    |-- SourceError       images or class folders are not as they should be
+    |   `-- ImageError    one image cannot be decoded
+    |-- StoreError        a reinforced dataset on disk is incomplete, damaged or not one
+    |   `-- BusyError     another process is writing the same output
+    |-- LabelError        a probability array or a record is not a distribution
+    |-- TeacherError      weights or class map do not fit the teacher or the data
+    `-- ReplayError       replayed pixels or labels differ from the stored ones
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _rebuild(kind: type[ReinforceError], what: str, args: tuple[object, ...]) ->
     return error
 
 
-class Interrupted(ReinforceError):
+class Interrupted(ReinforceError):  # noqa: N818 - it is no error
     """The user or the machine asked to stop; the state was saved."""
 
     exit_code = 130

@@ -20,10 +20,10 @@ from reinforce.codec import codec_from_dict
 from reinforce.errors import StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic
 from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, Statistics, check_same_settings, to_json
-from reinforce.samples import Samples
-from reinforce.sparse import SparseLabels
-from reinforce.source import ImageFolder
 from reinforce.probes import check_block_probes, environment
+from reinforce.samples import Samples
+from reinforce.source import ImageFolder
+from reinforce.sparse import SparseLabels
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teacher import Teacher
 from reinforce.views import SampleViews, ViewMaker, views_loader
@@ -120,7 +120,9 @@ def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment
     if committed:
         rows = settings.block_rows(committed[0])
         columns = len(settings.policy.spec(settings.size).fields)
-        check_block_probes(Block(block_path(out, committed[0]), len(rows), settings.views, columns), rows, source, settings, env, limit=8)
+        check_block_probes(
+            Block(block_path(out, committed[0]), len(rows), settings.views, columns), rows, source, settings, env, limit=8
+        )
 
 
 def _generate_blocks(
@@ -204,7 +206,9 @@ class _LabelStream:
 def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:
     """Write the sample table and, last, the manifest; then the job file has served."""
     spec = settings.policy.spec(settings.size)
-    columns, reasons, statistics = [], {}, _Means()
+    columns: list[dict[str, np.ndarray]] = []
+    reasons: dict[int, str] = {}
+    statistics = _Means()
     for block in range(settings.num_blocks):
         rows = settings.block_rows(block)
         reader = Block(block_path(out, block), len(rows), settings.views, len(spec.fields))

@@ -53,7 +53,7 @@ class Settings(_Model):
 
     source: SourceInfo
     teachers: list[TeacherInfo] = Field(min_length=1, description="soft label: mean of their softmaxes")
-    temperature: Literal[1.0] = 1.0
+    temperature: float = Field(default=1.0, ge=1.0, le=1.0, description="of the teacher's softmax; only 1 for now")
     precision: Literal["fp32", "bf16"]
     policy: Policy
     size: int = Field(ge=8, le=4096, description="height and width of a view, pixels")
@@ -106,7 +106,7 @@ class Manifest(_Model):
     """A complete reinforced dataset."""
 
     format: Literal["reinforce"] = "reinforce"
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     settings: Settings
     environment: Environment
     counts: Counts
@@ -126,7 +126,7 @@ class Manifest(_Model):
 class Job(_Model):
     """`job.json`: what stands beside the blocks while a data set is generated; the manifest replaces it."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     settings: Settings
     environment: Environment
 
@@ -169,7 +169,10 @@ def check_same_settings(existing: Settings, wanted: Settings, out: str) -> None:
         return
     # A hash says that something differs; name what it is a hash of by preferring every other difference.
     key = sorted(differing, key=lambda k: "sha256" in k)[0]
-    cause = {"weights_sha256": "other weights", "index_sha256": "images, labels or class folders were added, removed or renamed"}
+    cause = {
+        "weights_sha256": "other weights",
+        "index_sha256": "images, labels or class folders were added, removed or renamed",
+    }
     raise SettingsError(
         f"{out} was made with another {key}.",
         found=f"{key} = {_short(old.get(key))} on disk, {_short(new.get(key))} asked for",

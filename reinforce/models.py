@@ -39,7 +39,11 @@ def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scal
     if not timm.is_model(full_name):
         base = full_name.split(".")[0]
         near = timm.list_models(f"*{base[:8]}*")[:5]
-        raise UsageError(f"timm has no model {name!r}.", expected="a name of timm.list_models()", fix="one of " + ", ".join(near) if near else None)
+        raise UsageError(
+            f"timm has no model {name!r}.",
+            expected="a name of timm.list_models()",
+            fix="one of " + ", ".join(near) if near else None,
+        )
     arguments: dict[str, Any] = dict(kwargs)
     config = timm.get_pretrained_cfg(full_name)
     if config is not None and getattr(config, "fixed_input_size", False) and config.input_size[-1] != size:
@@ -60,7 +64,9 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
-        raise UsageError(f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs") from None
+        raise UsageError(
+            f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs"
+        ) from None
     except Exception as error:
         if not pretrained:
             raise UsageError(f"{name} cannot be created with {arguments}.", found=f"{type(error).__name__}: {error}") from None

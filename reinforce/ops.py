@@ -27,7 +27,7 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert the values that are at least `threshold`."""
-    return np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS).astype(np.uint8)[image]
+    return np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS).astype(np.uint8)[image]
 
 
 def solarize_add(image: np.ndarray, addend: int) -> np.ndarray:

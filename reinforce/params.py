@@ -86,7 +86,9 @@ class PixelSpec:
     def __post_init__(self) -> None:
         known = {int(f) for f in Field} | set(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS))
         unknown = [f for f in self.fields if f not in known]
-        needed = [f.name for f in (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH) if f not in self.fields]
+        needed = [
+            f.name for f in (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH) if f not in self.fields
+        ]
         slots = [f for f in self.fields if f >= OP_SLOT_BASE]
         broken = slots != list(range(OP_SLOT_BASE, OP_SLOT_BASE + len(slots))) or len(slots) % 4 != 0
         if unknown or needed or broken or len(set(self.fields)) != len(self.fields):

@@ -114,7 +114,7 @@ def parse_policy(text: str) -> NonePolicy | RRCPolicy | RRCRandAugmentPolicy:
         parts = re.split(r"(?<=[0-9.])-", value)
         options[key] = tuple(parts) if len(parts) > 1 else value
     try:
-        return _ADAPTER.validate_python(options)  # type: ignore[no-any-return]
+        return _ADAPTER.validate_python(options)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"] if p not in POLICIES)

@@ -72,11 +72,13 @@ def check_block_probes(
     chosen = ok[np.linspace(0, len(ok) - 1, min(limit, len(ok))).astype(int)] if len(ok) else ok
     spec = settings.policy.spec(settings.size)
     probes = block.probes()
-    for row in chosen:
+    for row in chosen.tolist():
         encoded = read_checked(source, rows[row], columns["sha256"][row])
         pixels = apply(decode(encoded), block.params_of_view(row % settings.views)[row], spec)
         if pixel_crc(pixels) != probes[row]:
-            raise pixels_differ(f"{source.keys[rows[row]]}, view {row % settings.views}", pixel_crc(pixels), int(probes[row]), made_with)
+            raise pixels_differ(
+                f"{source.keys[rows[row]]}, view {row % settings.views}", pixel_crc(pixels), int(probes[row]), made_with
+            )
     return len(chosen)
 
 

@@ -1,8 +1,8 @@
 """Replay: a reinforced dataset beside its images, as a torch dataset of exactly the views that the teacher saw.
 
-    dataset = ReinforcedDataset("runs/imagenette", data="imagenette/train")
-    dataset.set_epoch(0)
-    image, soft_label, hard_label = dataset[0]
+dataset = ReinforcedDataset("runs/imagenette", data="imagenette/train")
+dataset.set_epoch(0)
+image, soft_label, hard_label = dataset[0]
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.seed = seed
         self.views = self.store.settings.views if views is None else views
         if not 1 <= self.views <= self.store.settings.views:
-            raise UsageError(f"{self.views} views are asked for.", expected=f"1 to {self.store.settings.views}, as many as are stored")
+            raise UsageError(
+                f"{self.views} views are asked for.", expected=f"1 to {self.store.settings.views}, as many as are stored"
+            )
         self.check_reads = check
         self.samples = self.store.ok_samples
         self._source_index = match_keys(self.store, self.source, self.samples)
@@ -125,7 +127,9 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             check_probe(self.store, self.source, int(self._source_index[index]), int(self.samples[index]))
         budget = STARTUP_HASH_BYTES
         for index in order[STARTUP_PROBES:]:
-            budget -= len(read_checked(self.source, int(self._source_index[index]), self.store.samples.sha256[self.samples[index]]))
+            budget -= len(
+                read_checked(self.source, int(self._source_index[index]), self.store.samples.sha256[self.samples[index]])
+            )
             if budget < 0:
                 break
         return min(STARTUP_PROBES, len(self))

@@ -57,7 +57,7 @@ class Samples:
         """The file's bytes; equal tables give equal bytes with one version of pyarrow."""
         n = len(self)
         failed = self.status != Status.OK
-        unread = ~self.sha256.any(axis=1)
+        unread = np.logical_not(self.sha256.any(axis=1)).tolist()
         position = np.arange(n, dtype=np.int32)
         columns = [
             pa.array(self.keys, pa.string()),

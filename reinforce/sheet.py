@@ -23,7 +23,11 @@ def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int
     keys = {dataset.store.samples.keys[s]: i for i, s in enumerate(dataset.samples)}
     if key not in keys:
         near = next((k for k in keys if key in k), next(iter(keys)))
-        raise UsageError(f"There is no sample {key!r} with labels.", expected="a path below the source, without suffix", fix=f"--sample {near}")
+        raise UsageError(
+            f"There is no sample {key!r} with labels.",
+            expected="a path below the source, without suffix",
+            fix=f"--sample {near}",
+        )
     settings = dataset.store.settings
     views = min(max_views, settings.views)
     scale = max(1, math.ceil(_MIN_WIDTH / settings.size))
@@ -37,7 +41,9 @@ def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int
         x, y = _GAP + view % columns * (side + _GAP), _GAP + view // columns * cell_height
         pixels = dataset.replay(keys[key], view).permute(1, 2, 0).numpy()
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
-        probs = SparseLabels.stack([dataset.store.label_of(int(dataset.samples[keys[key]]), view)], settings.num_classes).dense()[0]
+        probs = SparseLabels.stack(
+            [dataset.store.label_of(int(dataset.samples[keys[key]]), view)], settings.num_classes
+        ).dense()[0]
         pen.text((x, y + side), f"view {view}", "gray", font)
         for line, c in enumerate(np.argsort(-probs.numpy(), kind="stable")[:top], start=1):
             pen.text((x, y + side + line * _LINE), f"{names[c]}  {probs[c]:.3f}", "black", font)

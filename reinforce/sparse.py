@@ -47,13 +47,16 @@ class SparseLabels:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseLabels:
         """The same labels on another device; they travel sparse."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.class_ids, self.probs, self.remainder))
-        return SparseLabels(*moved, self.num_classes)
+        return SparseLabels(
+            self.class_ids.to(device, non_blocking=non_blocking),
+            self.probs.to(device, non_blocking=non_blocking),
+            self.remainder.to(device, non_blocking=non_blocking),
+            self.num_classes,
+        )
 
     def pin_memory(self) -> SparseLabels:
         """The same labels in page-locked memory (called by torch's DataLoader)."""
-        pinned = (t.pin_memory() for t in (self.class_ids, self.probs, self.remainder))
-        return SparseLabels(*pinned, self.num_classes)
+        return SparseLabels(self.class_ids.pin_memory(), self.probs.pin_memory(), self.remainder.pin_memory(), self.num_classes)
 
     def dense(self) -> torch.Tensor:
         """Dense distributions, float32 `[B, C]`, by one scatter on the labels' own device."""

@@ -44,7 +44,7 @@ class Store:
         return {"root": self.root}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc, arg-type]
+        self.__init__(state["root"])  # type: ignore[misc]
 
     def _open_block(self, block: int) -> Block:
         rows = self.settings.block_rows(block)

@@ -59,13 +59,15 @@ class Member(nn.Module):
         """The model's own mean or std, unless the user says what local weights were trained with."""
         value = spec.kwargs.get(key)
         if value is None:
-            return tuple(self.model.pretrained_cfg[key])  # type: ignore[index, arg-type, return-value]
+            return tuple(self.model.pretrained_cfg[key])  # type: ignore[index]
         try:
             values = [float(v) for v in str(value).split("/")]
         except ValueError:
             values = []
         if len(values) not in (1, 3) or (key == "std" and min(values) <= 0):
-            raise UsageError(f"--teacher-kwargs {key}={value} is not valid.", expected="one number, or three with slashes", fix=f"{key}=0.5")
+            raise UsageError(
+                f"--teacher-kwargs {key}={value} is not valid.", expected="one number, or three with slashes", fix=f"{key}=0.5"
+            )
         return tuple(values if len(values) == 3 else values * 3)  # type: ignore[return-value]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -92,7 +94,7 @@ class Teacher(nn.Module):
         self.precision = precision
         self.to(device)
         if device.type == "cuda":
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         self.eval()
 
     @property
@@ -102,7 +104,7 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> Teacher:
         """Stays in evaluation mode whatever a training loop asks for."""
-        return super().train(False)  # type: ignore[return-value]
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -149,7 +151,9 @@ def load_teacher(
         _check_classes(member.info, class_names)
     counts = {len(m.info.class_map) if m.info.class_map else m.info.num_classes for m in members}
     if len(counts) > 1:
-        raise TeacherError("The teachers do not have the same classes.", found=f"{sorted(counts)} classes", expected="one number")
+        raise TeacherError(
+            "The teachers do not have the same classes.", found=f"{sorted(counts)} classes", expected="one number"
+        )
     return Teacher(members, device, precision)
 
 
@@ -169,7 +173,8 @@ def teacher_of(settings: Settings, weights: list[Path], device: torch.device) ->
         names = ", ".join(t.name for t in settings.teachers)
         raise UsageError(f"{len(weights)} weights files are given.", expected=f"one per teacher: {names}")
     members = []
-    for info, path in zip(settings.teachers, weights or [None] * len(settings.teachers), strict=True):
+    paths: list[Path | None] = list(weights) or [None] * len(settings.teachers)
+    for info, path in zip(settings.teachers, paths, strict=True):
         member = Member(TeacherSpec(info.name, path, info.kwargs), settings.size, info.class_map)
         if member.info.weights_sha256 != info.weights_sha256:
             raise TeacherError(
@@ -210,7 +215,9 @@ def _read_class_map(class_map: str | None, class_names: list[str]) -> list[int] 
     try:
         indices = json.loads(Path(class_map).read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"The class map {class_map} cannot be read.", found=str(error), expected="a JSON list of numbers, or auto") from None
+        raise UsageError(
+            f"The class map {class_map} cannot be read.", found=str(error), expected="a JSON list of numbers, or auto"
+        ) from None
     if not isinstance(indices, list) or not all(type(i) is int for i in indices) or len(indices) != len(class_names):
         raise UsageError(
             f"The class map {class_map} does not fit the data set.",

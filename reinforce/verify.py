@@ -195,7 +195,11 @@ def verify_pixels(
 
 
 def verify_labels(
-    dataset: ReinforcedDataset, teacher: Teacher, views: int, batch_size: int, on_progress: Progress = lambda name, done, total: None
+    dataset: ReinforcedDataset,
+    teacher: Teacher,
+    views: int,
+    batch_size: int,
+    on_progress: Progress = lambda name, done, total: None,
 ) -> Check:
     """Run the teacher again on replayed views and compare: KL(teacher || stored) must be the codec's own error.
 
@@ -209,7 +213,8 @@ def verify_labels(
         probs = teacher(torch.stack([dataset.replay(i, v) for i, v in part])).cpu()
         stored = SparseLabels.stack([store.label_of(int(dataset.samples[i]), v) for i, v in part], settings.num_classes)
         own = SparseLabels.stack(
-            [store.codec.decode(store.codec.encode(p[None]), 0, 1, settings.num_classes) for p in probs.numpy()], settings.num_classes
+            [store.codec.decode(store.codec.encode(p[None]), 0, 1, settings.num_classes) for p in probs.numpy()],
+            settings.num_classes,
         )
         stored_kl.append(kl_divergence(probs, stored.dense()))
         own_kl.append(kl_divergence(probs, own.dense()))

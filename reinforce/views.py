@@ -99,7 +99,7 @@ class ViewMaker(Dataset[SampleViews]):
 
 
 def views_loader(maker: ViewMaker, samples: list[int], workers: int) -> DataLoader[SampleViews]:
-    """A loader that yields `SampleViews` one by one, in the order of `samples`, made by `workers` processes (0: in this one)."""
+    """A loader that yields `SampleViews` in the order of `samples`, made by `workers` processes (0: in this one)."""
     return DataLoader(
         maker,
         batch_size=None,

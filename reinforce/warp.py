@@ -26,7 +26,9 @@ def _bicubic_table() -> np.ndarray:
     # The cubic kernel of Pillow's transform (a = -1), exact over 256^3, rounded so that each row sums to 2^11.
     t = np.arange(_PHASES)
     n = _PHASES
-    taps = np.stack([-t * n**2 + 2 * t**2 * n - t**3, n**3 - 2 * t**2 * n + t**3, t * n**2 + t**2 * n - t**3, t**3 - t**2 * n], axis=1)
+    taps = np.stack(
+        [-t * n**2 + 2 * t**2 * n - t**3, n**3 - 2 * t**2 * n + t**3, t * n**2 + t**2 * n - t**3, t**3 - t**2 * n], axis=1
+    )
     table = (taps + (1 << 12)) >> 13  # 2^24 -> 2^11, to nearest
     table[t, np.where(t < n // 2, 1, 2)] += (1 << _WEIGHT_BITS) - table.sum(axis=1)
     return table
@@ -97,6 +99,4 @@ def _taps(position: np.ndarray, length: int, table: np.ndarray) -> list[tuple[np
     base = phase >> 17
     weights = table[(phase >> 9) & (_PHASES - 1)].astype(np.int32)
     first = 1 - table.shape[1] // 2
-    return [
-        (np.clip(base + first + k, 0, length - 1), weights[..., k]) for k in range(table.shape[1]) if weights[..., k].any()
-    ]
+    return [(np.clip(base + first + k, 0, length - 1), weights[..., k]) for k in range(table.shape[1]) if weights[..., k].any()]

@@ -1,5 +1,6 @@
-"""Batches: which samples an epoch visits in which order, and the loader that makes them. Stateless: all of it follows from
-the seed, the epoch and the step, so a run resumes from one integer.
+"""Batches: which samples an epoch visits in which order, and the loader that makes them.
+
+Stateless: all of it follows from the seed, the epoch and the step, so a run resumes from one integer.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Checkpoint: a nested state to one safetensors file and back. Tensors are stored as they are, the rest as JSON beside them;
-nothing is pickled, so a checkpoint from a stranger is safe to read.
+"""Checkpoint: a nested state to one safetensors file and back.
+
+Tensors are stored as they are, the rest as JSON beside them; nothing is pickled, so a checkpoint from a stranger is safe to
+read.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_KEY])
-            return _join(tree, {name: file.get_tensor(name) for name in file.keys()})  # type: ignore[no-any-return] # noqa: SIM118
+            return _join(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} is no checkpoint of a training run.",

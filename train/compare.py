@@ -9,7 +9,6 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from reinforce.train.loop import METRICS, train

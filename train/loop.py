@@ -50,9 +50,7 @@ def train(
     parts = build(config)
     last = config.out / LAST
     if last.exists() and not config.resume:
-        raise UsageError(
-            f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out"
-        )
+        raise UsageError(f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out")
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None:
         _check_identity(checkpoint["identity"], parts.identity, config.out)
@@ -96,7 +94,9 @@ class _Run:
                 updates_per_epoch=self.steps_per_epoch,
             )
         except (ValueError, AssertionError, KeyError) as error:
-            raise UsageError("timm does not know this optimiser or schedule.", found=f"{recipe.opt}, {recipe.sched}: {error}") from None
+            raise UsageError(
+                "timm does not know this optimiser or schedule.", found=f"{recipe.opt}, {recipe.sched}: {error}"
+            ) from None
         if self.scheduler is None:
             raise UsageError("timm does not know this schedule.", found=recipe.sched, fix="--sched cosine")
         if recipe.model_ema:
@@ -105,7 +105,8 @@ class _Run:
         self.lines: list[dict[str, Any]] = []
 
     def fit(self, checkpoint: dict[str, Any] | None, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:
-        epoch, step, sums = 0, 0, {}
+        epoch, step = 0, 0
+        sums: dict[str, torch.Tensor] = {}
         if checkpoint is not None:
             epoch, step, sums = self._restore(checkpoint)
         self._write_metrics()
@@ -158,11 +159,19 @@ class _Run:
                 fix="a smaller --lr, or --amp-dtype bfloat16",
             )
         rate = images_done / seconds
-        return {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], **losses, "seconds": seconds, "images_per_second": rate}
+        return {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **losses,
+            "seconds": seconds,
+            "images_per_second": rate,
+        }
 
     def _update(self, images: torch.Tensor, targets: Any, update: int) -> dict[str, torch.Tensor]:
         self.scheduler.step_update(update)
-        amp = torch.autocast(self.parts.device.type, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
+        amp = (
+            torch.autocast(self.parts.device.type, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
+        )
         with amp:
             result: dict[str, torch.Tensor] = self.task(images, targets)
         self.optimizer.zero_grad()
@@ -203,7 +212,11 @@ class _Run:
     def _description(self, line: dict[str, Any]) -> dict[str, Any]:
         keys = ("student", "student_kwargs", "mode", "size", "seed")
         about = {k: self.parts.identity[k] for k in keys}
-        return about | {"num_classes": self.parts.views.num_classes, "class_names": self.parts.class_names, "epoch": line["epoch"]}
+        return about | {
+            "num_classes": self.parts.views.num_classes,
+            "class_names": self.parts.class_names,
+            "epoch": line["epoch"],
+        }
 
     def _save(self, epoch: int, step: int, sums: dict[str, torch.Tensor]) -> None:
         state = {

@@ -49,7 +49,9 @@ class Recipe(BaseModel):
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(f.name.removesuffix(".toml") for f in files("reinforce.train").joinpath("recipes").iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in files("reinforce.train").joinpath("recipes").iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
@@ -63,7 +65,9 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     elif Path(name).is_file():
         text = Path(name).read_text()
     else:
-        raise UsageError(f"There is no recipe {name!r}.", expected=", ".join(shipped_recipes()) + ", or the path of a TOML file")
+        raise UsageError(
+            f"There is no recipe {name!r}.", expected=", ".join(shipped_recipes()) + ", or the path of a TOML file"
+        )
     try:
         content = tomllib.loads(text)
         return Recipe.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})

@@ -118,11 +118,15 @@ def build(config: TrainConfig) -> Parts:
 def _store(config: TrainConfig) -> Store | None:
     if config.labels is not None:
         if config.policy is not None:
-            raise UsageError("--policy is given beside --labels.", expected="one of them: the labels belong to their own policy")
+            raise UsageError(
+                "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"
+            )
         return Store(config.labels)
     if config.mode == "replay":
         raise UsageError(
-            "--mode replay needs stored labels.", found="no --labels", fix="--labels DIR, made by `reinforce generate`, or --mode plain"
+            "--mode replay needs stored labels.",
+            found="no --labels",
+            fix="--labels DIR, made by `reinforce generate`, or --mode plain",
         )
     return None
 
@@ -148,7 +152,9 @@ def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: 
     samples = match_keys(store, source, store.ok_samples) if store else np.arange(len(source))
     class_names = list(source.class_names)
     if config.mode == "plain" and source.labels is None:
-        raise SourceError(f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online")
+        raise SourceError(
+            f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
+        )
     num_classes = store.settings.num_classes if store else len(class_names)
     if not num_classes:
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
@@ -158,10 +164,10 @@ def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: 
 
 def _student(config: TrainConfig, num_classes: int, size: int, device: torch.device) -> nn.Module:
     rates = {"drop_rate": config.recipe.drop, "drop_path_rate": config.recipe.drop_path}
-    kwargs: dict[str, Scalar] = {k: v for k, v in rates.items() if v} | config.student_kwargs
+    kwargs: dict[str, Scalar] = {**{k: v for k, v in rates.items() if v}, **config.student_kwargs}
     kwargs["num_classes"] = num_classes
     student = create(config.student, weights=None, size=size, kwargs=kwargs, pretrained=config.pretrained).to(device)
-    return student.to(memory_format=torch.channels_last) if device.type == "cuda" else student  # type: ignore[call-overload, no-any-return]
+    return student.to(memory_format=torch.channels_last) if device.type == "cuda" else student
 
 
 def _task(
