@@ -11,7 +11,7 @@ from reinforce.errors import UsageError
 from reinforce.replay import ReinforcedDataset
 from reinforce.sparse import SparseLabels
 
-_GAP, _LINE, _FONT_SIZE, _MIN_WIDTH = 8, 15, 12, 128
+_GAP, _LINE, _FONT_SIZE, _MIN_WIDTH = 8, 15, 12, 112
 
 
 def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int) -> Image.Image:

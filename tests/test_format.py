@@ -1,0 +1,64 @@
+"""FORMAT.md and the code say the same: tables of ids, byte vectors, array layouts."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from reinforce.block import Status
+from reinforce.codec import TopK
+from reinforce.manifest import Manifest, Settings
+from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
+
+PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_field_and_op_ids_are_those_of_the_page() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", section("Params"), re.M)
+    fields, ops = rows[: len(Field)], rows[len(Field) :]
+    assert fields == [(str(f.value), f.name) for f in Field]
+    assert ops == [(str(o.value), o.name) for o in Op]
+    assert f"| {OP_SLOT_BASE} + 4 s | op slot s | op id |" in PAGE
+    assert "1 bilinear, 2 bicubic" in PAGE
+    assert (Interpolation.BILINEAR, Interpolation.BICUBIC) == (1, 2)
+    assert "0 ok, 1 missing, 2 corrupt" in PAGE
+    assert [s.name.lower() for s in Status] == ["ok", "missing", "corrupt"]
+
+
+def test_the_topk_vector_is_written_and_read() -> None:
+    text = re.search(r"```\n([0-9a-f ]+)\n```", section("Records"))
+    assert text is not None
+    vector = bytes.fromhex(text[1])
+    rows = np.array([[0.5, 0.25, 0.125, 0.125], [0, 0, 0.25, 0.75]], np.float32)
+    assert TopK(2).encode(rows) == vector
+    ids, probs, remainder = TopK(2).decode(vector, 0, 2, 4)
+    assert (ids.tolist(), probs.tolist(), remainder) == ([0, 1], [0.5, 0.25], 0.25)
+    ids, probs, remainder = TopK(2).decode(vector, 1, 2, 4)
+    assert (ids.tolist(), probs.tolist(), remainder) == ([3, 2], [0.75, 0.25], 0.0)
+
+
+def test_every_manifest_key_stands_on_the_page() -> None:
+    for key in Manifest.model_fields.keys() - {"settings"}:
+        assert f"| `{key}` |" in section("Manifest")
+    for key in Settings.model_fields:
+        assert f"| `settings.{key}` |" in section("Manifest")
+
+
+def test_arrays_on_disk_are_those_of_the_page(store) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Blocks"), re.M)
+    block = store / "blocks" / "000000.zarr"
+    assert sorted(p.name for p in block.iterdir() if p.is_dir()) == sorted(name for name, _ in rows)
+    for name, dtype in rows:
+        metadata = json.loads((block / name / "zarr.json").read_bytes())
+        assert metadata["data_type"] == dtype
+        assert metadata["zarr_format"] == 3
+    columns = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in section("Samples").splitlines() if line.startswith("| `")))
+    assert pq.read_schema(store / "samples.parquet").names == columns
