@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -50,6 +51,8 @@ def spread(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
+    # A user who asks for more processes than cores means it.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     try:
         app(spread(sys.argv[1:]))
     except ReinforceError as error:

@@ -12,8 +12,11 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from reinforce.errors import LabelError, UsageError
+from reinforce.errors import LabelError, StoreError, UsageError
 from reinforce.sparse import check_distributions
+
+MAX_K = 1000
+"""Largest k of `topk`."""
 
 SparseRow = tuple[np.ndarray, np.ndarray, float]
 """`(class_ids int64 [k], probs float32 [k], remainder)` of one view."""
@@ -42,6 +45,10 @@ class Codec(ABC):
         Raises:
             LabelError: the record is damaged.
         """
+
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseRow]:
+        """Decode the soft labels of all views; a codec that can do better than one by one overrides it."""
+        return [self.decode(record, view, num_views, num_classes) for view in range(num_views)]
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -74,32 +81,43 @@ class TopK(Codec):
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseRow:
         """See `Codec.decode`."""
+        return self._decode(record, view, view + 1, num_views, num_classes)[0]
+
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseRow]:
+        """See `Codec.decode_all`."""
+        return self._decode(record, 0, num_views, num_views, num_classes)
+
+    def _decode(self, record: memoryview | bytes, start: int, stop: int, num_views: int, num_classes: int) -> list[SparseRow]:
         k = min(self.k, num_classes)
         dtype = _id_dtype(num_classes)
         expected = num_views * k * (dtype.itemsize + 2)
-        if len(record) != expected or not 0 <= view < num_views:
+        if len(record) != expected or not 0 <= start < stop <= num_views:
             raise LabelError(
                 "A record has the wrong length.",
-                found=f"{len(record)} bytes, view {view} of {num_views}",
+                found=f"{len(record)} bytes, view {start} of {num_views}",
                 expected=f"{expected} bytes for topk:{self.k} and {num_classes} classes",
                 cause="a damaged file",
                 fix="reinforce verify DIR",
             )
-        ids = np.frombuffer(record, dtype, k, view * k * dtype.itemsize).astype(np.int64)
-        probs = np.frombuffer(record, "<f2", k, num_views * k * dtype.itemsize + view * k * 2).astype(np.float32)
-        total = float(probs.sum(dtype=np.float64))
-        if not (np.isfinite(total) and probs.min() >= 0.0 and total <= 1.0 and int(ids.max()) < num_classes):
+        count = (stop - start) * k
+        ids = np.frombuffer(record, dtype, count, start * k * dtype.itemsize).astype(np.int64).reshape(-1, k)
+        stored = np.frombuffer(record, "<f2", count, num_views * k * dtype.itemsize + start * k * 2)
+        probs = stored.astype(np.float32).reshape(-1, k)
+        totals = probs.sum(axis=1, dtype=np.float64)
+        # NaN fails every comparison, infinity the one with one.
+        if not (probs.min() >= 0.0 and totals.max() <= 1.0 and int(ids.max()) < num_classes):
             raise LabelError(
                 "A record does not decode to a distribution.",
-                found=f"view {view}: probabilities from {probs.min():.3g}, sum {total:.6g}, highest class id {int(ids.max())}",
+                found=f"lowest probability {probs.min():.3g}, highest sum {totals.max():.6g}, highest class id {ids.max()}",
                 expected=f"non-negative, sum <= 1, class ids below {num_classes}",
                 cause="a damaged file",
                 fix="reinforce verify DIR",
             )
         if k < num_classes:
-            return ids, probs, 1.0 - total
+            return [(i, p, 1.0 - float(t)) for i, p, t in zip(ids, probs, totals, strict=True)]
         # Every class is listed: the rounding goes where the mass is.
-        return ids, (probs / total if total > 0 else np.full(k, 1 / k)).astype(np.float32), 0.0
+        whole = np.where(totals[:, None] > 0, probs / np.maximum(totals, 1e-30)[:, None], 1 / k).astype(np.float32)
+        return [(i, p, 0.0) for i, p in zip(ids, whole, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """See `Codec.to_dict`."""
@@ -124,8 +142,8 @@ def parse_codec(text: str) -> Codec:
     name, _, option = text.partition(":")
     if name != TopK.name:
         raise UsageError(f"There is no codec {name!r}.", expected="topk:K", fix="--codec topk:10")
-    if option and not (option.isdecimal() and 1 <= int(option) <= 1000):
-        raise UsageError(f"Codec {text!r} is not valid.", found=f"K = {option!r}", expected="a whole number from 1 to 1000")
+    if option and not (option.isdecimal() and 1 <= int(option) <= MAX_K):
+        raise UsageError(f"Codec {text!r} is not valid.", found=f"K = {option!r}", expected=f"a whole number from 1 to {MAX_K}")
     return TopK(int(option)) if option else TopK()
 
 
@@ -133,11 +151,15 @@ def codec_from_dict(config: dict[str, Any]) -> Codec:
     """The codec that a manifest names.
 
     Raises:
-        UsageError: a codec or option this version does not know.
+        StoreError: a codec or option this version does not know.
     """
-    options = {k: v for k, v in config.items() if k != "name"}
-    if set(options) != {"k"} or not isinstance(options["k"], int):
-        raise UsageError(
-            "The manifest's codec is not one this version can read.", found=config, fix="pip install --upgrade reinforce"
+    k = config.get("k")
+    if config.keys() != {"name", "k"} or config["name"] != TopK.name or type(k) is not int or not 1 <= k <= MAX_K:
+        raise StoreError(
+            "The manifest's codec is not one this version can read.",
+            found=config,
+            expected='{"name": "topk", "k": 10}',
+            cause="the data set was made by a newer version, or the manifest was edited",
+            fix="pip install --upgrade reinforce",
         )
-    return parse_codec(f"{config.get('name')}:{options['k']}")
+    return TopK(k)

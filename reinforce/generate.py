@@ -19,11 +19,11 @@ from reinforce.block import Block, BlockData, Status, block_path, committed_bloc
 from reinforce.codec import codec_from_dict
 from reinforce.errors import StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic
-from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, Statistics, check_same_settings, to_json
+from reinforce.label_means import LabelMeans
+from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, to_json
 from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
-from reinforce.sparse import SparseLabels
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teacher import Teacher
 from reinforce.views import SampleViews, ViewMaker, views_loader
@@ -208,13 +208,13 @@ def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path
     spec = settings.policy.spec(settings.size)
     columns: list[dict[str, np.ndarray]] = []
     reasons: dict[int, str] = {}
-    statistics = _Means()
+    statistics = LabelMeans(settings)
     for block in range(settings.num_blocks):
         rows = settings.block_rows(block)
         reader = Block(block_path(out, block), len(rows), settings.views, len(spec.fields))
         columns.append(reader.sample_columns())
         reasons |= {rows[row]: reason for row, reason in reader.reasons.items()}
-        statistics.add(reader, [source.label(s) for s in rows], settings)
+        statistics.add(reader, [source.label(s) for s in rows])
     table = Samples(
         keys=source.keys,
         labels=np.array([-1 if source.label(i) is None else source.label(i) for i in range(len(source))], np.int64),
@@ -246,36 +246,3 @@ def list_files(root: Path) -> list[str]:
     for folder, _, names in os.walk(root / "blocks"):
         paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
     return sorted(paths)
-
-
-class _Means:
-    """Running means over the labels as stored."""
-
-    def __init__(self) -> None:
-        self.views, self.top1, self.remainder, self.agreeing, self.labelled = 0, 0.0, 0.0, 0, 0
-
-    def add(self, block: Block, labels: list[int | None], settings: Settings) -> None:
-        codec = codec_from_dict(settings.codec)
-        for row, label in enumerate(labels):
-            record = block.record(row)
-            if not len(record):
-                continue
-            decoded = [codec.decode(record, v, settings.views, settings.num_classes) for v in range(settings.views)]
-            labels_of_sample = SparseLabels.stack(decoded, settings.num_classes)
-            best = labels_of_sample.probs.max(dim=1)
-            self.views += settings.views
-            self.top1 += float(best.values.sum())
-            self.remainder += float(labels_of_sample.remainder.sum())
-            if label is not None:
-                top = labels_of_sample.class_ids.gather(1, best.indices[:, None])[:, 0]
-                self.agreeing += int((top == label).sum())
-                self.labelled += settings.views
-
-    def result(self) -> Statistics:
-        if not self.views:
-            raise StoreError("No sample could be read.", expected="at least one image", fix="check --data")
-        return Statistics(
-            top1_probability=round(self.top1 / self.views, 6),
-            remainder=round(self.remainder / self.views, 6),
-            hard_label_agreement=round(self.agreeing / self.labelled, 6) if self.labelled else None,
-        )

@@ -62,7 +62,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             )
         self.check_reads = check
         self.samples = self.store.ok_samples
-        self._source_index = match_keys(self.store, self.source, self.samples)
+        self.source_index = match_keys(self.store, self.source, self.samples)
         self._epoch = 0
         self._params: np.ndarray | None = None
         self._view_of_block: np.ndarray = np.zeros(0, np.int64)
@@ -108,7 +108,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return apply(self._decoded(index), self.store.params_of(int(self.samples[index]), view), self.store.spec)
 
     def _decoded(self, index: int) -> np.ndarray:
-        position = int(self._source_index[index])
+        position = int(self.source_index[index])
         if self.check_reads:
             return decode(read_checked(self.source, position, self.store.samples.sha256[self.samples[index]]))
         try:
@@ -124,11 +124,11 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """
         order = choice_rng(self.seed).permutation(len(self))
         for index in order[:STARTUP_PROBES]:
-            check_probe(self.store, self.source, int(self._source_index[index]), int(self.samples[index]))
+            check_probe(self.store, self.source, int(self.source_index[index]), int(self.samples[index]))
         budget = STARTUP_HASH_BYTES
         for index in order[STARTUP_PROBES:]:
             budget -= len(
-                read_checked(self.source, int(self._source_index[index]), self.store.samples.sha256[self.samples[index]])
+                read_checked(self.source, int(self.source_index[index]), self.store.samples.sha256[self.samples[index]])
             )
             if budget < 0:
                 break

@@ -64,7 +64,7 @@ class ImageFolder:
         if not paths:
             raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
         keys = [os.path.splitext(p)[0] for p in paths]
-        _check_unique(keys, paths)
+        _check_keys(keys, paths)
         labels = tuple(label for _, label in labelled) if classes else None
         return cls(root, tuple(paths), tuple(keys), labels, tuple(classes))
 
@@ -111,7 +111,7 @@ def _images(root: Path) -> list[str]:
     return found
 
 
-def _check_unique(keys: list[str], paths: list[str]) -> None:
+def _check_keys(keys: list[str], paths: list[str]) -> None:
     seen: dict[str, str] = {}
     for key, path in zip(keys, paths, strict=True):
         if key in seen:
@@ -122,3 +122,9 @@ def _check_unique(keys: list[str], paths: list[str]) -> None:
                 fix="rename one of them",
             )
         seen[key] = path
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                "A file name is not UTF-8.", found=ascii(path), expected="names that can be stored as text", fix="rename it"
+            ) from None

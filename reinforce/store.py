@@ -64,6 +64,11 @@ class Store:
         block, row = divmod(sample, self.settings.block_size)
         return self.block(block).params_of_view(view)[row]
 
+    def labels_of(self, sample: int) -> list[SparseRow]:
+        """Sparse soft labels of all views of one sample."""
+        block, row = divmod(sample, self.settings.block_size)
+        return self.codec.decode_all(self.block(block).record(row), self.settings.views, self.settings.num_classes)
+
     def label_of(self, sample: int, view: int) -> SparseRow:
         """Sparse soft label of one view of one sample."""
         block, row = divmod(sample, self.settings.block_size)

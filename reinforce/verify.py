@@ -100,8 +100,7 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
     for row in np.flatnonzero(columns["status"] == Status.OK):
         key = samples.keys[rows[row]]
         params.add(_bad_params(store, key, all_params[row], columns["width_height"][row]))
-        views = range(settings.views) if every_view else [int(row) % settings.views]
-        labels.add(_bad_labels(store, key, rows[row], views))
+        labels.add(_bad_labels(store, key, rows[row], None if every_view else int(row) % settings.views))
 
 
 def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
@@ -117,15 +116,16 @@ def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.nda
     return f"{key}, view {bad[0]}: a crop box outside of the image, or an unknown op" if len(bad) else None
 
 
-def _bad_labels(store: Store, key: str, sample: int, views: range | list[int]) -> str | None:
-    for view in views:
-        try:
-            ids, probs, remainder = store.label_of(sample, view)
-        except LabelError as error:
-            return f"{key}, view {view}: {error.what}"
+def _bad_labels(store: Store, key: str, sample: int, view: int | None) -> str | None:
+    """What is wrong with the labels of one view of a sample, or of all."""
+    try:
+        rows = store.labels_of(sample) if view is None else [store.label_of(sample, view)]
+    except LabelError as error:
+        return f"{key}: {error.what}"
+    for ids, probs, remainder in rows:
         total = float(probs.sum(dtype=np.float64)) + remainder
-        if len(np.unique(ids)) != len(ids) or probs.min() < 0 or remainder < 0 or abs(total - 1) > 1e-6:
-            return f"{key}, view {view}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}"
+        if len(set(ids.tolist())) != len(ids) or probs.min() < 0 or remainder < 0 or abs(total - 1) > 1e-6:
+            return f"{key}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}, {len(ids)} classes"
     return None
 
 
@@ -151,13 +151,13 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
 
     def _probe(self, index: int) -> None:
         data = self.dataset
-        check_probe(data.store, data.source, int(data._source_index[index]), int(data.samples[index]))
+        check_probe(data.store, data.source, int(data.source_index[index]), int(data.samples[index]))
 
     def _fresh(self, index: int, view: int) -> str | None:
         """Draw the view again as stage one did, and compare params and pixels with the replay."""
         data, settings = self.dataset, self.dataset.store.settings
         sample = int(data.samples[index])
-        image = decode(data.source.read(int(data._source_index[index])))
+        image = decode(data.source.read(int(data.source_index[index])))
         drawn = draw(view_rng(settings.seed, sample, view), settings.policy, settings.size, image.shape[1], image.shape[0])
         stored = data.store.params_of(sample, view)
         key = data.store.samples.keys[sample]

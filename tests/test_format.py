@@ -60,5 +60,6 @@ def test_arrays_on_disk_are_those_of_the_page(store) -> None:
         metadata = json.loads((block / name / "zarr.json").read_bytes())
         assert metadata["data_type"] == dtype
         assert metadata["zarr_format"] == 3
-    columns = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in section("Samples").splitlines() if line.startswith("| `")))
+    table = [line.split("|")[1] for line in section("Samples").splitlines() if line.startswith("| `")]
+    columns = re.findall(r"`(\w+)`", " ".join(table))
     assert pq.read_schema(store / "samples.parquet").names == columns
