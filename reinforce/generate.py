@@ -17,7 +17,7 @@ import torch
 
 from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
 from reinforce.codec import codec_from_dict
-from reinforce.errors import StoreError, UsageError
+from reinforce.errors import Interrupted, StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic
 from reinforce.label_means import LabelMeans
 from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, to_json
@@ -71,6 +71,7 @@ def generate(
         SettingsError: `out` was made with other settings.
         BusyError: another process is writing `out`.
         StoreError: `out` holds something else, or the disk is full.
+        Interrupted: Ctrl-C.
     """
     execution = execution or Execution()
     try:
@@ -79,6 +80,10 @@ def generate(
         (out / "blocks").mkdir(parents=True, exist_ok=True)
         with only_writer(out):
             return _generate_locked(source, teacher, settings, out, execution, on_progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Generation was interrupted; committed blocks are kept.", fix="the same command continues with the missing blocks"
+        ) from None
     except OSError as error:
         raise StoreError(
             f"{out} cannot be written.",
