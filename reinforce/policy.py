@@ -74,7 +74,7 @@ class RRCRandAugmentPolicy(RRCPolicy):
     mstd: float = Field(0.5, ge=0.0, le=100.0, description="standard deviation of the magnitude")
     n: int = Field(2, ge=1, le=P.MAX_OP_SLOTS, description="ops drawn per view")
     p: float = Field(0.5, ge=0.0, le=1.0, description="probability of applying a drawn op")
-    inc: Literal[0, 1] = Field(1, description="1: ops grow more severe with magnitude")
+    inc: int = Field(1, ge=0, le=1, description="1: ops grow more severe with magnitude")
     fill: tuple[int, int, int] = Field((124, 116, 104), description="RGB of uncovered pixels; default 255 x ImageNet mean")
 
     @model_validator(mode="after")

@@ -1,0 +1,140 @@
+"""Invariant 2 as a law: a decoded soft label is a distribution, whatever was encoded. Damage is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reinforce.codec import TopK, codec_from_dict, parse_codec
+from reinforce.errors import LabelError, StoreError, UsageError
+from reinforce.sparse import SparseLabels, check_distributions, kl_divergence
+
+
+def rows_like(kind: str, views: int, classes: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if kind == "one-hot":
+        return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
+    if kind == "uniform":
+        return np.full((views, classes), 1 / classes, np.float32)
+    concentration = {"sharp": 0.01, "soft": 1.0}[kind]
+    return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(["one-hot", "uniform", "sharp", "soft"]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 3, 10, 11, 1000, 21841, 65536, 65537]),
+    st.sampled_from([1, 2, 10, 50]),
+    st.integers(0, 2**32),
+)
+def test_decoded_labels_are_distributions(kind, views, classes, k, seed) -> None:
+    probs, codec = rows_like(kind, views, classes, seed), TopK(k)
+    record = codec.encode(probs)
+    assert len(record) == views * min(k, classes) * (4 if classes <= 65536 else 6)
+    rows = codec.decode_all(record, views, classes)
+    for view, (ids, kept, remainder) in enumerate(rows):
+        assert kept.min() >= 0
+        assert remainder >= 0
+        assert abs(kept.sum(dtype=np.float64) + remainder - 1) <= 1e-6
+        assert len(set(ids.tolist())) == len(ids)
+        assert int(ids[0]) == int(np.argmax(probs[view]))
+        alone = codec.decode(record, view, views, classes)
+        assert np.array_equal(alone[0], ids)
+        assert np.array_equal(alone[1], kept)
+        assert alone[2] == remainder
+    dense = SparseLabels.stack(rows, classes).dense()
+    assert dense.shape == (views, classes)
+    assert dense.min() >= 0
+    assert torch.allclose(dense.sum(dim=1, dtype=torch.float64), torch.ones(views, dtype=torch.float64), atol=1e-5)
+
+
+def test_rows_whose_half_floats_sum_above_one_keep_a_remainder_of_at_least_zero() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.full(12, 0.7), 3000).astype(np.float32)
+    top = -np.sort(-probs, axis=1)[:, :11]
+    nearest = top.astype(np.float16).sum(axis=1, dtype=np.float64)
+    assert (nearest > 1).mean() > 0.01  # the trap is there
+    rows = TopK(11).decode_all(TopK(11).encode(probs), len(probs), 12)
+    assert min(remainder for _, _, remainder in rows) >= 0
+
+
+def test_the_top_class_is_unbiased() -> None:
+    for kind in ("sharp", "soft"):
+        probs = rows_like(kind, 2000, 100, 5)
+        rows = TopK(10).decode_all(TopK(10).encode(probs), 2000, 100)
+        bias = np.mean([kept[0] for _, kept, _ in rows]) - probs.max(axis=1).mean()
+        assert abs(bias) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p * np.nan, "hold NaN or infinity"),
+        (lambda p: p - 0.1, "are not distributions"),
+        (lambda p: p * 1.01, "are not distributions"),
+        (lambda p: p[0], "have the wrong shape"),
+        (lambda p: np.log(p), "are not distributions"),
+    ],
+)
+def test_what_is_no_distribution_is_refused_by_name(change, message) -> None:
+    with pytest.raises(LabelError, match=message):
+        TopK(3).encode(change(rows_like("soft", 4, 20, 1)))
+    check_distributions(rows_like("soft", 4, 20, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda r: r[:-1], "wrong length"),
+        (lambda r: r + b"\0", "wrong length"),
+        (lambda r: b"\xff\xff" + r[2:], "highest class id 65535"),
+        (lambda r: r[:-2] + b"\x00\x7e", "does not decode to a distribution"),  # NaN
+        (lambda r: r[:-2] + b"\x00\x7c", "does not decode to a distribution"),  # infinity
+        (lambda r: r[:-2] + b"\x00\xb0", "does not decode to a distribution"),  # negative
+        (lambda r: r[:-2] + b"\x00\x3c", "does not decode to a distribution"),  # 1.0, so the sum is above one
+    ],
+)
+def test_damaged_records_are_refused(damage, message) -> None:
+    record = TopK(3).encode(rows_like("soft", 4, 20, 1))
+    with pytest.raises(LabelError, match=message):
+        TopK(3).decode(damage(record), 3 if damage(record)[:2] != b"\xff\xff" else 0, 4, 20)
+
+
+def test_ragged_rows_are_padded_and_densify_as_a_loop_would() -> None:
+    rows = [
+        (np.array([2, 0]), np.array([0.5, 0.25], np.float32), 0.25),
+        (np.array([4]), np.array([1.0], np.float32), 0.0),
+        (np.array([], np.int64), np.array([], np.float32), 1.0),
+    ]
+    labels = SparseLabels.stack(rows, 5)
+    assert labels.class_ids.tolist() == [[2, 0], [4, 5], [5, 5]]
+    expected = np.zeros((3, 5))
+    for i, (ids, probs, remainder) in enumerate(rows):
+        expected[i] = remainder / (5 - len(ids))
+        expected[i, ids] = probs
+    assert np.allclose(labels.dense(), expected)
+
+
+def test_kl_divergence_is_that_of_the_textbook() -> None:
+    p, q = torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.25, 0.5, 0.25]])
+    assert float(kl_divergence(p, q)[0]) == pytest.approx(0.5 * np.log(2), abs=1e-12)
+    assert float(kl_divergence(p, p)[0]) == 0
+
+
+@pytest.mark.parametrize("text", ["top", "topk:0", "topk:ten", "topk:1001", "topk:-1", "sqrt"])
+def test_unknown_codecs_are_wrong_usage(text) -> None:
+    with pytest.raises(UsageError):
+        parse_codec(text)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"name": "sqrt"}, {"name": "topk"}, {"name": "topk", "k": "5"}, {"name": "topk", "k": 0}]
+)
+def test_a_manifest_with_an_unknown_codec_is_refused(config) -> None:
+    with pytest.raises(StoreError, match="codec is not one this version can read"):
+        codec_from_dict(config)
+    assert codec_from_dict(TopK(7).to_dict()) == TopK(7)

@@ -1,0 +1,108 @@
+"""Manifest: what is written is read; unknown keys, foreign paths and other settings are refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reinforce.errors import SettingsError, StoreError
+from reinforce.manifest import Manifest, Settings, check_same_settings, read_model, to_json
+from reinforce.policy import parse_policy
+from reinforce.store import Store, read_manifest
+
+
+@pytest.fixture
+def content(store) -> dict:
+    return json.loads((store / "manifest.json").read_text())
+
+
+def test_what_is_written_is_read(store) -> None:
+    text = (store / "manifest.json").read_text()
+    manifest = read_model(Manifest, text, "manifest.json")
+    assert to_json(manifest) == text
+    assert manifest == read_manifest(store)
+    assert str(manifest.settings.policy) == str(parse_policy("rrc-ra"))
+
+
+def test_no_time_no_place_and_no_host_stand_in_a_manifest(store, images) -> None:
+    text = (store / "manifest.json").read_text()
+    assert str(images.parent) not in text
+    assert "time" not in text.lower().replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("surprise",), 1, "surprise: Extra inputs are not permitted"),
+        (("settings", "surprise"), 1, "settings.surprise: Extra inputs"),
+        (("settings", "policy", "surprise"), 1, "surprise: Extra inputs"),
+        (("settings", "policy", "name"), "mixup", "mixup"),
+        (("schema_version",), 2, "schema_version"),
+        (("format",), "other", "format"),
+        (("settings", "views"), 0, "settings.views"),
+        (("settings", "temperature"), 4.0, "settings.temperature"),
+        (("settings", "size"), 10**9, "settings.size"),
+        (("files", "../../etc/passwd"), "0" * 64, "is no path of a reinforced dataset"),
+        (("files", "/etc/passwd"), "0" * 64, "is no path of a reinforced dataset"),
+        (("files", "blocks/000000.zarr/../../x"), "0" * 64, "is no path of a reinforced dataset"),
+        (("files", "blocks/000000.zarr/zarr.json\n"), "0" * 64, "is no path of a reinforced dataset"),
+        (("files", "samples.parquet"), "abc", "should match pattern"),
+    ],
+)
+def test_what_does_not_belong_is_refused(content, path, value, message) -> None:
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(StoreError, match=r"manifest.json is not valid") as error:
+        read_model(Manifest, json.dumps(content), "manifest.json")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 200_000, '{"a":' * 200_000, "\ud800".encode("utf-8", "surrogatepass")]
+)
+def test_what_is_no_manifest_is_refused_without_a_crash(text) -> None:
+    with pytest.raises(StoreError, match=r"manifest.json is not valid"):
+        read_model(Manifest, text, "manifest.json")
+
+
+def test_a_file_that_is_too_large_is_not_parsed(monkeypatch) -> None:
+    monkeypatch.setattr("reinforce.manifest.MAX_BYTES", 10)
+    with pytest.raises(StoreError, match="is too large"):
+        read_model(Manifest, "[" * 11, "manifest.json")
+
+
+CHANGES = [
+    ({"seed": 4}, "seed", "3", "4"),
+    ({"views": 6}, "views", "5", "6"),
+    ({"policy": {"name": "rrc"}}, "policy.name", "'rrc-ra'", "'rrc'"),
+    ({"policy": {"name": "rrc-ra", "m": 9.0}}, "policy.m", "7.0", "9.0"),
+    ({"codec": {"name": "topk", "k": 3}}, "codec.k", "2", "3"),
+    ({"precision": "bf16"}, "precision", "'fp32'", "'bf16'"),
+]
+
+
+@pytest.mark.parametrize(("change", "key", "old", "new"), CHANGES)
+def test_the_first_other_setting_is_named_with_both_values(store, change, key, old, new) -> None:
+    settings = Store(store).settings
+    other = Settings.model_validate({**settings.model_dump(), **change})
+    with pytest.raises(SettingsError) as error:
+        check_same_settings(settings, other, "runs/x")
+    assert f"runs/x was made with another {key}." in str(error.value)
+    assert f"{key} = {old} on disk, {new} asked for" in str(error.value)
+    assert error.value.exit_code == 2
+    check_same_settings(settings, settings, "runs/x")
+
+
+def test_other_weights_and_other_images_are_explained(store) -> None:
+    settings = Store(store).settings
+    values = settings.model_dump()
+    values["teachers"][0]["weights_sha256"] = "0" * 64
+    with pytest.raises(SettingsError, match=r"another teachers.0.weights_sha256(.|\n)*other weights"):
+        check_same_settings(settings, Settings.model_validate(values), "out")
+    values = settings.model_dump()
+    values["source"]["index_sha256"] = "0" * 64
+    with pytest.raises(SettingsError, match=r"images, labels or class folders were added, removed or renamed"):
+        check_same_settings(settings, Settings.model_validate(values), "out")
