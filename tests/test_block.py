@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_what_is_written_is_read(written) -> None:
 def test_the_memory_map_is_what_zarr_reads(written) -> None:
     group = zarr.open_group(written, mode="r")
     offsets, records = np.asarray(group["offsets"][:]), np.asarray(group["records"][:])
-    assert [records[a:b].tobytes() for a, b in zip(offsets, offsets[1:], strict=False)] == some_block().records
+    assert [records[a:b].tobytes() for a, b in pairwise(offsets)] == some_block().records
 
 
 def test_equal_blocks_have_equal_bytes(written, tmp_path) -> None:

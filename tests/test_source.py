@@ -69,7 +69,7 @@ def test_what_is_no_image_folder_is_refused(tmp_path, names, message) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path) -> None:
-    with pytest.raises(SourceError, match="There is no image folder at .*nowhere"):
+    with pytest.raises(SourceError, match=r"There is no image folder at .*nowhere"):
         ImageFolder.open(tmp_path / "nowhere")
 
 
