@@ -20,6 +20,7 @@ def command(
 ) -> None:
     """Draw the views of a sample with the teacher's top classes."""
     from reinforce.errors import UsageError
+    from reinforce.files import writing
     from reinforce.replay import ReinforcedDataset
     from reinforce.sheet import contact_sheet
 
@@ -27,5 +28,6 @@ def command(
         raise UsageError(f"{out} is no PNG file.", expected="--out NAME.png")
     dataset = ReinforcedDataset(root, data, check=False)
     image = contact_sheet(dataset, sample, views, top)
-    image.save(out)
+    with writing(out):
+        image.save(out)
     typer.echo(f"{out}: {image.width}x{image.height} pixels")

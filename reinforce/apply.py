@@ -17,7 +17,7 @@ from reinforce.errors import StoreError
 from reinforce.params import Field, Interpolation, Op, PixelSpec
 
 _RESIZE_MODES = {Interpolation.BILINEAR: "bilinear", Interpolation.BICUBIC: "bicubic"}
-_RESIZE_LIMIT = 1 << 14
+_MAX_RESIZED_PIXELS = 1 << 26
 
 
 def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tensor:
@@ -54,7 +54,7 @@ def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarr
     inside = top >= 0 and left >= 0 and height > 0 and width > 0
     inside = inside and top + height <= image.shape[0] and left + width <= image.shape[1]
     cut = 0 <= window_top <= out_height - size and 0 <= window_left <= out_width - size
-    if not inside or not cut or mode is None or max(out_height, out_width) > _RESIZE_LIMIT:
+    if not inside or not cut or mode is None or out_height * out_width > _MAX_RESIZED_PIXELS:
         raise StoreError(
             "Params describe a view that this image cannot give.",
             found=f"params {params.tolist()} for an image of {image.shape[1]}x{image.shape[0]}",

@@ -103,7 +103,8 @@ class TopK(Codec):
         ids = np.frombuffer(record, dtype, count, start * k * dtype.itemsize).astype(np.int64).reshape(-1, k)
         stored = np.frombuffer(record, "<f2", count, num_views * k * dtype.itemsize + start * k * 2)
         probs = stored.astype(np.float32).reshape(-1, k)
-        totals = probs.sum(axis=1, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            totals = probs.sum(axis=1, dtype=np.float64)
         # NaN fails every comparison, infinity the one with one.
         if not (probs.min() >= 0.0 and totals.max() <= 1.0 and int(ids.max()) < num_classes):
             raise LabelError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reinforce.block import sync_folder
-from reinforce.errors import BusyError
+from reinforce.errors import BusyError, StoreError
 
 _LOCK = ".lock"
 
@@ -29,6 +29,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system says while `path` is written into an error for the user.
+
+    Raises:
+        StoreError: a full disk, missing permissions, a file where a folder should be.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written.",
+            found=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            cause="a full disk, a quota, missing permissions, or a file where a folder should be",
+            fix="make room or choose another --out, and run the same command again: what is committed is kept",
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

@@ -18,9 +18,9 @@ import torch
 from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
 from reinforce.codec import codec_from_dict
 from reinforce.errors import Interrupted, StoreError, UsageError
-from reinforce.files import file_sha256, only_writer, write_atomic
+from reinforce.files import file_sha256, only_writer, write_atomic, writing
 from reinforce.label_means import LabelMeans
-from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, to_json
+from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
 from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
@@ -74,23 +74,19 @@ def generate(
         Interrupted: Ctrl-C.
     """
     execution = execution or Execution()
-    try:
-        if out.is_dir() and not ({MANIFEST, JOB} & set(os.listdir(out))) and set(os.listdir(out)) - {"blocks", ".lock"}:
+    with writing(out):
+        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
+        if there - {"blocks", ".lock"} and not there & {MANIFEST, JOB}:
             raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
         (out / "blocks").mkdir(parents=True, exist_ok=True)
-        with only_writer(out):
-            return _generate_locked(source, teacher, settings, out, execution, on_progress)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Generation was interrupted; committed blocks are kept.", fix="the same command continues with the missing blocks"
-        ) from None
-    except OSError as error:
-        raise StoreError(
-            f"{out} cannot be written.",
-            found=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-            cause="a full disk, a quota, or missing permissions",
-            fix="make room and run the same command again: committed blocks are kept",
-        ) from error
+        try:
+            with only_writer(out):
+                return _generate_locked(source, teacher, settings, out, execution, on_progress)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Generation was interrupted; committed blocks are kept.",
+                fix="the same command continues with the missing blocks",
+            ) from None
 
 
 def _generate_locked(
@@ -99,8 +95,12 @@ def _generate_locked(
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
         check_same_settings(manifest.settings, settings, str(out))
-        (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
-        return manifest
+        if set(range(settings.num_blocks)) <= committed_blocks(out):
+            (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+            return manifest
+        # A damaged block was removed: without it the data set is not complete, and it is made again.
+        write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
+        (out / MANIFEST).unlink()
     job = read_job(out)
     if job is None:
         if committed_blocks(out):
@@ -237,7 +237,7 @@ def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path
         counts=Counts(**counts),
         statistics=statistics.result(),
         params_fields=list(spec.fields),
-        files={path: file_sha256(out / path) for path in list_files(out)},
+        files={path: file_sha256(out / path) for path in list_files(out) if is_store_path(path)},
     )
     write_atomic(out / MANIFEST, to_json(manifest).encode())
     (out / JOB).unlink()
@@ -246,7 +246,7 @@ def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path
 
 
 def list_files(root: Path) -> list[str]:
-    """Paths of all files that a manifest lists, relative to `root`, sorted."""
+    """Paths of the sample table and of all files below `blocks`, relative to `root`, sorted."""
     paths = [SAMPLES]
     for folder, _, names in os.walk(root / "blocks"):
         paths += [Path(folder, name).relative_to(root).as_posix() for name in names]

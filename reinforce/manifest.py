@@ -27,6 +27,11 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def is_store_path(path: str) -> bool:
+    """Whether a manifest may list a path: the sample table, or a file of a block."""
+    return _FILE.fullmatch(path) is not None
+
+
 class TeacherInfo(_Model):
     """One teacher of the ensemble."""
 
@@ -118,7 +123,7 @@ class Manifest(_Model):
     @classmethod
     def _known_paths_only(cls, files: dict[str, str]) -> dict[str, str]:
         for path in files:
-            if not _FILE.fullmatch(path):
+            if not is_store_path(path):
                 raise ValueError(f"{path!r} is no path of a reinforced dataset")
         return files
 

@@ -72,10 +72,15 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             raise UsageError(f"{name} cannot be created with {arguments}.", found=f"{type(error).__name__}: {error}") from None
         raise TeacherError(
             f"The published weights of {name} cannot be loaded.",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            found=first_line(error),
             cause="no network, or no published weights under this name",
             fix="--teacher-weights FILE with a local state dict, or a tagged name such as resnet50.a1_in1k",
         ) from None
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: its type and the beginning of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -96,7 +101,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         raise TeacherError(
             f"{path} cannot be read as weights.",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            found=first_line(error),
             expected="a safetensors file, or a torch file that loads with weights_only=True",
             cause="a damaged file, or a pickle with arbitrary objects, which is never loaded",
             fix="save model.state_dict() again, best as safetensors",
@@ -105,7 +110,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    ):
         raise TeacherError(f"{path} holds no state dict.", found=type(content).__name__, expected="names and tensors")
     return {k.removeprefix("module."): v for k, v in content.items()}
 
@@ -113,7 +122,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _head_classes(state: dict[str, torch.Tensor], classifier: object) -> int | None:
     names = classifier if isinstance(classifier, (tuple, list)) else [classifier]
     weight = state.get(f"{names[0]}.weight") if names and names[0] else None
-    return None if weight is None else int(weight.shape[0])
+    return None if weight is None or weight.ndim < 1 or not len(weight) else int(weight.shape[0])
 
 
 def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None) -> None:

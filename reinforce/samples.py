@@ -81,16 +81,17 @@ class Samples:
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
         """
+        statuses = {s.name.lower(): int(s) for s in Status}
         try:
             table = pq.read_table(path, schema=SCHEMA, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, str(error).splitlines()[0]) from None
+            if len(table) != num_samples:
+                raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
+            keys = table["key"].to_pylist()
+            status = [statuses.get(s, -1) for s in table["status"].to_pylist()]
+            reasons = table["reason"].to_pylist()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0]) from None
         position = np.arange(num_samples)
-        statuses = {s.name.lower(): int(s) for s in Status}
-        status = [statuses.get(s, -1) for s in table["status"].to_pylist()]
-        keys = table["key"].to_pylist()
-        if len(table) != num_samples:
-            raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
         block, row = table["block"].to_numpy(), table["row"].to_numpy()
         if not (np.array_equal(block, position // block_size) and np.array_equal(row, position % block_size)):
             raise _damaged(path, "samples are not in index order")
@@ -107,7 +108,7 @@ class Samples:
             sha256=sha256,
             width_height=np.stack(sides, axis=1).astype(np.uint32),
             status=np.array(status, np.uint8),
-            reasons={i: r for i, r in enumerate(table["reason"].to_pylist()) if r is not None},
+            reasons={i: r for i, r in enumerate(reasons) if r is not None},
             block_size=block_size,
         )
 

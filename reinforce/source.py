@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +93,15 @@ class ImageFolder:
 
     def index_sha256(self) -> str:
         """A hash of what the index says: classes, keys and labels in order. Image bytes are hashed one by one elsewhere."""
-        digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape"))
-        for i, key in enumerate(self.keys):
-            digest.update(f"\n{self.label(i)}\0{key}".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return index_sha256(self.class_names, self.keys, self.labels or [None] * len(self))
+
+
+def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequence[int | None]) -> str:
+    """Hash over class names, keys and labels in order (FORMAT.md, "Manifest")."""
+    digest = hashlib.sha256("\0".join(class_names).encode())
+    for key, label in zip(keys, labels, strict=True):
+        digest.update(f"\n{label}\0{key}".encode())
+    return digest.hexdigest()
 
 
 def _loose_images(root: Path) -> list[str]:

@@ -113,3 +113,5 @@ def read_small_file(path: Path) -> bytes | None:
             return file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read.", found=error.strerror, expected="a file") from None

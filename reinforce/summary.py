@@ -7,7 +7,7 @@ from typing import Any
 
 from reinforce.block import committed_blocks
 from reinforce.manifest import Settings
-from reinforce.store import Store, read_job, read_manifest
+from reinforce.store import MANIFEST, Store, read_job, read_manifest
 
 _PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes"}
 
@@ -19,7 +19,7 @@ def summarise(root: Path) -> dict[str, Any]:
         StoreError: not a reinforced dataset.
     """
     job = read_job(root)
-    if job is not None:
+    if job is not None and not (root / MANIFEST).exists():
         done = len(committed_blocks(root))
         return {"complete": False, **_about(job.settings), "blocks_done": done, "blocks": job.settings.num_blocks}
     manifest = read_manifest(root)

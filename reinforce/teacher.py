@@ -8,6 +8,7 @@ is taken over these.
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,12 @@ class Member(nn.Module):
         model_kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("mean", "std")}
         self.model = create(spec.name, weights=spec.weights, size=size, kwargs=model_kwargs, pretrained=True).eval()
         self.model.requires_grad_(False)
+        if not self.model.num_classes:
+            raise TeacherError(
+                f"{timm_name(spec.name)} has no classes to label with.",
+                found="num_classes 0",
+                fix="--teacher-kwargs num_classes=N",
+            )
         self.info = TeacherInfo(
             name=timm_name(spec.name),
             kwargs=dict(spec.kwargs),
@@ -64,7 +71,8 @@ class Member(nn.Module):
             values = [float(v) for v in str(value).split("/")]
         except ValueError:
             values = []
-        if len(values) not in (1, 3) or (key == "std" and min(values) <= 0):
+        fits = len(values) in (1, 3) and all(map(math.isfinite, values))
+        if not fits or (key == "std" and min(values) <= 0):
             raise UsageError(
                 f"--teacher-kwargs {key}={value} is not valid.", expected="one number, or three with slashes", fix=f"{key}=0.5"
             )

@@ -22,9 +22,10 @@ from reinforce.errors import LabelError, ReinforceError, StoreError
 from reinforce.files import file_sha256
 from reinforce.generate import list_files
 from reinforce.params import OP_SLOT_BASE, Field, Op
-from reinforce.probes import check_probe
+from reinforce.probes import check_probe, read_checked
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import choice_rng, view_rng
+from reinforce.source import index_sha256
 from reinforce.sparse import SparseLabels, kl_divergence
 from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher
@@ -67,6 +68,8 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
     for block in range(store.settings.num_blocks):
         _check_block(store, block, table, params, labels)
         on_progress("blocks", block + 1, store.settings.num_blocks)
+    if not table.failed:
+        _check_table(store, table)
     return [files, table, params, labels]
 
 
@@ -84,6 +87,17 @@ def _check_files(root: Path, on_progress: Progress) -> Check:
             check.add(None if found == expected[path] else f"{path}: sha256 {found[:16]}..., expected {expected[path][:16]}...")
         on_progress("files", done, len(expected))
     return check
+
+
+def _check_table(store: Store, check: Check) -> None:
+    """What the manifest says of the sample table: counts by status, and the hash over keys and labels."""
+    samples, source = store.samples, store.settings.source
+    counts = {s.name.lower(): int((samples.status == s).sum()) for s in Status}
+    if counts != store.manifest.counts.model_dump():
+        check.add(f"the manifest counts {store.manifest.counts}, the table has {counts}")
+    labels = [None if label < 0 else label for label in samples.labels.tolist()]
+    if index_sha256(source.class_names, samples.keys, labels) != source.index_sha256:
+        check.add("keys or labels of the table are not those that the manifest has the hash of")
 
 
 def _check_block(store: Store, number: int, table: Check, params: Check, labels: Check) -> None:
@@ -157,7 +171,7 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
         """Draw the view again as stage one did, and compare params and pixels with the replay."""
         data, settings = self.dataset, self.dataset.store.settings
         sample = int(data.samples[index])
-        image = decode(data.source.read(int(data.source_index[index])))
+        image = decode(read_checked(data.source, int(data.source_index[index]), data.store.samples.sha256[sample]))
         drawn = draw(view_rng(settings.seed, sample, view), settings.policy, settings.size, image.shape[1], image.shape[0])
         stored = data.store.params_of(sample, view)
         key = data.store.samples.keys[sample]

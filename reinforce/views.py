@@ -18,7 +18,7 @@ from reinforce.apply import apply
 from reinforce.block import Status
 from reinforce.decode import decode
 from reinforce.draw import draw
-from reinforce.errors import ImageError
+from reinforce.errors import ImageError, StoreError
 from reinforce.manifest import Settings
 from reinforce.seeds import view_rng
 from reinforce.source import ImageFolder
@@ -89,7 +89,11 @@ class ViewMaker(Dataset[SampleViews]):
             return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest)
         except ImageError as error:
             return self._failed(sample, Status.CORRUPT, error.what, digest)
-        params, pixels = make_views(image, sample, self.settings)
+        try:
+            params, pixels = make_views(image, sample, self.settings)
+        except StoreError:  # resized to the view's height, it would be too wide for any memory
+            reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
+            return self._failed(sample, Status.CORRUPT, reason, digest)
         return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels)
 
     def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray) -> SampleViews:

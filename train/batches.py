@@ -62,10 +62,17 @@ class ReplayedViews:
 
 @dataclass
 class FreshViews:
-    """Views drawn anew in every epoch, without labels of a teacher. `samples` are positions in the source."""
+    """Views drawn anew in every epoch, without labels of a teacher.
+
+    Attributes:
+        source: The images.
+        samples: Positions in the source: int64 `[N]`.
+        labels: Hard label of each of them, -1 where there is none: int64 `[N]`.
+    """
 
     source: ImageFolder
     samples: np.ndarray
+    labels: np.ndarray
     policy: NonePolicy | RRCPolicy | RRCRandAugmentPolicy
     size: int
     num_classes: int
@@ -88,8 +95,7 @@ class FreshViews:
             raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
         rng = fresh_view_rng(self.seed, position, self.epoch)
         params = draw(rng, self.policy, self.size, image.shape[1], image.shape[0])
-        label = self.source.label(position)
-        return apply(image, params, self.policy.spec(self.size)), None, -1 if label is None else label
+        return apply(image, params, self.policy.spec(self.size)), None, int(self.labels[index])
 
 
 class _Guarded(Dataset[Item | ReinforceError]):

@@ -17,14 +17,15 @@ from safetensors.torch import save
 from reinforce.errors import DataError
 from reinforce.files import write_atomic
 
-_KEY = "reinforce"
+_STATE_KEY, _WEIGHTS_KEY = "reinforce_checkpoint", "reinforce"
+_DTYPES = {str(d): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a state (dicts, lists, tuples, scalars, tensors), whole or not at all. Tuples come back as lists."""
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(state, "", tensors)
-    write_atomic(path, save(tensors, metadata={_KEY: json.dumps(tree)}))
+    write_atomic(path, save(tensors, metadata={_STATE_KEY: json.dumps(tree)}))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,9 +36,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tree = json.loads((file.metadata() or {})[_KEY])
-            return _join(tree, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            tree = json.loads((file.metadata() or {})[_STATE_KEY])
+            # Copies: what safetensors gives is a map of the file, and the file will be written again.
+            return _join(tree, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is no checkpoint of a training run.",
             found=f"{type(error).__name__}: {error}",
@@ -49,7 +51,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def save_weights(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write a flat state dict that timm and `--teacher-weights` read; `description` goes into the file's metadata."""
     tensors = {name: _own(tensor) for name, tensor in weights.items()}
-    write_atomic(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+    write_atomic(path, save(tensors, metadata={_WEIGHTS_KEY: json.dumps(description)}))
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
@@ -59,8 +61,11 @@ def _own(tensor: torch.Tensor) -> torch.Tensor:
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        tensors[path] = _own(value)
-        return {"tensor": path}
+        name = f"{len(tensors)}{path}"  # the number keeps apart what has one path, such as keys 1 and "1"
+        tensors[name] = _own(value)
+        return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value)}
     if isinstance(value, dict):
         # As pairs, because optimisers key their state by numbers.
         return {"dict": [[k, _split(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
@@ -77,4 +82,8 @@ def _join(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {k: _join(v, tensors) for k, v in value}
     if kind == "list":
         return [_join(v, tensors) for v in value]
+    if kind == "dtype":
+        return _DTYPES[value]
+    if kind != "value":
+        raise ValueError(f"no kind of value: {kind}")
     return value

@@ -44,7 +44,7 @@ class Validation:
             )
         self.class_of = torch.tensor([names.index(n) for n in source.class_names])
         policy = NonePolicy(crop_pct=crop_pct)
-        self.views = FreshViews(source, np.arange(len(source)), policy, size, num_classes)
+        self.views = FreshViews(source, np.arange(len(source)), np.array(source.labels), policy, size, num_classes)
 
     def batches(self, batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order."""

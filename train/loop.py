@@ -21,9 +21,10 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from reinforce.errors import DataError, Interrupted, SettingsError, UsageError
-from reinforce.files import only_writer, write_atomic
+from reinforce.files import only_writer, write_atomic, writing
 from reinforce.probes import environment
 from reinforce.seeds import torch_seed
+from reinforce.store import JOB, MANIFEST
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.setup import Parts, TrainConfig, build
@@ -48,15 +49,22 @@ def train(
         Interrupted: Ctrl-C or TERM; the state was saved.
     """
     parts = build(config)
+    if any((config.out / name).exists() for name in (MANIFEST, JOB)):
+        raise UsageError(
+            f"{config.out} is a reinforced dataset.", expected="a folder of its own for the run", fix="another --out"
+        )
     last = config.out / LAST
     if last.exists() and not config.resume:
         raise UsageError(f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out")
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None:
         _check_identity(checkpoint["identity"], parts.identity, config.out)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with only_writer(config.out), _stop_flag() as stop:
-        return _Run(config, parts, stop).fit(checkpoint, on_step, on_epoch)
+    with _stop_flag() as stop:
+        run = _Run(config, parts, stop)
+        with writing(config.out):
+            config.out.mkdir(parents=True, exist_ok=True)
+            with only_writer(config.out):
+                return run.fit(checkpoint, on_step, on_epoch)
 
 
 def _check_identity(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
@@ -253,11 +261,12 @@ class _Run:
         write_atomic(self.config.out / METRICS, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def _summarise(self) -> dict[str, Any]:
-        best = max(self.lines, key=lambda line: line.get(self._metric, line["epoch"]))
+        # Of equals the last, as it is the last whose weights were kept.
+        best = max(reversed(self.lines), key=lambda line: line.get(self._metric, 0.0))
         measured = [k for k in self.lines[-1] if k not in ("epoch", "lr", "seconds", "images_per_second")]
         summary = {
             **self.parts.identity,
-            **self.parts.about,
+            **self.parts.about,  # names of teachers in place of their hashes
             "num_classes": self.parts.views.num_classes,
             "epochs": self.epochs,
             "best_epoch": best["epoch"],

@@ -61,17 +61,17 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
         UsageError: no such recipe, no TOML, an unknown key, or a value out of range.
     """
     if name in shipped_recipes():
-        text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_text()
+        text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        text = Path(name).read_bytes()
     else:
         raise UsageError(
             f"There is no recipe {name!r}.", expected=", ".join(shipped_recipes()) + ", or the path of a TOML file"
         )
     try:
-        content = tomllib.loads(text)
+        content = tomllib.loads(text.decode())
         return Recipe.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"Recipe {name} is no TOML.", found=str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -27,6 +27,7 @@ from reinforce.train.recipe import Recipe
 from reinforce.train.tasks import LossWeights, OnlineTask, PlainTask, ReplayTask, StudentTask
 
 Mode = Literal["replay", "plain", "online"]
+DEFAULT_POLICY = "rrc-ra"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ def build(config: TrainConfig) -> Parts:
     store = _store(config)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)
+    if config.mode != "plain" and config.recipe.task_loss_weight and not class_names:
+        raise UsageError(
+            "The recipe weighs hard labels, and there are none.",
+            found=f"task_loss_weight = {config.recipe.task_loss_weight} and images without class folders",
+            fix="--task-loss-weight 0",
+        )
     validation = None
     if config.val is not None:
         val_source = ImageFolder.open(config.val)
@@ -103,12 +110,13 @@ def build(config: TrainConfig) -> Parts:
         "views": config.views,
         "samples": len(views),
         "data": source.index_sha256(),
+        "policy": str(store.settings.policy if store else parse_policy(config.policy or DEFAULT_POLICY)),
+        "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
         "labels": None if store is None else hashlib.sha256((store.root / MANIFEST).read_bytes()).hexdigest(),
         "recipe": config.recipe.model_dump(),
     }
     about = {
         "teachers": [t.name for t in (store.settings.teachers if store else teacher.infos if teacher else [])],
-        "policy": str(store.settings.policy if store else parse_policy(config.policy or "rrc-ra")),
         "stored_views": store.settings.views if store else None,
         "parameters": sum(p.numel() for p in student.parameters()),
     }
@@ -149,20 +157,28 @@ def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: 
     if config.mode == "replay":
         dataset = ReinforcedDataset(config.labels or "", source, seed=config.seed, views=config.views)
         return ReplayedViews(dataset), dataset.store.settings.source.class_names
-    samples = match_keys(store, source, store.ok_samples) if store else np.arange(len(source))
-    class_names = list(source.class_names)
-    if config.mode == "plain" and source.labels is None:
+    if store is not None:
+        settings = store.settings
+        samples, labels = match_keys(store, source, store.ok_samples), store.samples.labels[store.ok_samples]
+        class_names, num_classes, policy = settings.source.class_names, settings.num_classes, settings.policy
+    else:
+        samples, labels = np.arange(len(source)), np.array(source.labels or [-1] * len(source))
+        class_names, num_classes = list(source.class_names), len(source.class_names)
+        policy = parse_policy(config.policy or DEFAULT_POLICY)
+    if config.mode == "plain" and not class_names:
         raise SourceError(
             f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
         )
-    num_classes = store.settings.num_classes if store else len(class_names)
     if not num_classes:
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
-    policy = store.settings.policy if store else parse_policy(config.policy or "rrc-ra")
-    return FreshViews(source, samples, policy, size, num_classes, config.seed), class_names
+    return FreshViews(source, samples, labels, policy, size, num_classes, config.seed), class_names
 
 
 def _student(config: TrainConfig, num_classes: int, size: int, device: torch.device) -> nn.Module:
+    if "num_classes" in config.student_kwargs:
+        raise UsageError(
+            "--student-kwargs num_classes is not for the user.", expected=f"{num_classes}, as the data has", fix="leave it out"
+        )
     rates = {"drop_rate": config.recipe.drop, "drop_path_rate": config.recipe.drop_path}
     kwargs: dict[str, Scalar] = {**{k: v for k, v in rates.items() if v}, **config.student_kwargs}
     kwargs["num_classes"] = num_classes

@@ -1,0 +1,142 @@
+"""Recipes: what ships is whole and says where it comes from; a typing error never trains."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from reinforce.cli import train as train_command
+from reinforce.errors import UsageError
+from reinforce.train import recipe as module
+from reinforce.train.recipe import Recipe, load_recipe, shipped_recipes
+
+FOLDER = Path(module.__file__).parent / "recipes"
+
+
+def write(path: Path, text: str) -> str:
+    file = path / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_the_shipped_recipes_are_the_files() -> None:
+    assert shipped_recipes() == sorted(p.stem for p in FOLDER.glob("*.toml"))
+    assert "kd" in shipped_recipes()
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name) -> None:
+    text = (FOLDER / f"{name}.toml").read_text()
+    recipe = load_recipe(name, {})
+    assert recipe.model_dump(exclude_unset=True) == tomllib.loads(text)
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert head[0].startswith(f"# {name}: ")
+    for label in ("Source", "Command", "Published", "Measured"):
+        assert re.search(rf"^# {label}: +\S", text, re.MULTILINE), label
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_command_in_a_recipe_is_one_that_exists(name) -> None:
+    command = re.search(r"^# Command: +(.*)$", (FOLDER / f"{name}.toml").read_text(), re.MULTILINE)[1]
+    assert command.startswith("reinforce train ")
+    options = {o.removeprefix("--").replace("-", "_") for o in re.findall(r"--[a-z-]+", command)}
+    assert options <= set(train_command.command.__annotations__)
+    if name != "kd":  # the default
+        assert f"--recipe {name}" in command
+
+
+def test_options_of_the_command_that_belong_to_the_recipe_have_its_names() -> None:
+    options = set(train_command.command.__annotations__)
+    assert {"epochs", "batch_size", "opt", "lr", "weight_decay", "sched", "model_ema", "amp", "drop", "drop_path"} <= options
+    assert set(Recipe.model_fields) - options <= {"momentum", "warmup_lr", "min_lr", "cooldown_epochs", "model_ema_warmup"}
+
+
+def test_the_default_of_a_recipe_is_valid() -> None:
+    assert load_recipe("kd", {}).epochs == 100
+    Recipe.model_validate(Recipe().model_dump())
+
+
+def test_overrides_win_and_none_is_no_override(tmp_path) -> None:
+    path = write(tmp_path, "epochs = 7\nlr = 0.5\nmodel_ema = true\n")
+    recipe = load_recipe(path, {"epochs": 9, "lr": None, "model_ema": False, "clip_grad": 2.0})
+    assert (recipe.epochs, recipe.lr, recipe.model_ema, recipe.clip_grad) == (9, 0.5, False, 2.0)
+
+
+def test_a_recipe_can_be_a_file_of_ones_own(tmp_path) -> None:
+    recipe = load_recipe(write(tmp_path, 'epochs = 3\nopt = "sgd"\n'), {})
+    assert (recipe.epochs, recipe.opt) == (3, "sgd")
+    assert recipe.batch_size == Recipe().batch_size
+
+
+def test_an_unknown_recipe_names_those_that_ship(tmp_path) -> None:
+    with pytest.raises(UsageError, match="There is no recipe 'usual'") as error:
+        load_recipe("usual", {})
+    for name in shipped_recipes():
+        assert name in str(error.value)
+    assert "path of a TOML file" in str(error.value)
+    with pytest.raises(UsageError, match="There is no recipe"):
+        load_recipe(str(tmp_path), {})
+
+
+def test_an_unknown_key_is_refused_by_name(tmp_path) -> None:
+    path = write(tmp_path, "epochs = 3\nlearning_rate = 0.1\n")
+    with pytest.raises(UsageError, match=r"mine.toml is not valid.\n.*learning_rate: Extra inputs") as error:
+        load_recipe(path, {})
+    assert "weight_decay" in str(error.value)  # what is known
+    with pytest.raises(UsageError, match="wings: Extra inputs"):
+        load_recipe("kd", {"wings": 2})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("epochs", v) for v in (0, -1, 2.5, "many")],
+        *[("batch_size", v) for v in (0, "big")],
+        *[("lr", v) for v in (0, -1e-3, float("nan"), float("inf"), "fast")],
+        *[("weight_decay", v) for v in (-0.1, float("inf"))],
+        *[("smoothing", v) for v in (-0.1, 1.0)],
+        *[("drop", v) for v in (-0.1, 1.0)],
+        *[("drop_path", v) for v in (-0.1, 1.0)],
+        *[("model_ema_decay", v) for v in (-0.1, 1.0)],
+        *[("crop_pct", v) for v in (0, 1.1)],
+        *[("clip_grad", v) for v in (0, -1)],
+        *[("momentum", v) for v in (-0.1, 1.0)],
+        *[("warmup_epochs", -1), ("warmup_lr", -1), ("min_lr", -1), ("cooldown_epochs", -1)],
+        *[("distill_loss_weight", -1), ("task_loss_weight", -1), ("amp_dtype", "float8"), ("model_ema", "maybe")],
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(key, value) -> None:
+    with pytest.raises(UsageError, match=rf"Recipe kd is not valid.\n  found: +{key}: "):
+        load_recipe("kd", {key: value})
+
+
+@pytest.mark.parametrize("text", ["epochs = ", "epochs: 3", "[a\n", "epochs = 3\nepochs = 4\n"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path, text) -> None:
+    with pytest.raises(UsageError, match="is no TOML"):
+        load_recipe(write(tmp_path, text), {})
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00lr")
+    with pytest.raises(UsageError, match="is no TOML"):
+        load_recipe(str(tmp_path / "mine.toml"), {})
+
+
+def test_a_table_where_a_value_belongs_is_refused(tmp_path) -> None:
+    with pytest.raises(UsageError, match="lr: "):
+        load_recipe(write(tmp_path, "[lr]\nbase = 1\n"), {})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "wanted", "warmup"), [(100, 5, 5), (25, 5, 5), (24, 5, 4), (10, 5, 2), (4, 5, 0), (100, 0, 0)]
+)
+def test_warm_up_is_cut_to_a_fifth_of_the_run(epochs, wanted, warmup) -> None:
+    assert load_recipe("kd", {"epochs": epochs, "warmup_epochs": wanted}).warmup == warmup
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("kd", {}).lr = 1.0
