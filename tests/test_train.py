@@ -71,7 +71,7 @@ def metrics_of(out: Path) -> list[dict[str, Any]]:
 def flat(value: Any, path: str = "") -> dict[str, Any]:
     """A nested state as one dict of bytes and scalars, without the fields that tell the time."""
     if isinstance(value, torch.Tensor):
-        return {path: (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())}
+        return {path: (str(value.dtype), tuple(value.shape), value.reshape(-1).view(torch.uint8).numpy().tobytes())}
     if isinstance(value, dict):
         return {k: v for name, item in value.items() if name not in TIMES for k, v in flat(item, f"{path}/{name}").items()}
     if isinstance(value, list):
