@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
 from reinforce.codec import codec_from_dict
 from reinforce.errors import Interrupted, StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic, writing
 from reinforce.label_means import LabelMeans
+from reinforce.label_stream import LabelStream
 from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
 from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
@@ -158,7 +158,7 @@ def _label_block(views: Iterator[SampleViews], rows: range, teacher: Teacher, se
     """Label the samples of one block: batches of views through the teacher, then one record per sample."""
     codec = codec_from_dict(settings.codec)
     data = BlockData.empty(len(rows), settings.views, len(settings.policy.spec(settings.size).fields))
-    labelled = _LabelStream(teacher, batch_size)
+    labelled = LabelStream(teacher, batch_size)
     for row, item in enumerate(views):
         data.status[row], data.sha256[row] = item.status, item.sha256
         if item.status != Status.OK:
@@ -170,42 +170,6 @@ def _label_block(views: Iterator[SampleViews], rows: range, teacher: Teacher, se
     for done_row, probs in labelled.flush():
         data.records[done_row] = codec.encode(probs)
     return data
-
-
-class _LabelStream:
-    """Regroups the views of samples into batches for the teacher, and its answers into samples again."""
-
-    def __init__(self, teacher: Teacher, batch_size: int) -> None:
-        self.teacher = teacher
-        self.batch_size = batch_size
-        self.pixels: list[torch.Tensor] = []  # waiting for the teacher
-        self.waiting = 0
-        self.rows: list[tuple[int, int]] = []  # (row, views) not answered in full
-        self.answers: list[np.ndarray] = []
-
-    def push(self, row: int, pixels: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
-        self.pixels.append(pixels)
-        self.rows.append((row, len(pixels)))
-        self.waiting += len(pixels)
-        if self.waiting >= self.batch_size:
-            yield from self._run(self.waiting - self.waiting % self.batch_size)
-
-    def flush(self) -> Iterator[tuple[int, np.ndarray]]:
-        yield from self._run(self.waiting)
-
-    def _run(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
-        if not count:
-            return
-        waiting = torch.cat(self.pixels)
-        batches = [self.teacher(batch).cpu().numpy() for batch in waiting[:count].split(self.batch_size)]
-        self.pixels, self.waiting = [waiting[count:]], self.waiting - count
-        answers = np.concatenate(self.answers + batches)
-        start = 0
-        while self.rows and start + self.rows[0][1] <= len(answers):
-            row, views = self.rows.pop(0)
-            yield row, answers[start : start + views]
-            start += views
-        self.answers = [answers[start:]]
 
 
 def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:

@@ -7,12 +7,11 @@ middle of an epoch keeps the generator's state and the number of steps done, so 
 from __future__ import annotations
 
 import json
-import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from reinforce.store import JOB, MANIFEST
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.setup import Parts, TrainConfig, build
+from reinforce.train.stop import stop_flag
 
 LAST, BEST, METRICS, SUMMARY = "last.safetensors", "best.safetensors", "metrics.jsonl", "summary.json"
 
@@ -59,7 +59,7 @@ def train(
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None:
         _check_identity(checkpoint["identity"], parts.identity, config.out)
-    with _stop_flag() as stop:
+    with stop_flag() as stop:
         run = _Run(config, parts, stop)
         with writing(config.out):
             config.out.mkdir(parents=True, exist_ok=True)
@@ -282,24 +282,3 @@ class _Run:
 
 def _finite(value: float) -> bool:
     return value - value == 0.0
-
-
-@contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and TERM set, so that a step is finished and saved; a second Ctrl-C stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
