@@ -28,6 +28,9 @@ from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manife
 from reinforce.teacher import Teacher
 from reinforce.views import SampleViews, ViewMaker, views_loader
 
+RESUME_PROBES = 2
+"""Probes of each committed block that are replayed before going on beside it."""
+
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all), the blocks that were already there counted as done."""
 
@@ -121,13 +124,11 @@ def _generate_locked(
 
 def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> None:
     """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
-    committed = sorted(committed_blocks(out))
-    if committed:
-        rows = settings.block_rows(committed[0])
-        columns = len(settings.policy.spec(settings.size).fields)
-        check_block_probes(
-            Block(block_path(out, committed[0]), len(rows), settings.views, columns), rows, source, settings, env, limit=8
-        )
+    columns = len(settings.policy.spec(settings.size).fields)
+    for number in sorted(committed_blocks(out)):
+        rows = settings.block_rows(number)
+        block = Block(block_path(out, number), len(rows), settings.views, columns)
+        check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
 
 
 def _generate_blocks(

@@ -63,5 +63,5 @@ def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[st
             part = _PARTS.get(parts[2], "table") if len(parts) > 2 else "table"
         sizes[part] += (root / path).stat().st_size
     sizes["metadata"] += (root / "manifest.json").stat().st_size
-    per_view = {name: size / num_views for name, size in sizes.items()}
+    per_view = {name: size / max(1, num_views) for name, size in sizes.items()}
     return per_view | {"total": sum(per_view.values())}

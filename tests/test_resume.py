@@ -153,7 +153,7 @@ def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(images, weight
     process = start(images, weights, out, 0, 1700)  # job.json is written, the shard of params is not
     text = process.stdout.read()
     assert process.wait() == 1
-    assert "run the same command again: committed blocks are kept" in text
+    assert "run the same command again: what is committed is kept" in text
     process.stdout.close()
     assert not [n for n in os.listdir(out / "blocks") if n.startswith(".")]
     process = start(images, weights, out, 0)

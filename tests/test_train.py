@@ -588,7 +588,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed, tmp_path) -> 
         ({"model_ema": False}, r"recipe\.model_ema = True in the checkpoint, False asked for"),
         ({"student": "test_resnet"}, "student = 'test_vit' in the checkpoint, 'test_resnet' asked for"),
         (
-            {"student_kwargs": {"num_classes": 3, "qkv_bias": False}},
+            {"student_kwargs": {"qkv_bias": False}},
             "student_kwargs = {} in the checkpoint, .*'qkv_bias': False",
         ),
         ({"mode": "plain"}, "mode = 'replay' in the checkpoint, 'plain' asked for"),
@@ -687,6 +687,7 @@ def test_options_that_contradict_each_other_are_refused(images, store, tmp_path)
     refused(UsageError, "--mode online needs a teacher", config(images, out, mode="online"))
     refused(UsageError, "timm has no model 'test_nothing'", config(images, out, store, student="test_nothing"))
     refused(UsageError, "does not take these arguments", config(images, out, store, student_kwargs={"wings": 2}))
+    refused(UsageError, "num_classes is not for the user", config(images, out, store, student_kwargs={"num_classes": 7}))
 
 
 def test_an_online_teacher_with_other_weights_than_the_labels_is_refused(images, store, undisturbed, tmp_path) -> None:
