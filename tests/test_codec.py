@@ -62,6 +62,12 @@ def test_rows_whose_half_floats_sum_above_one_keep_a_remainder_of_at_least_zero(
     assert min(remainder for _, _, remainder in rows) >= 0
 
 
+@pytest.mark.parametrize("row", [[0.5, 0.5, 2**-14, 0], [1, 2**-24, 0, 0]])
+def test_a_row_over_one_within_the_tolerance_is_decoded_again(row) -> None:
+    _, kept, remainder = TopK(3).decode(TopK(3).encode(np.array([row], np.float32)), 0, 1, 4)
+    assert abs(kept.sum(dtype=np.float64) + remainder - 1) <= 1e-6
+
+
 def test_the_top_class_is_unbiased() -> None:
     for kind in ("sharp", "soft"):
         probs = rows_like(kind, 2000, 100, 5)
