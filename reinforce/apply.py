@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from reinforce import ops, warp
 from reinforce.errors import StoreError
-from reinforce.params import Field, Interpolation, Op, PixelSpec
+from reinforce.params import GEOMETRIC_OPS, Field, Interpolation, Op, PixelSpec
 
 _RESIZE_MODES = {Interpolation.BILINEAR: "bilinear", Interpolation.BICUBIC: "bicubic"}
 _MAX_RESIZED_PIXELS = 1 << 26
@@ -38,6 +38,14 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
     if spec.read(params, Field.HFLIP, 0):
         view = view[:, ::-1]
     for op, interpolation, a, b in spec.ops(params):
+        if op in GEOMETRIC_OPS and interpolation not in _RESIZE_MODES:
+            raise StoreError(
+                "Params name an interpolation that this version does not know.",
+                found=interpolation,
+                expected="1 (bilinear) or 2 (bicubic)",
+                cause="the data set was made by a newer version, or its params are damaged",
+                fix="reinforce verify DIR",
+            )
         if op != Op.NONE:
             view = _operation(op)(view, interpolation, a, b, spec.fill)
     return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))

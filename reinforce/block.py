@@ -162,6 +162,10 @@ class Block:
                 raise _damaged(path, f"{name} is no array")
             if (shape is not None and array.shape != shape) or str(array.dtype) != dtype or array.ndim < 1:
                 raise _damaged(path, f"{name} is {array.dtype} {list(array.shape)}, expected {dtype} {shape}")
+            # zarr reads a chunk that is not there as zeros, without a word.
+            chunk = path.joinpath(name, "c", *["0"] * array.ndim)
+            if not chunk.is_file() or not chunk.stat().st_size:
+                raise _damaged(path, f"{chunk.relative_to(path)} is missing or empty")
         self._arrays = arrays
         self.offsets = self._read("offsets").astype(np.int64)
         self._records = self._map_records(arrays["records"].shape)

@@ -116,6 +116,8 @@ class TopK(Codec):
                 cause="a damaged file",
                 fix="reinforce verify DIR",
             )
+        if k > 1 and not np.diff(np.sort(ids, axis=1), axis=1).all():
+            raise LabelError("A record names a class twice.", cause="a damaged file", fix="reinforce verify DIR")
         if k < num_classes:
             return [(i, p, 1.0 - float(t)) for i, p, t in zip(ids, probs, totals, strict=True)]
         # Every class is listed: the rounding goes where the mass is.

@@ -26,7 +26,7 @@ class _Policy(BaseModel):
 
 
 class NonePolicy(_Policy):
-    """Resize the shorter side to `round(size / crop_pct)`, cut the centre: what timm does to evaluate."""
+    """Resize the shorter side to `size / crop_pct`, rounded down, cut the centre: what timm does to evaluate."""
 
     name: Literal["none"] = "none"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -128,4 +128,4 @@ def _closest(name: str) -> str:
 def _to_text(value: object) -> str:
     if isinstance(value, tuple):
         return "-".join(_to_text(v) for v in value)
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
