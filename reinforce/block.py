@@ -82,7 +82,7 @@ def write_block(root: Path, block: int, data: BlockData) -> None:
     """Write and commit a block.
 
     Raises:
-        OSError: the disk is full or failing; nothing of the block remains visible.
+        OSError: the disk is full or failing. Before the rename nothing of the block is visible, after it all of it is.
     """
     final = block_path(root, block)
     staging = final.with_name("." + final.name)

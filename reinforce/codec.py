@@ -147,7 +147,7 @@ def parse_codec(text: str) -> Codec:
     name, _, option = text.partition(":")
     if name != TopK.name:
         raise UsageError(f"There is no codec {name!r}.", expected="topk:K", fix="--codec topk:10")
-    if option and not (option.isdecimal() and 1 <= int(option) <= MAX_K):
+    if option and not (option.isdecimal() and len(option) <= 4 and 1 <= int(option) <= MAX_K):
         raise UsageError(f"Codec {text!r} is not valid.", found=f"K = {option!r}", expected=f"a whole number from 1 to {MAX_K}")
     return TopK(int(option)) if option else TopK()
 

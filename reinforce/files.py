@@ -14,6 +14,7 @@ from reinforce.block import sync_folder
 from reinforce.errors import BusyError, StoreError
 
 _LOCK = ".lock"
+_held: set[Path] = set()  # locks of this process
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -65,6 +66,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         BusyError: another process holds it.
     """
     path = folder / _LOCK
+    if path.resolve() in _held:  # a record lock does not keep its own process out
+        raise BusyError(f"{folder} is being written by this very process.", expected="one writer at a time")
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -84,10 +87,12 @@ def only_writer(folder: Path) -> Iterator[None]:
         except FileNotFoundError:
             pass
         os.close(handle)  # the last holder removed the file between our open and our lock
+    _held.add(path.resolve())
     try:
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
+        _held.discard(path.resolve())
         path.unlink(missing_ok=True)
         os.close(handle)

@@ -169,7 +169,8 @@ def check_same_settings(existing: Settings, wanted: Settings, out: str) -> None:
         SettingsError: names the first setting that differs, with both values.
     """
     old, new = _flatten(existing.model_dump()), _flatten(wanted.model_dump())
-    differing = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    # By text, which tells 1 from true, and null from nothing.
+    differing = [k for k in {**old, **new} if (k in old, repr(old.get(k))) != (k in new, repr(new.get(k)))]
     if not differing:
         return
     # A hash says that something differs; name what it is a hash of by preferring every other difference.

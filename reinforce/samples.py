@@ -83,8 +83,8 @@ class Samples:
         """
         statuses = {s.name.lower(): int(s) for s in Status}
         try:
-            if not pq.read_schema(path).equals(SCHEMA):
-                raise _damaged(path, "other columns or types")
+            if (names := pq.read_schema(path).names) != SCHEMA.names:  # read_table fills a missing column with nulls
+                raise _damaged(path, f"columns {' '.join(names)}")
             table = pq.read_table(path, schema=SCHEMA, memory_map=True)
             if len(table) != num_samples:
                 raise _damaged(path, f"{len(table)} rows for {num_samples} samples")

@@ -64,6 +64,7 @@ class ImageFolder:
         paths = [path for path, _ in labelled] if classes else loose
         if not paths:
             raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
+        _check_text([*classes, *paths])
         keys = [os.path.splitext(p)[0] for p in paths]
         _check_keys(keys, paths)
         labels = tuple(label for _, label in labelled) if classes else None
@@ -128,9 +129,13 @@ def _check_keys(keys: list[str], paths: list[str]) -> None:
                 fix="rename one of them",
             )
         seen[key] = path
+
+
+def _check_text(names: list[str]) -> None:
+    for name in names:
         try:
-            path.encode()
+            name.encode()
         except UnicodeEncodeError:
             raise SourceError(
-                "A file name is not UTF-8.", found=ascii(path), expected="names that can be stored as text", fix="rename it"
+                "A file name is not UTF-8.", found=ascii(name), expected="names that can be stored as text", fix="rename it"
             ) from None
