@@ -29,7 +29,7 @@ def command(
     class_map: Annotated[
         str | None, typer.Option(help="Teacher class of each class folder: a JSON list, or auto for WordNet ids.")
     ] = None,
-    codec: Annotated[str, typer.Option(help="How soft labels are stored: topk:K.")] = "topk:10",
+    codec: Annotated[str, typer.Option(help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA or topk:K.")] = "sqrt",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the views.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     block_size: Annotated[
@@ -42,7 +42,6 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
-    from reinforce.codec import parse_codec
     from reinforce.device import default_workers, resolve_device
     from reinforce.errors import UsageError
     from reinforce.generate import Execution, generate, limit_source
@@ -52,6 +51,7 @@ def command(
     from reinforce.source import ImageFolder
     from reinforce.summary import summarise
     from reinforce.teacher import TeacherSpec, load_teacher
+    from reinforce.tiers import parse_codec
 
     chosen_policy, chosen_codec = parse_policy(policy), parse_codec(codec)
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")

@@ -17,6 +17,7 @@ def command(
 ) -> None:
     """Show teacher, policy, views, bytes per view, label statistics and completeness."""
     from reinforce.summary import summarise
+    from reinforce.tiers import codec_name
 
     summary = summarise(root)
     if as_json:
@@ -27,7 +28,7 @@ def command(
         "teacher": teachers,
         "policy": summary["policy"],
         "views": f"{summary['views']} per sample, {summary['size']}x{summary['size']} pixels, seed {summary['seed']}",
-        "codec": " ".join(f"{k}={v}" for k, v in summary["codec"].items()),
+        "codec": codec_name(summary["codec"]),
         "classes": f"{summary['classes']}, {'with' if summary['labelled'] else 'without'} hard labels",
     }
     if not summary["complete"]:
@@ -38,6 +39,11 @@ def command(
         rows["samples"] = f"{counts['ok']} ok, {counts['missing']} missing, {counts['corrupt']} corrupt"
         rows["bytes/view"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
         rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
+        if stats["codec_samples"]:
+            rows["codec error"] = (
+                f"KL {stats['codec_kl']:.4f} nats, top-1 bias {stats['codec_top1_bias']:+.1e}, "
+                f"bias of an image {stats['codec_image_bias']:.4f}, on all views of {stats['codec_samples']} samples"
+            )
         if stats["hard_label_agreement"] is not None:
             rows["agreement"] = f"{100 * stats['hard_label_agreement']:.1f} % of views have the hard label as top class"
         rows["made with"] = ", ".join(f"{k} {v}" for k, v in summary["environment"].items())

@@ -42,6 +42,7 @@ class BlockData:
     sha256: np.ndarray  # uint8 [S, 32], of the encoded bytes
     width_height: np.ndarray  # uint32 [S, 2], of the decoded image
     status: np.ndarray  # uint8 [S]
+    label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
     records: list[bytes] = field(default_factory=list)  # S of them
     reasons: dict[int, str] = field(default_factory=dict)  # row -> why it is not ok
 
@@ -54,6 +55,7 @@ class BlockData:
             sha256=np.zeros((samples, 32), np.uint8),
             width_height=np.zeros((samples, 2), np.uint32),
             status=np.zeros(samples, np.uint8),
+            label_error=np.full((samples, 3), np.nan, np.float32),
             records=[b""] * samples,
         )
 
@@ -112,6 +114,7 @@ def _write_group(path: Path, data: BlockData) -> None:
     group.create_array("sha256", data=data.sha256, chunks=data.sha256.shape, **plain)
     group.create_array("width_height", data=data.width_height, chunks=data.width_height.shape, **plain)
     group.create_array("status", data=data.status, chunks=data.status.shape, **plain)
+    group.create_array("label_error", data=data.label_error, chunks=data.label_error.shape, config={"write_empty_chunks": True})
     # One file, in which one view's columns can be read alone; values of one column stand together for the compressor.
     group.create_array(
         "params",
@@ -148,6 +151,7 @@ class Block:
             "sha256": ((samples, 32), "uint8"),
             "width_height": ((samples, 2), "uint32"),
             "status": ((samples,), "uint8"),
+            "label_error": ((samples, 3), "float32"),
             "records": (None, "uint8"),
         }
         try:
@@ -204,6 +208,10 @@ class Block:
     def probes(self) -> np.ndarray:
         """CRC-32 of view (row % V) of each sample: uint32 `[S]`."""
         return self._read("probes")
+
+    def label_error(self) -> np.ndarray:
+        """Mean KL, mean top-1 bias and image bias of the codec on each sample: float32 `[S, 3]`, NaN where not measured."""
+        return self._read("label_error")
 
     def sample_columns(self) -> dict[str, np.ndarray]:
         """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
-from reinforce.codec import codec_from_dict
+from reinforce.codec import Codec
 from reinforce.errors import Interrupted, StoreError, UsageError
+from reinforce.fidelity import measure
 from reinforce.files import file_sha256, only_writer, write_atomic, writing
 from reinforce.label_means import LabelMeans
 from reinforce.label_stream import LabelStream
@@ -26,10 +27,13 @@ from reinforce.samples import Samples
 from reinforce.source import ImageFolder
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teacher import Teacher
+from reinforce.tiers import codec_from_dict
 from reinforce.views import SampleViews, ViewMaker, views_loader
 
 RESUME_PROBES = 2
 """Probes of each committed block that are replayed before going on beside it."""
+MEASURE_EVERY = 16
+"""The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all), the blocks that were already there counted as done."""
@@ -167,10 +171,18 @@ def _label_block(views: Iterator[SampleViews], rows: range, teacher: Teacher, se
             continue
         data.params[row], data.width_height[row], data.probes[row] = item.params, item.width_height, item.probe(row)
         for done_row, probs in labelled.push(row, item.pixels):
-            data.records[done_row] = codec.encode(probs)
+            _store(data, done_row, codec, probs, measured=rows[done_row] % MEASURE_EVERY == 0)
     for done_row, probs in labelled.flush():
-        data.records[done_row] = codec.encode(probs)
+        _store(data, done_row, codec, probs, measured=rows[done_row] % MEASURE_EVERY == 0)
     return data
+
+
+def _store(data: BlockData, row: int, codec: Codec, probs: np.ndarray, measured: bool) -> None:
+    data.records[row] = codec.encode(probs)
+    if measured:
+        lost = measure(codec, data.records[row], probs)
+        # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
+        data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)
 
 
 def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:

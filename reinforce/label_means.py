@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from reinforce.block import Block
-from reinforce.codec import codec_from_dict
 from reinforce.errors import StoreError
 from reinforce.manifest import Settings, Statistics
+from reinforce.sparse import SparseLabel, SparseLabels
+from reinforce.tiers import codec_from_dict
 
 
 class LabelMeans:
@@ -17,6 +18,7 @@ class LabelMeans:
         self.settings = settings
         self.codec = codec_from_dict(settings.codec)
         self.views, self.top1, self.remainder, self.agreeing, self.labelled = 0, 0.0, 0.0, 0, 0
+        self.label_errors: list[np.ndarray] = []
 
     def add(self, block: Block, hard_labels: list[int | None]) -> None:
         """Count the labels of a block; samples that are not ok have none."""
@@ -24,13 +26,22 @@ class LabelMeans:
             record = block.record(row)
             if not len(record):
                 continue
-            rows = self.codec.decode_all(record, self.settings.views, self.settings.num_classes)
-            self.views += len(rows)
-            self.top1 += sum(float(probs.max()) for _, probs, _ in rows)
-            self.remainder += sum(remainder for _, _, remainder in rows)
+            labels = self.codec.decode_all(record, self.settings.views, self.settings.num_classes)
+            tops = [self._top(label) for label in labels]
+            self.views += len(labels)
+            self.top1 += sum(probability for _, probability in tops)
+            self.remainder += sum(label.remainder for label in labels)
             if hard_label is not None:
-                self.agreeing += sum(int(ids[np.argmax(probs)]) == hard_label for ids, probs, _ in rows)
-                self.labelled += len(rows)
+                self.agreeing += sum(class_id == hard_label for class_id, _ in tops)
+                self.labelled += len(labels)
+        self.label_errors.append(block.label_error())
+
+    def _top(self, label: SparseLabel) -> tuple[int, float]:
+        if not len(label.probs):  # nothing stands out of the tail
+            dense = SparseLabels.stack([label], self.settings.num_classes).dense()[0]
+            return int(dense.argmax()), float(dense.max())
+        best = int(label.probs.argmax())
+        return int(label.class_ids[best]), float(label.probs[best])
 
     def result(self) -> Statistics:
         """The means.
@@ -40,8 +51,15 @@ class LabelMeans:
         """
         if not self.views:
             raise StoreError("No sample could be read.", expected="at least one image", fix="check --data")
+        errors = np.concatenate(self.label_errors).astype(np.float64)
+        errors = errors[~np.isnan(errors[:, 0])]
+        kl, top1_bias, image_bias = (round(float(e), 9) for e in errors.mean(axis=0)) if len(errors) else (None,) * 3
         return Statistics(
             top1_probability=round(self.top1 / self.views, 6),
             remainder=round(self.remainder / self.views, 6),
             hard_label_agreement=round(self.agreeing / self.labelled, 6) if self.labelled else None,
+            codec_samples=len(errors),
+            codec_kl=kl,
+            codec_top1_bias=top1_bias,
+            codec_image_bias=image_bias,
         )

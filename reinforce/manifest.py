@@ -100,11 +100,15 @@ class Counts(_Model):
 
 
 class Statistics(_Model):
-    """Means over all views of all ok samples, of the labels as stored."""
+    """Means over all views of all ok samples, of the labels as stored; and what the codec lost, on some of them."""
 
     top1_probability: float
     remainder: float
     hard_label_agreement: float | None = Field(description="share of views whose top class is the hard label")
+    codec_samples: int = Field(ge=0, description="samples on which the codec was measured, with all their views")
+    codec_kl: float | None = Field(description="mean KL(teacher || stored) on them, nats")
+    codec_top1_bias: float | None = Field(description="mean of stored less true probability of the teacher's top class")
+    codec_image_bias: float | None = Field(description="mean L1 norm of a sample's mean over its views of stored less true")
 
 
 class Manifest(_Model):

@@ -14,13 +14,12 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.apply import apply
-from reinforce.codec import SparseRow
 from reinforce.decode import decode
 from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.probes import check_probe, read_checked
 from reinforce.seeds import choice_rng, scheduled_view
 from reinforce.source import ImageFolder
-from reinforce.sparse import SparseLabels
+from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.store import Store
 
 STARTUP_PROBES = 16
@@ -95,8 +94,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             self.set_epoch(self._epoch)
         return int(self._view_of_block[self.samples[index] // self.store.settings.block_size])
 
-    def sparse_item(self, index: int) -> tuple[torch.Tensor, SparseRow, int]:
-        """Item `index` with its soft label in sparse form: `(image, (class_ids, probs, remainder), hard label)`."""
+    def sparse_item(self, index: int) -> tuple[torch.Tensor, SparseLabel, int]:
+        """Item `index` with its soft label in sparse form: `(image, sparse label, hard label)`."""
         view = self.view_of(index)
         sample = int(self.samples[index])
         assert self._params is not None

@@ -1,12 +1,15 @@
 """Soft labels in sparse form, and the way back to dense rows on any device.
 
-A sparse label is: the class ids that were kept, their probabilities, and the remainder, the mass of all other classes,
-which is spread evenly over them. It is a distribution: nothing negative, and kept plus remainder is one.
+A sparse label is: the class ids that were kept, their probabilities, the remainder, which is the mass of all other classes,
+and the tail, which says how the remainder is spread over them. It is a distribution: nothing negative, and kept plus
+remainder is one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,54 +20,117 @@ SUM_TOLERANCE = 1e-4
 """How far the sum of a float32 probability row may be from one before it is refused."""
 
 
-@dataclass(frozen=True)
-class SparseLabels:
-    """A batch of sparse soft labels.
+MAX_LEVEL = 63
+"""Highest level of a tail weight: 2^-63, which is nothing beside the others and still a float."""
+_WEIGHTS = 0.5 ** torch.arange(256).clamp(max=MAX_LEVEL).float()
+
+
+class Tail(NamedTuple):
+    """How a remainder is spread over the classes that were not kept: in proportion to weights of 2^-level.
 
     Attributes:
-        class_ids: int64 `[B, K]`; rows with fewer classes are padded with `num_classes`.
-        probs: float32 `[B, K]`, probability of each class; padding is 0.
-        remainder: float32 `[B]`, mass of the classes that are not listed.
+        class_ids: int64 `[T]`, without repetition; kept classes may be among them and get nothing.
+        levels: uint8 `[T]`; above `MAX_LEVEL` counts as `MAX_LEVEL`.
+        floor: Weight of every class that is not in `class_ids`, positive.
+    """
+
+    class_ids: np.ndarray
+    levels: np.ndarray
+    floor: float
+
+
+EVEN = Tail(np.empty(0, np.int64), np.empty(0, np.uint8), 1.0)
+"""The tail that spreads a remainder evenly."""
+
+
+class SparseLabel(NamedTuple):
+    """The soft label of one view.
+
+    Attributes:
+        class_ids: int64 `[k]`, the classes kept, without repetition.
+        probs: float32 `[k]`, their probabilities.
+        remainder: Mass of all other classes.
+        tail: How that mass is spread.
+    """
+
+    class_ids: np.ndarray
+    probs: np.ndarray
+    remainder: float
+    tail: Tail = EVEN
+
+
+@dataclass(frozen=True)
+class SparseLabels:
+    """A batch of sparse soft labels; rows shorter than the longest are padded with class id C.
+
+    Attributes:
+        class_ids: int64 `[B, K]`, the classes kept.
+        probs: float32 `[B, K]`, probability of each; padding is 0.
+        remainder: float32 `[B]`, mass of the classes that were not kept.
+        tail_ids: int64 `[B, T]`, classes with a tail weight of their own.
+        tail_levels: uint8 `[B, T]`, their tail weights: 2^-level.
+        tail_floor: float32 `[B]`, tail weight of all other classes.
         num_classes: C.
     """
 
     class_ids: torch.Tensor
     probs: torch.Tensor
     remainder: torch.Tensor
+    tail_ids: torch.Tensor
+    tail_levels: torch.Tensor
+    tail_floor: torch.Tensor
     num_classes: int
 
     @classmethod
-    def stack(cls, rows: list[tuple[np.ndarray, np.ndarray, float]], num_classes: int) -> SparseLabels:
-        """Collate rows of `(class_ids [k], probs [k], remainder)` with any k into one padded batch."""
-        width = max(len(ids) for ids, _, _ in rows)
-        class_ids = np.full((len(rows), width), num_classes, dtype=np.int64)
-        probs = np.zeros((len(rows), width), dtype=np.float32)
-        for i, (ids, values, _) in enumerate(rows):
-            class_ids[i, : len(ids)] = ids
-            probs[i, : len(ids)] = values
-        remainder = np.array([r for _, _, r in rows], dtype=np.float32)
-        return cls(torch.from_numpy(class_ids), torch.from_numpy(probs), torch.from_numpy(remainder), num_classes)
+    def stack(cls, labels: Sequence[SparseLabel], num_classes: int) -> SparseLabels:
+        """Collate labels with any number of classes kept into one padded batch."""
+        tails = [label.tail for label in labels]
+        return cls(
+            class_ids=_padded([label.class_ids for label in labels], num_classes, np.int64),
+            probs=_padded([label.probs for label in labels], 0, np.float32),
+            remainder=torch.tensor([label.remainder for label in labels], dtype=torch.float32),
+            tail_ids=_padded([tail.class_ids for tail in tails], num_classes, np.int64),
+            tail_levels=_padded([tail.levels for tail in tails], 0, np.uint8),
+            tail_floor=torch.tensor([tail.floor for tail in tails], dtype=torch.float32),
+            num_classes=num_classes,
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseLabels:
         """The same labels on another device; they travel sparse."""
-        return SparseLabels(
-            self.class_ids.to(device, non_blocking=non_blocking),
-            self.probs.to(device, non_blocking=non_blocking),
-            self.remainder.to(device, non_blocking=non_blocking),
-            self.num_classes,
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SparseLabels:
         """The same labels in page-locked memory (called by torch's DataLoader)."""
-        return SparseLabels(self.class_ids.pin_memory(), self.probs.pin_memory(), self.remainder.pin_memory(), self.num_classes)
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseLabels:
+        return SparseLabels(
+            class_ids=change(self.class_ids),
+            probs=change(self.probs),
+            remainder=change(self.remainder),
+            tail_ids=change(self.tail_ids),
+            tail_levels=change(self.tail_levels),
+            tail_floor=change(self.tail_floor),
+            num_classes=self.num_classes,
+        )
 
     def dense(self) -> torch.Tensor:
-        """Dense distributions, float32 `[B, C]`, by one scatter on the labels' own device."""
-        kept = (self.class_ids < self.num_classes).sum(dim=1)
-        others = (self.num_classes - kept).clamp(min=1)
+        """Dense distributions, float32 `[B, C]`, by one gather and three scatters on the labels' own device."""
         # One more column takes the padding and is cut off again.
-        rows = (self.remainder / others)[:, None].repeat(1, self.num_classes + 1)
+        rows = self.tail_floor[:, None].repeat(1, self.num_classes + 1)
+        weights = _WEIGHTS.to(rows.device)[self.tail_levels.long()]
+        rows.scatter_(1, self.tail_ids, weights).scatter_(1, self.class_ids, 0.0)
+        rows[:, self.num_classes] = 0.0
+        # A row without a class left has no weight, and a remainder of zero.
+        rows *= (self.remainder / rows.sum(dim=1).clamp(min=torch.finfo(rows.dtype).tiny))[:, None]
         return rows.scatter_(1, self.class_ids, self.probs)[:, : self.num_classes]
+
+
+def _padded(rows: list[np.ndarray], padding: int, dtype: type) -> torch.Tensor:
+    result: np.ndarray = np.full((len(rows), max(map(len, rows))), padding, dtype)
+    for i, row in enumerate(rows):
+        result[i, : len(row)] = row
+    return torch.from_numpy(result)
 
 
 def check_distributions(probs: np.ndarray, what: str = "The teacher's probabilities") -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.block import Block, Status, block_path
-from reinforce.codec import SparseRow, codec_from_dict
 from reinforce.errors import StoreError
 from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
 from reinforce.params import PixelSpec
 from reinforce.samples import Samples
+from reinforce.sparse import SparseLabel
+from reinforce.tiers import codec_from_dict
 
 MANIFEST = "manifest.json"
 JOB = "job.json"
@@ -64,12 +65,12 @@ class Store:
         block, row = divmod(sample, self.settings.block_size)
         return self.block(block).params_of_view(view)[row]
 
-    def labels_of(self, sample: int) -> list[SparseRow]:
+    def labels_of(self, sample: int) -> list[SparseLabel]:
         """Sparse soft labels of all views of one sample."""
         block, row = divmod(sample, self.settings.block_size)
         return self.codec.decode_all(self.block(block).record(row), self.settings.views, self.settings.num_classes)
 
-    def label_of(self, sample: int, view: int) -> SparseRow:
+    def label_of(self, sample: int, view: int) -> SparseLabel:
         """Sparse soft label of one view of one sample."""
         block, row = divmod(sample, self.settings.block_size)
         record = self.block(block).record(row)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforce.codec import TopK, codec_from_dict, parse_codec
 from reinforce.errors import LabelError, StoreError, UsageError
-from reinforce.sparse import SparseLabels, check_distributions, kl_divergence
+from reinforce.sparse import MAX_LEVEL, SparseLabel, SparseLabels, Tail, check_distributions, kl_divergence
+from reinforce.tiers import codec_from_dict, codec_name, parse_codec
+from reinforce.topk import TopK
 
 
 def rows_like(kind: str, views: int, classes: int, seed: int) -> np.ndarray:
@@ -36,7 +39,7 @@ def test_decoded_labels_are_distributions(kind, views, classes, k, seed) -> None
     record = codec.encode(probs)
     assert len(record) == views * min(k, classes) * (4 if classes <= 65536 else 6)
     rows = codec.decode_all(record, views, classes)
-    for view, (ids, kept, remainder) in enumerate(rows):
+    for view, (ids, kept, remainder, _) in enumerate(rows):
         assert kept.min() >= 0
         assert remainder >= 0
         assert abs(kept.sum(dtype=np.float64) + remainder - 1) <= 1e-6
@@ -59,12 +62,12 @@ def test_rows_whose_half_floats_sum_above_one_keep_a_remainder_of_at_least_zero(
     nearest = top.astype(np.float16).sum(axis=1, dtype=np.float64)
     assert (nearest > 1).mean() > 0.01  # the trap is there
     rows = TopK(11).decode_all(TopK(11).encode(probs), len(probs), 12)
-    assert min(remainder for _, _, remainder in rows) >= 0
+    assert min(remainder for _, _, remainder, _ in rows) >= 0
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.5, 2**-14, 0], [1, 2**-24, 0, 0]])
 def test_a_row_over_one_within_the_tolerance_is_decoded_again(row) -> None:
-    _, kept, remainder = TopK(3).decode(TopK(3).encode(np.array([row], np.float32)), 0, 1, 4)
+    _, kept, remainder, _ = TopK(3).decode(TopK(3).encode(np.array([row], np.float32)), 0, 1, 4)
     assert abs(kept.sum(dtype=np.float64) + remainder - 1) <= 1e-6
 
 
@@ -72,7 +75,7 @@ def test_the_top_class_is_unbiased() -> None:
     for kind in ("sharp", "soft"):
         probs = rows_like(kind, 2000, 100, 5)
         rows = TopK(10).decode_all(TopK(10).encode(probs), 2000, 100)
-        bias = np.mean([kept[0] for _, kept, _ in rows]) - probs.max(axis=1).mean()
+        bias = np.mean([kept[0] for _, kept, *_ in rows]) - probs.max(axis=1).mean()
         assert abs(bias) <= 1e-3
 
 
@@ -111,18 +114,28 @@ def test_damaged_records_are_refused(damage, message) -> None:
 
 
 def test_ragged_rows_are_padded_and_densify_as_a_loop_would() -> None:
+    tail = Tail(np.array([0, 3]), np.array([1, 200], np.uint8), 0.125)
     rows = [
-        (np.array([2, 0]), np.array([0.5, 0.25], np.float32), 0.25),
-        (np.array([4]), np.array([1.0], np.float32), 0.0),
-        (np.array([], np.int64), np.array([], np.float32), 1.0),
+        SparseLabel(np.array([2, 0]), np.array([0.5, 0.25], np.float32), 0.25),
+        SparseLabel(np.array([4]), np.array([1.0], np.float32), 0.0),
+        SparseLabel(np.array([], np.int64), np.array([], np.float32), 1.0),
+        SparseLabel(np.array([1, 0]), np.array([0.5, 0.25], np.float32), 0.25, tail),
+        SparseLabel(np.array([], np.int64), np.array([], np.float32), 1.0, tail),
+        SparseLabel(np.arange(5), np.full(5, 0.2, np.float32), 0.0, tail),
     ]
     labels = SparseLabels.stack(rows, 5)
-    assert labels.class_ids.tolist() == [[2, 0], [4, 5], [5, 5]]
-    expected = np.zeros((3, 5))
-    for i, (ids, probs, remainder) in enumerate(rows):
-        expected[i] = remainder / (5 - len(ids))
+    assert labels.class_ids[:3, :2].tolist() == [[2, 0], [4, 5], [5, 5]]
+    expected = np.zeros((len(rows), 5))
+    for i, (ids, probs, remainder, (tail_ids, levels, floor)) in enumerate(rows):
+        weights = np.full(5, floor)
+        for class_id, level in zip(tail_ids, levels, strict=True):
+            weights[class_id] = 2.0 ** -min(int(level), MAX_LEVEL)
+        weights[ids] = 0
+        expected[i] = remainder * weights / max(weights.sum(), 1e-30)
         expected[i, ids] = probs
-    assert np.allclose(labels.dense(), expected)
+    assert np.allclose(expected.sum(axis=1), 1)
+    assert np.allclose(labels.dense(), expected, atol=1e-7)
+    assert torch.equal(labels.to("cpu").dense(), labels.dense())
 
 
 def test_kl_divergence_is_that_of_the_textbook() -> None:
@@ -131,16 +144,56 @@ def test_kl_divergence_is_that_of_the_textbook() -> None:
     assert float(kl_divergence(p, p)[0]) == 0
 
 
-@pytest.mark.parametrize("text", ["top", "topk:0", "topk:ten", "topk:1001", "topk:-1", "sqrt"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "top",
+        "topk:0",
+        "topk:ten",
+        "topk:1001",
+        "topk:-1",
+        "topk:" + "1" * 5000,
+        "sqrt-huge",
+        "sqrt:",
+        "sqrt:x",
+        "sqrt:nan",
+        "sqrt:0",
+        "sqrt:0.6",
+        "sqrt:0.001",
+    ],
+)
 def test_unknown_codecs_are_wrong_usage(text) -> None:
     with pytest.raises(UsageError):
         parse_codec(text)
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"name": "sqrt"}, {"name": "topk"}, {"name": "topk", "k": "5"}, {"name": "topk", "k": 0}]
+    "config",
+    [
+        {},
+        {"name": "other", "k": 3},
+        {"name": "topk"},
+        {"name": "topk", "k": "5"},
+        {"name": "topk", "k": 0},
+        {"name": "topk", "k": True},
+        {"name": "topk", "k": 3, "delta": 0.1},
+        {"name": "sqrt"},
+        {"name": "sqrt", "delta": 1},
+        {"name": "sqrt", "delta": "0.1"},
+        {"name": "sqrt", "delta": 0.0},
+        {"name": "sqrt", "delta": float("nan")},
+        {"name": "sqrt", "delta": 0.1, "rate": 0.06},
+    ],
 )
 def test_a_manifest_with_an_unknown_codec_is_refused(config) -> None:
     with pytest.raises(StoreError, match="codec is not one this version can read"):
         codec_from_dict(config)
     assert codec_from_dict(TopK(7).to_dict()) == TopK(7)
+
+
+@pytest.mark.parametrize("text", ["topk:7", "sqrt-tiny", "sqrt", "sqrt-high", "sqrt-near", "sqrt:0.05"])
+def test_a_codec_has_one_name_wherever_it_is_said(text) -> None:
+    config = parse_codec(text).to_dict()
+    assert codec_name(config) == text
+    assert codec_from_dict(json.loads(json.dumps(config))) == parse_codec(text)
+    assert parse_codec("sqrt:0.1") == parse_codec("sqrt")

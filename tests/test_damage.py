@@ -17,7 +17,6 @@ from timm.data import auto_augment as timm_ops
 from reinforce import ops
 from reinforce.apply import apply
 from reinforce.block import Block, block_path, write_block
-from reinforce.codec import TopK, parse_codec
 from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, StoreError, UsageError
 from reinforce.files import only_writer
 from reinforce.manifest import Settings, check_same_settings
@@ -25,6 +24,8 @@ from reinforce.params import Q16, PixelSpec
 from reinforce.policy import RRCPolicy, parse_policy
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
+from reinforce.tiers import parse_codec
+from reinforce.topk import TopK
 
 
 def test_a_record_that_names_a_class_twice_is_refused() -> None:

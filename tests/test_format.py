@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from reinforce.block import Status
-from reinforce.codec import TopK
 from reinforce.manifest import Manifest, Settings
 from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
+from reinforce.topk import TopK
 
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
 
@@ -39,9 +39,9 @@ def test_the_topk_vector_is_written_and_read() -> None:
     vector = bytes.fromhex(text[1])
     rows = np.array([[0.5, 0.25, 0.125, 0.125], [0, 0, 0.25, 0.75]], np.float32)
     assert TopK(2).encode(rows) == vector
-    ids, probs, remainder = TopK(2).decode(vector, 0, 2, 4)
+    ids, probs, remainder, _ = TopK(2).decode(vector, 0, 2, 4)
     assert (ids.tolist(), probs.tolist(), remainder) == ([0, 1], [0.5, 0.25], 0.25)
-    ids, probs, remainder = TopK(2).decode(vector, 1, 2, 4)
+    ids, probs, remainder, _ = TopK(2).decode(vector, 1, 2, 4)
     assert (ids.tolist(), probs.tolist(), remainder) == ([3, 2], [0.75, 0.25], 0.0)
 
 

@@ -24,13 +24,13 @@ import reinforce.views
 from reinforce import ReinforcedDataset
 from reinforce.block import committed_blocks
 from reinforce.cli import main
-from reinforce.codec import TopK
 from reinforce.errors import LabelError, StoreError, TeacherError, UsageError
 from reinforce.generate import Execution, generate, limit_source
 from reinforce.policy import parse_policy
 from reinforce.source import ImageFolder
 from reinforce.store import Store, read_manifest
 from reinforce.teacher import TeacherSpec, load_teacher
+from reinforce.topk import TopK
 from reinforce.views import ViewMaker
 
 SECOND = "test_efficientnet"  # its mean and std are not those of TEACHER
@@ -121,7 +121,7 @@ def assert_labels_are(out: Path, images: Path, expected: Callable[[torch.Tensor]
     dataset = ReinforcedDataset(out, images)
     for index in range(len(dataset)):
         views = torch.stack([dataset.replay(index, view) for view in range(dataset.views)])
-        for probs, (ids, stored, remainder) in zip(
+        for probs, (ids, stored, remainder, _) in zip(
             expected(views).numpy(), dataset.store.labels_of(int(dataset.samples[index])), strict=True
         ):
             assert np.allclose(stored, probs[ids], rtol=2**-9, atol=2e-5)
@@ -164,7 +164,7 @@ def test_another_batch_size_gives_the_same_labels_within_rounding_and_the_same_p
     generate(source, teacher, make_settings(source, teacher), tmp_path / "out", Execution(batch_size, workers=0))
     here, there = Store(tmp_path / "out"), Store(store)
     for sample in range(len(source)):
-        for (ids, probs, rest), (other_ids, other_probs, other_rest) in zip(
+        for (ids, probs, rest, _), (other_ids, other_probs, other_rest, _) in zip(
             here.labels_of(sample), there.labels_of(sample), strict=True
         ):
             assert ids.tolist() == other_ids.tolist()
@@ -345,7 +345,7 @@ def test_bad_images_become_rows_with_a_reason_and_all_others_are_labelled(
         else:
             assert np.array_equal(opened.block(block).params()[row], clean.block(block).params()[row])
             assert opened.block(block).probes()[row] == clean.block(block).probes()[row]
-            for (ids, probs, _), (_, other, _) in zip(opened.labels_of(index), clean.labels_of(index), strict=True):
+            for (ids, probs, *_), (_, other, *_) in zip(opened.labels_of(index), clean.labels_of(index), strict=True):
                 assert len(ids) == 2
                 assert np.allclose(probs, other, atol=1e-3)
     code, text, _ = cli("inspect", out)
@@ -450,7 +450,7 @@ def test_an_unlabelled_folder_gets_the_classes_of_the_teacher(images, imagenet_w
         shutil.copy(path, flat / f"{i:02d}{path.suffix}")
     code, text, err = cli(
         "generate", "--data", flat, "--teacher", TEACHER, "--teacher-weights", imagenet_weights, "--out", out,
-        "--size", SIZE, "--views", 2, "--workers", 0, "--block-size", 9,
+        "--size", SIZE, "--views", 2, "--workers", 0, "--block-size", 9, "--codec", "topk:10",
     )  # fmt: skip
     assert code == 0, err
     assert "hard label" not in text

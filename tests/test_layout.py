@@ -18,7 +18,23 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "reinforce").glob("*.py"))
 TRAIN = sorted((ROOT / "train").glob("*.py"))
 CLI = sorted((ROOT / "cli").glob("*.py"))
-PURE = ("params", "policy", "draw", "apply", "ops", "warp", "sparse", "codec", "seeds", "manifest")
+PURE = (
+    "params",
+    "policy",
+    "draw",
+    "apply",
+    "ops",
+    "warp",
+    "sparse",
+    "codec",
+    "topk",
+    "sqrt",
+    "keep",
+    "tiers",
+    "fidelity",
+    "seeds",
+    "manifest",
+)
 IO_MODULES = {"zarr", "pyarrow", "os", "io", "pathlib", "shutil", "tempfile", "fcntl", "mmap", "socket", "subprocess", "PIL"}
 DEPENDENCIES = {"errors", "names"}  # neither of them does anything
 
@@ -82,7 +98,7 @@ def test_a_pure_module_reaches_no_file(name) -> None:
     assert not [f for f in calls if isinstance(f, ast.Attribute) and f.attr in ("fromfile", "tofile", "save", "load", "memmap")]
 
 
-@pytest.mark.parametrize("name", ["apply", "ops", "warp", "params", "codec", "sparse"])
+@pytest.mark.parametrize("name", ["apply", "ops", "warp", "params", "codec", "topk", "sqrt", "keep", "sparse"])
 def test_what_makes_pixels_and_labels_reaches_no_generator(name) -> None:
     path = ROOT / "reinforce" / f"{name}.py"
     assert not {n for n in imports(path) if below(n, "random") or below(n, "secrets") or below(n, "reinforce.seeds")}

@@ -67,7 +67,7 @@ def test_stored_labels_are_the_teachers_on_the_replayed_pixels(images, store, te
     for index in range(0, len(dataset), 5):
         for view in range(5):
             live = teacher(dataset.replay(index, view)[None])[0]
-            ids, probs, _ = dataset.store.label_of(index, view)
+            ids, probs, *_ = dataset.store.label_of(index, view)
             assert np.allclose(live[ids], probs, atol=1e-3)
 
 

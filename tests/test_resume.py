@@ -97,7 +97,8 @@ def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_
 
     command = [sys.executable, "-m", "reinforce.cli.main", *map(str, arguments(tmp_path / "killed"))]
     for enough in (1, 8):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as run_cli: sums depend on the number of threads
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
         while len(committed_blocks(tmp_path / "killed")) < enough and process.poll() is None:
             time.sleep(0.002)
         stop(process)

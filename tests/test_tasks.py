@@ -11,7 +11,7 @@ from timm.task import TrainingTask
 
 from reinforce.errors import DataError
 from reinforce.models import create
-from reinforce.sparse import SparseLabels
+from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.train.evaluate import classification_metrics
 from reinforce.train.tasks import LossWeights, OnlineTask, PlainTask, ReplayTask, StudentTask, Targets
 
@@ -41,7 +41,7 @@ def log_softmax(logits: torch.Tensor) -> np.ndarray:
 
 
 def sparse(soft: torch.Tensor) -> SparseLabels:
-    rows = [(np.arange(len(p)), p.numpy(), 0.0) for p in soft]
+    rows = [SparseLabel(np.arange(len(p)), p.numpy(), 0.0) for p in soft]
     return SparseLabels.stack(rows, soft.shape[1])
 
 
@@ -126,7 +126,10 @@ def test_the_plain_task_ignores_soft_labels_and_the_replaying_one_needs_them() -
 
 def test_the_replaying_task_learns_the_dense_form_of_the_stored_labels() -> None:
     images, _, _, hard = batch(rows=2)
-    rows = [(np.array([2]), np.array([0.7], np.float32), 0.3), (np.array([0, 1]), np.array([0.5, 0.25], np.float32), 0.25)]
+    rows = [
+        SparseLabel(np.array([2]), np.array([0.7], np.float32), 0.3),
+        SparseLabel(np.array([0, 1]), np.array([0.5, 0.25], np.float32), 0.25),
+    ]
     task = ReplayTask(student(), LossWeights(), CPU).eval()
     result = task(images, Targets(hard[:2], SparseLabels.stack(rows, C)))
     dense = torch.tensor([[0.15, 0.15, 0.7], [0.5, 0.25, 0.25]])

@@ -344,7 +344,7 @@ def test_the_student_sees_the_stored_views_and_labels_and_every_sample_once_per_
             for row, index in enumerate(indices):
                 view = dataset.view_of(index)
                 assert torch.equal(pixels[row], dataset.replay(index, view))
-                ids, probs, remainder = opened.label_of(int(dataset.samples[index]), view)
+                ids, probs, remainder, _ = opened.label_of(int(dataset.samples[index]), view)
                 assert targets.soft.class_ids[row].tolist() == ids.tolist()
                 assert targets.soft.probs[row].tolist() == probs.tolist()
                 assert targets.soft.remainder[row] == np.float32(remainder)

@@ -77,6 +77,7 @@ def forge_block(root: Path, block: int, change: Callable[[BlockData], Any]) -> N
     data = BlockData(
         params=params,
         probes=reader.probes().copy(),
+        label_error=reader.label_error().copy(),
         **{name: value.copy() for name, value in reader.sample_columns().items()},
         records=[bytes(reader.record(row)) for row in range(len(params))],
         reasons=reader.reasons,
@@ -225,7 +226,7 @@ def test_a_missing_file_is_found(own_store, path, cli) -> None:
 def test_a_missing_block_or_table_is_found(own_store) -> None:
     shutil.rmtree(block_path(own_store, 2))
     (check,) = verify_store(own_store)
-    assert (check.name, check.failed) == ("files", 15)
+    assert (check.name, check.failed) == ("files", 17)
     assert all(text.startswith("blocks/000002.zarr/") and text.endswith(": missing") for text in check.failures)
     (own_store / "samples.parquet").unlink()
     with pytest.raises(StoreError, match=r"samples\.parquet is damaged"):
@@ -679,15 +680,15 @@ def test_inspect_says_what_is_in_a_store(store, weights, cli) -> None:
     assert rows["teacher"] == f"test_resnet ({manifest.settings.teachers[0].weights_sha256[:12]})"
     assert rows["policy"] == str(manifest.settings.policy)
     assert rows["views"] == f"5 per sample, {SIZE}x{SIZE} pixels, seed 3"
-    assert rows["codec"] == "name=topk k=2"
+    assert rows["codec"] == "topk:2"
     assert rows["classes"] == "3, with hard labels"
     assert rows["complete"] == "yes: 4 blocks"
     assert rows["samples"] == "24 ok, 0 missing, 0 corrupt"
     labels = [label for s in range(24) for label in Store(store).labels_of(s)]
-    top1 = float(np.mean([probs.max() for _, probs, _ in labels]))
-    remainder = float(np.mean([rest for _, _, rest in labels]))
+    top1 = float(np.mean([probs.max() for _, probs, *_ in labels]))
+    remainder = float(np.mean([rest for _, _, rest, _ in labels]))
     hard = Store(store).samples.labels
-    agreement = np.mean([ids[0] == hard[i // 5] for i, (ids, _, _) in enumerate(labels)])
+    agreement = np.mean([ids[0] == hard[i // 5] for i, (ids, *_) in enumerate(labels)])
     assert rows["top-1"] == f"mean probability {top1:.4f}, remainder {remainder:.4f}"
     assert rows["agreement"].startswith(f"{100 * agreement:.1f} % of views")
     assert f"torch {torch.__version__.split('+')[0]}" in rows["made with"]
@@ -712,7 +713,10 @@ def test_bytes_per_view_are_those_of_the_files(images, teacher, tmp_path, cli, v
     )  # topk:2, an offset per row and block
     assert parts["params"] == pytest.approx(of("params"))
     assert parts["probes"] == pytest.approx(of("probes"))
-    assert parts["table"] == pytest.approx(of("sha256", "width_height", "status") + sizes["samples.parquet"] / number)
+    assert parts["probes"] == pytest.approx(4 / views, rel=0.2)
+    assert parts["table"] == pytest.approx(
+        of("sha256", "width_height", "status", "label_error") + sizes["samples.parquet"] / number
+    )
     assert parts["total"] == pytest.approx(sum(size for name, size in parts.items() if name != "total"))
 
 

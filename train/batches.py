@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.apply import apply
-from reinforce.codec import SparseRow
 from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import DataError, ImageError, ReinforceError
@@ -23,10 +22,10 @@ from reinforce.policy import NonePolicy, RRCPolicy, RRCRandAugmentPolicy
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import epoch_order, fresh_view_rng
 from reinforce.source import ImageFolder
-from reinforce.sparse import SparseLabels
+from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.train.tasks import Targets
 
-Item = tuple[torch.Tensor, SparseRow | None, int]
+Item = tuple[torch.Tensor, SparseLabel | None, int]
 """`(view uint8 [3, size, size], sparse soft label or None, hard label or -1)`."""
 
 

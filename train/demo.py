@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reinforce.codec import TopK
 from reinforce.errors import UsageError
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings, SourceInfo
@@ -24,6 +23,7 @@ from reinforce.replay import ReinforcedDataset
 from reinforce.source import ImageFolder
 from reinforce.summary import summarise
 from reinforce.teacher import TeacherSpec, load_teacher
+from reinforce.tiers import parse_codec
 from reinforce.train.compare import compare_modes
 from reinforce.train.loop import BEST, train
 from reinforce.train.recipe import load_recipe
@@ -64,7 +64,7 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
         size=SIZE,
         views=VIEWS,
         seed=0,
-        codec=TopK(5).to_dict(),
+        codec=parse_codec("sqrt").to_dict(),
         num_classes=len(names),
         block_size=50,
     )

@@ -1,18 +1,17 @@
-"""`reinforce bench`: measurements, each with its conditions; how they are made stands in tests/bench/README.md."""
+"""`reinforce bench modes`: replay, plain and online training side by side; conditions stand in tests/bench/README.md."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-NAME = "bench"
+NAME = "modes"
 
 
 def command(
-    what: Annotated[Literal["modes"], typer.Argument(help="modes: replay, plain and online training side by side.")],
     data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
     labels: Annotated[Path, typer.Option(help="Reinforced dataset.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
@@ -30,7 +29,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Measure, and print what was measured with its conditions."""
+    """Train the same student by replay, plainly and with the teacher live: images per second and accuracy of each."""
     from reinforce.device import default_workers, resolve_device
     from reinforce.models import parse_kwargs
     from reinforce.probes import environment

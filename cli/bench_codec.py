@@ -1,0 +1,40 @@
+"""`reinforce bench codec`: what codecs of soft labels cost and lose on logits of your own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "codec"
+
+
+def command(
+    logits: Annotated[Path, typer.Option(help="An .npz file with an array `logits` [images, views, classes].")],
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Codec to measure, may be repeated; default: all tiers, and topk 5, 10 and 20.")
+    ] = None,
+    views: Annotated[int | None, typer.Option(min=1, help="Only the first so many views of each image.")] = None,
+    top1: Annotated[
+        float | None, typer.Option(help="Sharpen or soften by a temperature until the mean top-1 probability is this.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Encode and decode soft labels: bytes per view, KL, biases, and the time of both."""
+    from reinforce.codec_bench import DEFAULT, bench, load_probs, table
+    from reinforce.probes import environment
+
+    chosen = codec or list(DEFAULT)
+    probs, about = load_probs(logits, views=views, top1=top1)
+    rows = []
+    for name in chosen:
+        rows += bench(name, probs)
+        typer.echo(f"{name}: {rows[-1]['bytes_per_view']:.1f} bytes per view", err=True)
+    conditions = {"logits": logits.name, **about, **environment().model_dump()}
+    if as_json:
+        typer.echo(json.dumps({"conditions": conditions, "rows": rows}, indent=2))
+        return
+    typer.echo(table(rows))
+    typer.echo(", ".join(f"{k} {v}" for k, v in conditions.items()))

@@ -1,0 +1,46 @@
+"""Fidelity: how far decoded soft labels are from the ones that were encoded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from reinforce.codec import Codec
+from reinforce.sparse import SparseLabel, SparseLabels
+
+
+class Fidelity(NamedTuple):
+    """Of one sample with V views.
+
+    Attributes:
+        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where a possible class is ruled out.
+        total_variation: Half the L1 distance of each view, float64 `[V]`.
+        top1_bias: Decoded less true probability of the teacher's top class of each view, float64 `[V]`.
+        image_bias: L1 norm of the mean over the views of decoded less true probabilities: what does not average out.
+    """
+
+    kl: np.ndarray
+    total_variation: np.ndarray
+    top1_bias: np.ndarray
+    image_bias: float
+
+
+def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
+    """Compare decoded labels of the views of a sample with the true ones, float32 `[V, C]`."""
+    true = torch.from_numpy(np.ascontiguousarray(probs)).double()
+    true /= true.sum(dim=1, keepdim=True)
+    decoded = SparseLabels.stack(labels, true.shape[1]).dense().double()
+    difference = decoded - true
+    return Fidelity(
+        kl=torch.special.xlogy(true, true / decoded).nansum(dim=1).clamp(min=0).numpy(),
+        total_variation=difference.abs().sum(dim=1).numpy() / 2,
+        top1_bias=difference.gather(1, true.argmax(dim=1, keepdim=True))[:, 0].numpy(),
+        image_bias=float(difference.mean(dim=0).abs().sum()),
+    )
+
+
+def measure(codec: Codec, record: bytes, probs: np.ndarray) -> Fidelity:
+    """Decode what `codec.encode(probs)` gave, and compare."""
+    return compare(codec.decode_all(record, *probs.shape), probs)
