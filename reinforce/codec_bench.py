@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -37,9 +38,10 @@ def load_probs(path: Path, views: int | None = None, top1: float | None = None) 
         UsageError: a top-1 probability that no temperature gives.
     """
     try:
-        with np.load(path) as file:
-            logits = file["logits"] if hasattr(file, "files") else None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        with open(path, "rb") as file:
+            arrays = np.load(file)
+            logits = arrays["logits"] if isinstance(arrays, np.lib.npyio.NpzFile) else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise _unreadable(path, str(error)) from None
     if logits is None or logits.ndim != 3 or not logits.size or logits.dtype.kind != "f":
         raise _unreadable(path, "no array" if logits is None else f"{logits.dtype} {list(logits.shape)}")
@@ -117,7 +119,7 @@ def _losses(labels: list[list[SparseLabel]], probs: np.ndarray) -> dict[str, Any
     kl = np.concatenate([f.kl for f in each])
     return {
         "kl": _finite(kl.mean()),
-        "kl_p99": _finite(np.quantile(kl, 0.99)),
+        "kl_p99": _finite(np.quantile(kl, 0.99, method="higher")),
         "total_variation": float(np.concatenate([f.total_variation for f in each]).mean()),
         "top1_bias": float(np.concatenate([f.top1_bias for f in each]).mean()),
         "image_bias": float(np.mean([f.image_bias for f in each])),

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from reinforce.cli import main
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings, SourceInfo
 from reinforce.policy import parse_policy
@@ -122,3 +124,20 @@ def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> 
     command = [sys.executable, "-m", "reinforce.cli.main", *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", **environment}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=240)
+
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["reinforce", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main.main()
+        return (done.value.code or 0, *capsys.readouterr())
+
+    return call

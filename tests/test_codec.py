@@ -26,7 +26,7 @@ def rows_like(kind: str, views: int, classes: int, seed: int) -> np.ndarray:
     return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["one-hot", "uniform", "sharp", "soft"]),
     st.integers(1, 5),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import re
 from importlib.resources import files
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
+from reinforce import keep, sqrt
 from reinforce.block import Status
+from reinforce.generate import MEASURE_EVERY
 from reinforce.manifest import Manifest, Settings
 from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
+from reinforce.sparse import MAX_LEVEL
 from reinforce.topk import TopK
 
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
@@ -43,6 +49,36 @@ def test_the_topk_vector_is_written_and_read() -> None:
     assert (ids.tolist(), probs.tolist(), remainder) == ([0, 1], [0.5, 0.25], 0.25)
     ids, probs, remainder, _ = TopK(2).decode(vector, 1, 2, 4)
     assert (ids.tolist(), probs.tolist(), remainder) == ([3, 2], [0.75, 0.25], 0.0)
+
+
+def test_the_sqrt_vector_is_written_and_read() -> None:
+    part = section("Records").partition("### `sqrt`")[2]
+    dictionary, content, record, *rest = re.findall(r"```\n(.+?)\n```", part, re.S)
+    assert not rest
+    assert base64.b64decode(dictionary) == sqrt.DICTIONARY
+    rows = np.array([[0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125], [0, 0, 0.25, 0.75, 0, 0]], np.float32)
+    codec = sqrt.Sqrt(0.1)
+    for written in (bytes.fromhex(record), codec.encode(rows)):
+        assert sqrt._CODER.decompressor.decompress(written) == bytes.fromhex(content)
+    first, second = codec.decode_all(bytes.fromhex(record), 2, 6)
+    assert "places 2 3 0 1 4 5 in row 0 and 2 3 in row 1" in part
+    assert (first.class_ids.tolist(), second.class_ids.tolist()) == ([2, 3, 0, 1, 4, 5], [2, 3])
+    values = np.array([16, 4, 49, 25, 4, 4]) + np.array([-3, -3, 1, -3, -3, -3]) / 8
+    assert np.allclose(first.probs, values / values.sum(), rtol=1e-6)
+    assert first.remainder == 0
+    step = 0.1 / 3
+    assert second.remainder == pytest.approx(0.5 - 0.5 * math.sin(step) / step, rel=1e-9)
+    assert np.allclose(second.probs, np.array([25 - 3 / 8, 81 + 1 / 8]) / 105.75 * (1 - second.remainder), rtol=1e-6)
+    assert first.tail.levels.tolist() == [41, 41, 1, 1, 41, 41]
+    assert first.tail.floor == 2 ** (-0xA5 / 4)
+
+
+def test_the_limits_of_sqrt_stand_on_the_page() -> None:
+    part = section("Records").partition("### `sqrt`")[2]
+    assert f"`{keep.RATE} delta^2`" in part
+    assert f"`2^-min(level, {MAX_LEVEL})`" in part
+    assert f"zstd dictionary of {len(sqrt.DICTIONARY)} bytes" in part
+    assert f"multiple of {MEASURE_EVERY}" in section("Blocks")
 
 
 def test_every_manifest_key_stands_on_the_page() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from conftest import CLASSES, SIZE, TEACHER, make_settings, picture
+from conftest import CLASSES, SIZE, TEACHER, Cli, make_settings, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import reinforce.views
 from reinforce import ReinforcedDataset
 from reinforce.block import committed_blocks
-from reinforce.cli import main
 from reinforce.errors import LabelError, StoreError, TeacherError, UsageError
 from reinforce.generate import Execution, generate, limit_source
 from reinforce.policy import parse_policy
@@ -35,21 +33,6 @@ from reinforce.views import ViewMaker
 
 SECOND = "test_efficientnet"  # its mean and std are not those of TEACHER
 WNIDS = {"n01440764": 0, "n03445777": 574, "n03888257": 701}
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reinforce", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            main.main()
-        return (done.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 def save_weights(path: Path, name: str, classes: int, seed: int) -> Path:

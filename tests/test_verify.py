@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from safetensors.torch import save_file
 import reinforce.apply
 from reinforce import ReinforcedDataset, ops
 from reinforce.block import BlockData, Status, block_path, write_block
-from reinforce.cli import main
 from reinforce.errors import StoreError
 from reinforce.files import file_sha256
 from reinforce.generate import Execution, generate, list_files
@@ -34,22 +32,7 @@ from reinforce.source import ImageFolder
 from reinforce.store import Store, read_manifest
 from reinforce.verify import require, verify_labels, verify_pixels, verify_store
 
-Cli = Callable[..., tuple[int, str, str]]
 OP = 6  # params columns of rrc-ra: crop top, left, height, width, interpolation, flip, op, ...
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["reinforce", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            main.main()
-        return (done.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 def flip(path: Path, position: float = 0.5) -> None:
