@@ -15,7 +15,8 @@ class Fidelity(NamedTuple):
     """Of one sample with V views.
 
     Attributes:
-        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where a possible class is ruled out.
+        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where over a millionth of the mass is ruled
+            out, that is decoded as zero.
         total_variation: Half the L1 distance of each view, float64 `[V]`.
         top1_bias: Decoded less true probability of the teacher's top class of each view, float64 `[V]`.
         image_bias: L1 norm of the mean over the views of decoded less true probabilities: what does not average out.
@@ -33,8 +34,12 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     true /= true.sum(dim=1, keepdim=True)
     decoded = SparseLabels.stack(labels, true.shape[1]).dense().double()
     difference = decoded - true
+    # What a half float rounds to zero is no loss to speak of; what is dropped is.
+    possible = decoded > 0
+    kl = torch.where(possible, torch.xlogy(true, true / decoded), 0.0).sum(dim=1).clamp(min=0)
+    kl[torch.where(possible, 0.0, true).sum(dim=1) > 1e-6] = torch.inf
     return Fidelity(
-        kl=torch.special.xlogy(true, true / decoded).nansum(dim=1).clamp(min=0).numpy(),
+        kl=kl.numpy(),
         total_variation=difference.abs().sum(dim=1).numpy() / 2,
         top1_bias=difference.gather(1, true.argmax(dim=1, keepdim=True))[:, 0].numpy(),
         image_bias=float(difference.mean(dim=0).abs().sum()),
