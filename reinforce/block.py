@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec
 
 from reinforce.errors import StoreError
 
-_BLOSC = {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle"}
+_BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
 
 
 class Status(IntEnum):
