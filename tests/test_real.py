@@ -76,7 +76,7 @@ def test_the_real_teacher_knows_most_views_of_its_own_classes(labels) -> None:
     assert summary["statistics"]["hard_label_agreement"] > 0.7
     assert summary["statistics"]["codec_samples"] == 7  # every sixteenth of 100
     assert summary["statistics"]["codec_kl"] < 0.02
-    assert summary["bytes_per_view"]["labels"] < 10  # four views of ten classes
+    assert summary["bytes_per_view"]["labels"] < 14  # four views of ten classes
 
 
 def test_photographs_at_original_sizes_without_labels(tmp_path) -> None:
