@@ -35,6 +35,17 @@ class Field(IntEnum):
     WINDOW_LEFT = 8  # absent: 0
     INTERPOLATION = 9
     HFLIP = 10
+    ERASE_TOP = 11  # of the rectangle that is filled, pixels of the view
+    ERASE_LEFT = 12
+    ERASE_HEIGHT = 13  # 0: nothing is erased
+    ERASE_WIDTH = 14
+    ERASE_SEED = 15  # of the noise it is filled with; absent: a constant
+    PARTNER = 16  # row, within the block, of the sample that this view is mixed with; its own row: none
+    LAM = 17  # share of this sample in MixUp, of 255; 255: no MixUp
+    BOX_TOP = 18  # of the rectangle that CutMix takes from the partner, pixels of the view
+    BOX_LEFT = 19
+    BOX_HEIGHT = 20  # 0: no CutMix
+    BOX_WIDTH = 21
 
 
 class Interpolation(IntEnum):
