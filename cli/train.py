@@ -28,6 +28,7 @@ def command(
     recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")] = "kd",
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    aug_repeats: Annotated[int | None, typer.Option(min=1, help="Views of a sample in one batch, from one decode.")] = None,
     opt: Annotated[str | None, typer.Option(help="timm optimiser.")] = None,
     lr: Annotated[float | None, typer.Option()] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0)] = None,

@@ -12,28 +12,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
-from reinforce.codec import Codec
+from reinforce.block import Block, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.block_labels import block_items, label_block
 from reinforce.errors import Interrupted, StoreError, UsageError
-from reinforce.fidelity import measure
 from reinforce.files import file_sha256, only_writer, write_atomic, writing
 from reinforce.label_means import LabelMeans
-from reinforce.label_stream import LabelStream
 from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
 from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teacher import Teacher
-from reinforce.tiers import codec_from_dict
 from reinforce.views import SampleViews, ViewMaker, views_loader
 
 RESUME_PROBES = 2
 """Probes of each committed block that are replayed before going on beside it."""
-MEASURE_EVERY = 16
-"""The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all), the blocks that were already there counted as done."""
@@ -130,7 +123,7 @@ def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment
     """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
     columns = len(settings.policy.spec(settings.size).fields)
     for number in sorted(committed_blocks(out)):
-        rows = settings.block_rows(number)
+        rows = settings.block_samples(number)
         block = Block(block_path(out, number), len(rows), settings.views, columns)
         check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
 
@@ -139,73 +132,36 @@ def _generate_blocks(
     source: ImageFolder, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
 ) -> None:
     missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
-    samples = [s for b in missing for s in settings.block_rows(b)]
-    total = len(source)
-    done = total - len(samples)
-    on_progress(done, total)
-    maker = ViewMaker(source, settings)
+    total, views = len(source), settings.views
+    todo = sum(len(settings.block_samples(b)) for b in missing)
+    seen = 0
+    on_progress(total - todo, total)
     # One stream over all blocks, so that workers are decoding the next block while this one is encoded and committed.
-    stream = iter(views_loader(maker, samples, execution.workers))
+    items = [item for block in missing for item in block_items(settings, block)]
+    loader = views_loader(ViewMaker(source, settings), items, execution.workers)
+
+    def counted() -> Iterator[SampleViews]:
+        nonlocal seen
+        for item, made in zip(items, loader, strict=True):
+            seen += item.stop - item.first
+            on_progress(total - todo + seen // views, total)
+            yield made
+
+    stream = counted()
     for block in missing:
-        rows = settings.block_rows(block)
-
-        def counted(rows: range = rows) -> Iterator[SampleViews]:
-            nonlocal done
-            for _ in rows:
-                yield next(stream)
-                done += 1
-                on_progress(done, total)
-
-        write_block(out, block, _label_block(counted(), rows, teacher, settings, execution.batch_size))
-
-
-def _label_block(views: Iterator[SampleViews], rows: range, teacher: Teacher, settings: Settings, batch_size: int) -> BlockData:
-    """Label the samples of one block: batches of views through the teacher, then one record per sample."""
-    codec = codec_from_dict(settings.codec)
-    data = BlockData.empty(len(rows), settings.views, len(settings.policy.spec(settings.size).fields))
-    labelled = LabelStream(teacher, batch_size)
-    for row, item in enumerate(views):
-        data.status[row], data.sha256[row] = item.status, item.sha256
-        if item.status != Status.OK:
-            data.reasons[row] = item.reason or ""
-            continue
-        data.params[row], data.width_height[row], data.probes[row] = item.params, item.width_height, item.probe(row)
-        for done_row, probs in labelled.push(row, item.pixels):
-            _store(data, done_row, codec, probs, measured=rows[done_row] % MEASURE_EVERY == 0)
-    for done_row, probs in labelled.flush():
-        _store(data, done_row, codec, probs, measured=rows[done_row] % MEASURE_EVERY == 0)
-    return data
-
-
-def _store(data: BlockData, row: int, codec: Codec, probs: np.ndarray, measured: bool) -> None:
-    data.records[row] = codec.encode(probs)
-    if measured:
-        lost = measure(codec, data.records[row], probs)
-        # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
-        data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)
+        write_block(out, block, label_block(stream, block, teacher, settings, execution.batch_size))
 
 
 def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:
     """Write the sample table and, last, the manifest; then the job file has served."""
     spec = settings.policy.spec(settings.size)
-    columns: list[dict[str, np.ndarray]] = []
-    reasons: dict[int, str] = {}
+    table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
     statistics = LabelMeans(settings)
     for block in range(settings.num_blocks):
-        rows = settings.block_rows(block)
-        reader = Block(block_path(out, block), len(rows), settings.views, len(spec.fields))
-        columns.append(reader.sample_columns())
-        reasons |= {rows[row]: reason for row, reason in reader.reasons.items()}
-        statistics.add(reader, [source.label(s) for s in rows])
-    table = Samples(
-        keys=source.keys,
-        labels=np.array([-1 if source.label(i) is None else source.label(i) for i in range(len(source))], np.int64),
-        sha256=np.concatenate([c["sha256"] for c in columns]),
-        width_height=np.concatenate([c["width_height"] for c in columns]),
-        status=np.concatenate([c["status"] for c in columns]),
-        reasons=reasons,
-        block_size=settings.block_size,
-    )
+        samples = settings.block_samples(block)
+        reader = Block(block_path(out, block), len(samples), settings.views, len(spec.fields))
+        table.fill(block, samples, reader)
+        statistics.add(reader, [source.label(s) for s in samples])
     write_atomic(out / SAMPLES, table.to_parquet())
     counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
     manifest = Manifest(

@@ -8,12 +8,15 @@ Unknown keys are refused. Source: FORMAT.md, "Manifest".
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reinforce.errors import SettingsError, StoreError
 from reinforce.policy import Policy
+from reinforce.seeds import block_order
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 256 << 20
@@ -53,6 +56,11 @@ class SourceInfo(_Model):
     index_sha256: _SHA256 = Field(description="hash over class names, keys and labels in order")
 
 
+@lru_cache(maxsize=4)
+def _dealt(seed: int | None, num_samples: int) -> np.ndarray:
+    return np.arange(num_samples) if seed is None else block_order(seed, num_samples)
+
+
 class Settings(_Model):
     """Everything that decides pixels and labels."""
 
@@ -73,10 +81,14 @@ class Settings(_Model):
         """Number of blocks."""
         return -(-self.source.num_samples // self.block_size)
 
-    def block_rows(self, block: int) -> range:
-        """Indices of the samples of a block."""
-        start = block * self.block_size
-        return range(start, min(start + self.block_size, self.source.num_samples))
+    def block_samples(self, block: int) -> np.ndarray:
+        """Indices of the samples of a block, row by row: int64 `[S]`.
+
+        They are dealt in random order where samples are mixed with others of their block: sorted folders would pair
+        images of one class.
+        """
+        part = slice(block * self.block_size, (block + 1) * self.block_size)
+        return _dealt(self.seed if self.policy.mix else None, self.source.num_samples)[part]
 
 
 class Environment(_Model):

@@ -102,6 +102,8 @@ class PixelSpec:
         ]
         slots = [f for f in self.fields if f >= OP_SLOT_BASE]
         broken = slots != list(range(OP_SLOT_BASE, OP_SLOT_BASE + len(slots))) or len(slots) % 4 != 0
+        mixing = [Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEIGHT, Field.BOX_WIDTH]
+        broken = broken or 0 < sum(f in self.fields for f in mixing) < len(mixing)
         if unknown or needed or broken or len(set(self.fields)) != len(self.fields):
             raise StoreError(
                 "The params layout is not one this version can read.",

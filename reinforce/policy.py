@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from reinforce import params as P
 from reinforce.errors import UsageError
+from reinforce.mix import MIX_FIELDS, MixOptions
 
 _CROP_BOX = (P.Field.CROP_TOP, P.Field.CROP_LEFT, P.Field.CROP_HEIGHT, P.Field.CROP_WIDTH)
 
@@ -31,6 +32,10 @@ class NonePolicy(_Policy):
     name: Literal["none"] = "none"
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = Field(0.875, gt=0.1, le=1.0)
+
+    @property
+    def mix(self) -> MixOptions | None:
+        return None
 
     def spec(self, size: int) -> P.PixelSpec:
         """The params layout of this policy at a view size in pixels."""
@@ -52,6 +57,18 @@ class RRCPolicy(_Policy):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = Field(0.5, ge=0.0, le=1.0)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mix_both: bool = False
+    repeats: int = 1
+
+    @property
+    def mix(self) -> MixOptions | None:
+        if not self.mixup and not self.cutmix:
+            return None
+        return MixOptions(self.mixup, self.cutmix, self.mixup_prob, self.mixup_switch_prob, self.mix_both, self.repeats)
 
     @model_validator(mode="after")
     def _check_ranges(self) -> RRCPolicy:
@@ -63,7 +80,8 @@ class RRCPolicy(_Policy):
 
     def spec(self, size: int) -> P.PixelSpec:
         """The params layout of this policy at a view size in pixels."""
-        return P.PixelSpec(size, tuple(int(f) for f in (*_CROP_BOX, P.Field.INTERPOLATION, P.Field.HFLIP)))
+        mix = MIX_FIELDS if self.mix and self.name == "rrc" else ()
+        return P.PixelSpec(size, tuple(int(f) for f in (*_CROP_BOX, P.Field.INTERPOLATION, P.Field.HFLIP, *mix)))
 
 
 class RRCRandAugmentPolicy(RRCPolicy):
@@ -86,7 +104,7 @@ class RRCRandAugmentPolicy(RRCPolicy):
     def spec(self, size: int) -> P.PixelSpec:
         """The params layout of this policy at a view size in pixels."""
         slots = tuple(range(P.OP_SLOT_BASE, P.OP_SLOT_BASE + 4 * self.n))
-        return P.PixelSpec(size, super().spec(size).fields + slots, self.fill)
+        return P.PixelSpec(size, super().spec(size).fields + slots + (MIX_FIELDS if self.mix else ()), self.fill)
 
 
 Policy = Annotated[NonePolicy | RRCPolicy | RRCRandAugmentPolicy, Field(discriminator="name")]

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 
-from reinforce.apply import apply
 from reinforce.block import Block, Status
 from reinforce.decode import decode
 from reinforce.errors import ReplayError
 from reinforce.manifest import Environment, Settings
+from reinforce.params import PixelSpec
 from reinforce.source import ImageFolder
-from reinforce.store import Store
-from reinforce.views import pixel_crc
+from reinforce.views import pixel_crc, stored_view
 
 
 def environment() -> Environment:
@@ -57,9 +57,9 @@ def read_checked(source: ImageFolder, index: int, sha256: np.ndarray) -> bytes:
 
 
 def check_block_probes(
-    block: Block, rows: range, source: ImageFolder, settings: Settings, made_with: Environment, limit: int
+    block: Block, rows: np.ndarray, source: ImageFolder, settings: Settings, made_with: Environment, limit: int
 ) -> int:
-    """Replay up to `limit` probes of a block, evenly spread; `rows` are the positions of its samples in `source`.
+    """Replay up to `limit` probes of a block, evenly spread; `rows` are the positions of its samples in `source`, `[S]`.
 
     Returns:
         Number of probes replayed.
@@ -71,30 +71,43 @@ def check_block_probes(
     ok = np.flatnonzero(columns["status"] == Status.OK)
     chosen = ok[np.linspace(0, len(ok) - 1, min(limit, len(ok))).astype(int)] if len(ok) else ok
     spec = settings.policy.spec(settings.size)
-    probes = block.probes()
+
+    def image_of(row: int) -> np.ndarray:
+        return decode(read_checked(source, int(rows[row]), columns["sha256"][row]))
+
     for row in chosen.tolist():
-        encoded = read_checked(source, rows[row], columns["sha256"][row])
-        pixels = apply(decode(encoded), block.params_of_view(row % settings.views)[row], spec)
-        if pixel_crc(pixels) != probes[row]:
-            raise pixels_differ(
-                f"{source.keys[rows[row]]}, view {row % settings.views}", pixel_crc(pixels), int(probes[row]), made_with
-            )
+        check_probe(block, row, spec, settings.views, image_of, source.keys[rows[row]], made_with)
     return len(chosen)
 
 
-def check_probe(store: Store, source: ImageFolder, index: int, sample: int) -> None:
-    """Replay the probe of one sample of a store; `index` is its position in `source`.
+def check_probe(
+    block: Block,
+    row: int,
+    spec: PixelSpec,
+    views: int,
+    image_of: Callable[[int], np.ndarray],
+    key: str,
+    made_with: Environment,
+) -> None:
+    """Replay the probe of one row of a block.
+
+    Args:
+        block: The block.
+        row: The sample in it.
+        spec: Size, layout and fill of the reinforced dataset.
+        views: V.
+        image_of: Row to decoded image, checked against its hash.
+        key: What an error calls the sample.
+        made_with: What an error compares this machine with.
 
     Raises:
         ReplayError: the image or its pixels differ.
     """
-    block, row = divmod(sample, store.settings.block_size)
-    view = row % store.settings.views
-    encoded = read_checked(source, index, store.samples.sha256[sample])
-    found = pixel_crc(apply(decode(encoded), store.params_of(sample, view), store.spec))
-    expected = int(store.block(block).probes()[row])
+    view = row % views
+    found = pixel_crc(stored_view(block.params_of_view(view), row, spec, image_of))
+    expected = int(block.probes()[row])
     if found != expected:
-        raise pixels_differ(f"{source.keys[index]}, view {view}", found, expected, store.manifest.environment)
+        raise pixels_differ(f"{key}, view {view}", found, expected, made_with)
 
 
 def pixels_differ(what: str, found: int, expected: int, made_with: Environment) -> ReplayError:

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.apply import apply
 from reinforce.decode import decode
+from reinforce.epoch import Epoch
 from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.probes import check_probe, read_checked
-from reinforce.seeds import choice_rng, scheduled_view
+from reinforce.seeds import choice_rng
 from reinforce.source import ImageFolder
-from reinforce.sparse import SparseLabel, SparseLabels
+from reinforce.sparse import SparseLabels
 from reinforce.store import Store
+from reinforce.views import stored_view, unmatched
 
 STARTUP_PROBES = 16
 STARTUP_HASH_BYTES = 32 << 20
@@ -62,9 +63,9 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.check_reads = check
         self.samples = self.store.ok_samples
         self.source_index = match_keys(self.store, self.source, self.samples)
-        self._epoch = 0
-        self._params: np.ndarray | None = None
-        self._view_of_block: np.ndarray = np.zeros(0, np.int64)
+        self._index_of = np.full(len(self.store.samples), -1)
+        self._index_of[self.samples] = np.arange(len(self.samples))
+        self._epoch: Epoch | None = None
         if check:
             self.check()
 
@@ -72,48 +73,79 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        image, row, label = self.sparse_item(index)
-        return image, SparseLabels.stack([row], self.num_classes).dense()[0], label
+        view, sample = self.view_of(index), int(self.samples[index])
+        label = SparseLabels.stack([self.store.label_of(sample, view)], self.num_classes).dense()[0]
+        return self.replay(index, view), label, int(self.store.samples.labels[sample])
 
     @property
     def num_classes(self) -> int:
         """C."""
         return self.store.settings.num_classes
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the views of an epoch, and read their params: one column per block."""
-        self._epoch = epoch
-        settings = self.store.settings
-        blocks = range(settings.num_blocks)
-        self._view_of_block = np.array([scheduled_view(self.seed, b, epoch, self.views) for b in blocks])
-        self._params = np.concatenate([self.store.block(b).params_of_view(int(self._view_of_block[b])) for b in blocks])
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        """Choose the views of an epoch, `repeats` for each sample, and read their params: so many columns per block."""
+        self._epoch = Epoch.read(self.store, epoch, seed=self.seed, num_views=self.views, repeats=repeats)
 
-    def view_of(self, index: int) -> int:
+    @property
+    def epoch(self) -> Epoch:
+        """The views of the epoch that was set, or of epoch 0."""
+        if self._epoch is None:
+            self.set_epoch(0)
+        assert self._epoch is not None
+        return self._epoch
+
+    def view_of(self, index: int, repeat: int = 0) -> int:
         """The view of item `index` in the current epoch."""
-        if self._params is None:
-            self.set_epoch(self._epoch)
-        return int(self._view_of_block[self.samples[index] // self.store.settings.block_size])
-
-    def sparse_item(self, index: int) -> tuple[torch.Tensor, SparseLabel, int]:
-        """Item `index` with its soft label in sparse form: `(image, sparse label, hard label)`."""
-        view = self.view_of(index)
-        sample = int(self.samples[index])
-        assert self._params is not None
-        image = apply(self._decoded(index), self._params[sample], self.store.spec)
-        return image, self.store.label_of(sample, view), int(self.store.samples.labels[sample])
+        return int(self.epoch.views[repeat, self.store.samples.block[self.samples[index]]])
 
     def replay(self, index: int, view: int) -> torch.Tensor:
-        """The pixels of any stored view of item `index`: uint8 `[3, size, size]`."""
-        return apply(self._decoded(index), self.store.params_of(int(self.samples[index]), view), self.store.spec)
+        """The pixels of any stored view of item `index` as the teacher saw them: uint8 `[3, size, size]`."""
+        block, row = self.store.place_of(int(self.samples[index]))
+        rows = self.store.samples_of(int(self.store.samples.block[self.samples[index]]))
+        return stored_view(
+            block.params_of_view(view), row, self.store.spec, lambda other: self.decoded(self._item(int(rows[other])))
+        )
 
-    def _decoded(self, index: int) -> np.ndarray:
-        position = int(self.source_index[index])
+    def decoded(self, index: int) -> np.ndarray:
+        """The image of item `index`: uint8 `[H, W, 3]`.
+
+        Raises:
+            ReplayError: it cannot be read, or is not the one that the teacher saw.
+        """
         if self.check_reads:
-            return decode(read_checked(self.source, position, self.store.samples.sha256[self.samples[index]]))
+            return self.checked(int(self.samples[index]))
+        position = int(self.source_index[index])
         try:
             return decode(self.source.read(position))
         except OSError as error:
             raise ReplayError(f"Image {self.source.keys[position]} cannot be read.", found=error.strerror or error) from None
+
+    def checked(self, sample: int) -> np.ndarray:
+        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.
+
+        Raises:
+            ReplayError: it cannot be read, or is not the one that the teacher saw.
+        """
+        position = int(self.source_index[self._item(sample)])
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+
+    def _item(self, sample: int) -> int:
+        index = int(self._index_of[sample])
+        if index < 0:
+            raise unmatched(f"{self.store.samples.keys[sample]}, which has no labels, as a partner")
+        return index
+
+    def check_probe(self, index: int) -> None:
+        """Hash the image of item `index` and replay its probe.
+
+        Raises:
+            ReplayError: an image changed, or this machine makes other pixels from it.
+        """
+        store, sample = self.store, int(self.samples[index])
+        block, row = store.place_of(sample)
+        rows = store.samples_of(int(store.samples.block[sample]))
+        views, key, made_with = store.settings.views, store.samples.keys[sample], store.manifest.environment
+        check_probe(block, row, store.spec, views, lambda other: self.checked(int(rows[other])), key, made_with)
 
     def check(self) -> int:
         """Replay a few probes and hash a share of the images; number of probes replayed.
@@ -123,7 +155,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """
         order = choice_rng(self.seed).permutation(len(self))
         for index in order[:STARTUP_PROBES]:
-            check_probe(self.store, self.source, int(self.source_index[index]), int(self.samples[index]))
+            self.check_probe(int(index))
         budget = STARTUP_HASH_BYTES
         for index in order[STARTUP_PROBES:]:
             budget -= len(

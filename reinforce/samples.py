@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reinforce.block import Status
+from reinforce.block import Block, Status
 from reinforce.errors import StoreError
 
 SCHEMA = pa.schema(
@@ -39,7 +40,8 @@ class Samples:
         width_height: uint32 `[N, 2]`, of the decoded image; zeros where it could not be decoded.
         status: uint8 `[N]`, see `Status`.
         reasons: Why, for each sample that is not ok, by index.
-        block_size: Samples per block: sample i is row i % block_size of block i // block_size.
+        block: int64 `[N]`, the block that has the labels of each sample.
+        row: int64 `[N]`, the row of it.
     """
 
     keys: tuple[str, ...]
@@ -48,17 +50,32 @@ class Samples:
     width_height: np.ndarray
     status: np.ndarray
     reasons: dict[int, str]
-    block_size: int
+    block: np.ndarray
+    row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @classmethod
+    def empty(cls, keys: tuple[str, ...], labels: Sequence[int | None]) -> Samples:
+        """A table in which no block has been filled in yet."""
+        n = len(keys)
+        hard = np.array([-1 if label is None else label for label in labels], np.int64)
+        digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
+        return cls(keys, hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
+
+    def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
+        """Enter what block `number` knows of its samples, int64 `[S]`."""
+        for name, values in block.sample_columns().items():
+            getattr(self, name)[samples] = values
+        self.reasons.update({int(samples[row]): reason for row, reason in block.reasons.items()})
+        self.block[samples], self.row[samples] = number, np.arange(len(samples))
 
     def to_parquet(self) -> bytes:
         """The file's bytes; equal tables give equal bytes with one version of pyarrow."""
         n = len(self)
         failed = self.status != Status.OK
         unread = np.logical_not(self.sha256.any(axis=1)).tolist()
-        position = np.arange(n, dtype=np.int32)
         columns = [
             pa.array(self.keys, pa.string()),
             pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
@@ -67,16 +84,16 @@ class Samples:
             pa.array(self.width_height[:, 1], mask=failed),
             pa.array([Status(s).name.lower() for s in self.status], pa.string()),
             pa.array([self.reasons.get(i) for i in range(n)], pa.string()),
-            pa.array(position // self.block_size),
-            pa.array(position % self.block_size),
+            pa.array(self.block.astype(np.int32)),
+            pa.array(self.row.astype(np.int32)),
         ]
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="zstd")
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls, path: Path, num_samples: int, block_size: int) -> Samples:
-        """Read and check the file.
+    def from_parquet(cls, path: Path, num_samples: int, block_size: int, dealt: bool = False) -> Samples:
+        """Read and check the file; `dealt`: its samples may stand in the blocks in any order.
 
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
@@ -93,9 +110,11 @@ class Samples:
             reasons = table["reason"].to_pylist()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0]) from None
-        position = np.arange(num_samples)
-        block, row = table["block"].to_numpy(), table["row"].to_numpy()
-        if not (np.array_equal(block, position // block_size) and np.array_equal(row, position % block_size)):
+        block, row = (table[c].fill_null(-1).to_numpy().astype(np.int64) for c in ("block", "row"))
+        in_blocks = (row >= 0) & (row < block_size)
+        if not in_blocks.all() or not np.array_equal(np.sort(block * block_size + row), np.arange(num_samples)):
+            raise _damaged(path, "blocks and rows that are not each there once")
+        if not dealt and np.any(np.diff(block * block_size + row) != 1):
             raise _damaged(path, "samples are not in index order")
         if -1 in status or None in keys or len(set(keys)) != len(keys):
             raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")
@@ -111,7 +130,8 @@ class Samples:
             width_height=np.stack(sides, axis=1).astype(np.uint32),
             status=np.array(status, np.uint8),
             reasons={i: r for i, r in enumerate(reasons) if r is not None},
-            block_size=block_size,
+            block=block,
+            row=row,
         )
 
 

@@ -14,6 +14,11 @@ _STREAM_EPOCH_ORDER = 2  # order of the samples in an epoch
 _STREAM_VIEW_SCHEDULE = 3  # which view of a block an epoch visits
 _STREAM_TORCH = 4  # seed for torch's generator (initial weights, dropout)
 _STREAM_CHOICE = 5  # random choices of samples to check
+_STREAM_BLOCK_ORDER = 6  # how samples are dealt to blocks where they are mixed with each other
+_STREAM_PAIRS = 7  # who is mixed with whom in a stored view of a block
+_STREAM_MIX = 8  # and how
+_STREAM_FRESH_PAIRS = 9  # the same where nothing is replayed
+_STREAM_FRESH_MIX = 10
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
@@ -30,15 +35,36 @@ def fresh_view_rng(seed: int, sample: int, epoch: int) -> np.random.Generator:
     return _generator(seed, sample, epoch, _STREAM_FRESH_VIEW)
 
 
+def block_order(seed: int, num_samples: int) -> np.ndarray:
+    """Samples in the order in which they are dealt to blocks: int64 `[num_samples]`, a permutation."""
+    return _generator(seed, _STREAM_BLOCK_ORDER).permutation(num_samples)
+
+
+def mixing_rngs(seed: int, block: int, view: int, repeats: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Generators of the pairs and of the amounts of one stored view; `repeats` consecutive views share their pairs."""
+    return _generator(seed, block, view // repeats, _STREAM_PAIRS), _generator(seed, block, view, _STREAM_MIX)
+
+
+def fresh_mixing_rngs(seed: int, visit: int, repeats: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """The same for the views that are drawn while training without a store; `visit` counts the views of a sample."""
+    return _generator(seed, visit // repeats, _STREAM_FRESH_PAIRS), _generator(seed, visit, _STREAM_FRESH_MIX)
+
+
 def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     """The order in which an epoch visits the samples: int64 `[num_samples]`, a permutation."""
     return _generator(seed, epoch, _STREAM_EPOCH_ORDER).permutation(num_samples)
 
 
-def scheduled_view(seed: int, block: int, epoch: int, num_views: int) -> int:
-    """The view that `epoch` visits in `block`: every view once, in a random order of the block's own, before any repeats."""
-    cycle, position = divmod(epoch, num_views)
-    return int(_generator(seed, block, cycle, _STREAM_VIEW_SCHEDULE).permutation(num_views)[position])
+def scheduled_views(seed: int, block: int, epoch: int, num_views: int, repeats: int = 1) -> list[int]:
+    """The views that `epoch` visits in `block`, `repeats` of them, in random order of the block's own.
+
+    Views are taken in groups of `repeats` consecutive ones; a group serves `repeats` epochs, of which each sample has a turn
+    in one. Every group is visited before any repeats; the last group may be smaller, and then some of its views come twice.
+    """
+    groups = -(-num_views // repeats)
+    cycle, position = divmod(epoch // repeats, groups)
+    first = repeats * int(_generator(seed, block, cycle, _STREAM_VIEW_SCHEDULE).permutation(groups)[position])
+    return [first + j % min(repeats, num_views - first) for j in range(repeats)]
 
 
 def torch_seed(seed: int, epoch: int) -> int:

@@ -37,7 +37,9 @@ class Store:
         self.codec = codec_from_dict(self.settings.codec)
         policy_spec = self.settings.policy.spec(self.settings.size)
         self.spec = PixelSpec(self.settings.size, tuple(self.manifest.params_fields), policy_spec.fill)
-        self.samples = Samples.from_parquet(self.root / SAMPLES, self.settings.source.num_samples, self.settings.block_size)
+        num_samples, dealt = self.settings.source.num_samples, self.settings.policy.mix is not None
+        self.samples = Samples.from_parquet(self.root / SAMPLES, num_samples, self.settings.block_size, dealt)
+        self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)
         self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each
 
     def __getstate__(self) -> dict[str, object]:
@@ -48,33 +50,41 @@ class Store:
         self.__init__(state["root"])  # type: ignore[misc]
 
     def _open_block(self, block: int) -> Block:
-        rows = self.settings.block_rows(block)
-        return Block(block_path(self.root, block), len(rows), self.settings.views, len(self.manifest.params_fields))
+        rows = len(self.samples_of(block))
+        return Block(block_path(self.root, block), rows, self.settings.views, len(self.manifest.params_fields))
 
     def block(self, block: int) -> Block:
         """A block, opened at first use."""
         return self._block(block)
+
+    def samples_of(self, block: int) -> np.ndarray:
+        """Indices of the samples of a block, row by row: int64 `[S]`."""
+        size = self.settings.block_size
+        return self._order[block * size : (block + 1) * size]
 
     @property
     def ok_samples(self) -> np.ndarray:
         """Indices of the samples that have labels: int64 `[n]`."""
         return np.flatnonzero(self.samples.status == Status.OK)
 
+    def place_of(self, sample: int) -> tuple[Block, int]:
+        """The block of a sample, and its row in it."""
+        return self.block(int(self.samples.block[sample])), int(self.samples.row[sample])
+
     def params_of(self, sample: int, view: int) -> np.ndarray:
         """Params of one view of one sample: int32 `[P]`."""
-        block, row = divmod(sample, self.settings.block_size)
-        return self.block(block).params_of_view(view)[row]
+        block, row = self.place_of(sample)
+        return block.params_of_view(view)[row]
 
     def labels_of(self, sample: int) -> list[SparseLabel]:
         """Sparse soft labels of all views of one sample."""
-        block, row = divmod(sample, self.settings.block_size)
-        return self.codec.decode_all(self.block(block).record(row), self.settings.views, self.settings.num_classes)
+        block, row = self.place_of(sample)
+        return self.codec.decode_all(block.record(row), self.settings.views, self.settings.num_classes)
 
     def label_of(self, sample: int, view: int) -> SparseLabel:
         """Sparse soft label of one view of one sample."""
-        block, row = divmod(sample, self.settings.block_size)
-        record = self.block(block).record(row)
-        return self.codec.decode(record, view, self.settings.views, self.settings.num_classes)
+        block, row = self.place_of(sample)
+        return self.codec.decode(block.record(row), view, self.settings.views, self.settings.num_classes)
 
 
 def read_manifest(root: Path) -> Manifest:

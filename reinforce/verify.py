@@ -14,22 +14,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from reinforce.apply import apply
 from reinforce.block import Status
-from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import LabelError, ReinforceError, StoreError
 from reinforce.fidelity import measure
 from reinforce.files import file_sha256
 from reinforce.generate import list_files
+from reinforce.mix import MIX_FIELDS, draw_mixing, mixing_columns, read_mixing
 from reinforce.params import OP_SLOT_BASE, Field, Op
-from reinforce.probes import check_probe, read_checked
 from reinforce.replay import ReinforcedDataset
-from reinforce.seeds import choice_rng, view_rng
+from reinforce.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.source import index_sha256
 from reinforce.sparse import SparseLabels, kl_divergence
 from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher
+from reinforce.views import stored_view
 
 _ALL_VIEWS_LIMIT = 2_000_000  # decode every label up to here, one view per sample beyond
 _KEPT_FAILURES = 10
@@ -103,19 +102,24 @@ def _check_table(store: Store, check: Check) -> None:
 
 def _check_block(store: Store, number: int, table: Check, params: Check, labels: Check) -> None:
     settings, samples = store.settings, store.samples
-    rows = settings.block_rows(number)
+    part = store.samples_of(number)
     block = store.block(number)
     columns = block.sample_columns()
-    part = slice(rows.start, rows.stop)
     expected = {"sha256": samples.sha256[part], "status": samples.status[part], "width_height": samples.width_height[part]}
     differs = [name for name, value in expected.items() if not np.array_equal(columns[name], value)]
     table.add(f"block {number}: {', '.join(differs)} differ from {store.root / 'samples.parquet'}" if differs else None)
     all_params = block.params()
     every_view = settings.views * len(samples) <= _ALL_VIEWS_LIMIT
-    for row in np.flatnonzero(columns["status"] == Status.OK):
-        key = samples.keys[rows[row]]
+    ok = np.flatnonzero(columns["status"] == Status.OK)
+    for row in ok:
+        key = samples.keys[part[row]]
         params.add(_bad_params(store, key, all_params[row], columns["width_height"][row]))
-        labels.add(_bad_labels(store, key, rows[row], None if every_view else int(row) % settings.views))
+        labels.add(_bad_labels(store, key, int(part[row]), None if every_view else int(row) % settings.views))
+    for view in range(settings.views):
+        mixing = read_mixing(all_params[:, view], store.spec)
+        fault = None if mixing is None else mixing.among(ok).fault(store.spec.size)
+        if fault:
+            params.add(f"block {number}, view {view}: {fault}")
 
 
 def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
@@ -166,21 +170,35 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
             return (text, None) if item < len(self.dataset) else (None, text)
 
     def _probe(self, index: int) -> None:
-        data = self.dataset
-        check_probe(data.store, data.source, int(data.source_index[index]), int(data.samples[index]))
+        self.dataset.check_probe(index)
 
     def _fresh(self, index: int, view: int) -> str | None:
         """Draw the view again as stage one did, and compare params and pixels with the replay."""
         data, settings = self.dataset, self.dataset.store.settings
-        sample = int(data.samples[index])
-        image = decode(read_checked(data.source, int(data.source_index[index]), data.store.samples.sha256[sample]))
-        drawn = draw(view_rng(settings.seed, sample, view), settings.policy, settings.size, image.shape[1], image.shape[0])
-        stored = data.store.params_of(sample, view)
-        key = data.store.samples.keys[sample]
-        if not np.array_equal(drawn, stored):
-            return f"{key}, view {view}: drawn again, params are {drawn.tolist()}, stored are {stored.tolist()}"
-        fresh, replayed = apply(image, drawn, settings.policy.spec(settings.size)), data.replay(index, view)
-        wrong = int((fresh != replayed).sum())
+        store, sample = data.store, int(data.samples[index])
+        block, (_, row) = int(store.samples.block[sample]), store.place_of(sample)
+        samples = store.samples_of(block)
+        columns = len(settings.policy.spec(settings.size).fields)
+        drawn = np.zeros((len(samples), columns), np.int32)
+        if settings.policy.mix:
+            ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
+            rngs = mixing_rngs(settings.seed, block, view, settings.policy.mix.repeats)
+            mixing = draw_mixing(*rngs, len(ok), settings.policy.mix, settings.size)
+            drawn[ok, -len(MIX_FIELDS) :] = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
+
+        def image_of(other: int) -> np.ndarray:
+            image = data.checked(int(samples[other]))
+            rng = view_rng(settings.seed, int(samples[other]), view)
+            alone = draw(rng, settings.policy, settings.size, image.shape[1], image.shape[0])
+            drawn[other, : len(alone)] = alone
+            return image
+
+        key = store.samples.keys[sample]
+        fresh = stored_view(drawn, row, settings.policy.spec(settings.size), image_of)
+        stored = store.params_of(sample, view)
+        if not np.array_equal(drawn[row], stored):
+            return f"{key}, view {view}: drawn again, params are {drawn[row].tolist()}, stored are {stored.tolist()}"
+        wrong = int((fresh != data.replay(index, view)).sum())
         return f"{key}, view {view}: {wrong} of {fresh.numel()} values differ" if wrong else None
 
 

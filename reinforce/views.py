@@ -1,14 +1,16 @@
 """Views: from a sample's bytes to the pixels of its views. Stage one and every replay go through these few functions.
 
-`make_views` draws and applies all views of one sample from one decode; `read_sample` reads and decodes with the errors of
-real life named. Runs in worker processes.
+`make_views` draws and applies views of one sample from one decode, before any mixing; `stored_view` is what was stored, with
+its mixing; `ViewMaker` runs in worker processes and names the errors of real life.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import ImageError, StoreError
 from reinforce.manifest import Settings
+from reinforce.mix import mix, read_mixing
+from reinforce.params import PixelSpec
 from reinforce.seeds import view_rng
 from reinforce.source import ImageFolder
 
 
 @dataclass(frozen=True)
 class SampleViews:
-    """All views of one sample, or why there are none.
+    """Views of one sample before any mixing, or why there are none.
 
     Attributes:
         sample: Index of the sample.
@@ -34,8 +38,8 @@ class SampleViews:
         reason: Why the sample is not ok.
         sha256: uint8 `[32]`, of the encoded bytes; zeros where they could not be read.
         width_height: Of the decoded image.
-        params: int32 `[V, P]`.
-        pixels: uint8 `[V, 3, size, size]`.
+        params: int32 `[v, P]`, for the v views that were asked for, without the columns of mixing.
+        pixels: uint8 `[v, 3, size, size]`.
     """
 
     sample: int
@@ -46,31 +50,80 @@ class SampleViews:
     params: np.ndarray
     pixels: torch.Tensor
 
-    def probe(self, row: int) -> int:
-        """CRC-32 of the pixels of view (row % V)."""
-        return pixel_crc(self.pixels[row % len(self.pixels)])
-
 
 def pixel_crc(pixels: torch.Tensor) -> int:
     """CRC-32 of uint8 `[3, H, W]` in C order: what a probe stores."""
     return zlib.crc32(pixels.contiguous().numpy().tobytes())
 
 
-def make_views(image: np.ndarray, sample: int, settings: Settings) -> tuple[np.ndarray, torch.Tensor]:
-    """Draw and apply every view of one decoded image: params int32 `[V, P]`, pixels uint8 `[V, 3, size, size]`."""
+class ViewRange(NamedTuple):
+    """What a loader is asked for: some views of one sample."""
+
+    sample: int
+    first: int
+    stop: int
+
+
+def make_views(
+    image: np.ndarray, sample: int, settings: Settings, first: int = 0, stop: int | None = None
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Draw and apply views `first` to `stop` (all) of one decoded image, before any mixing.
+
+    Returns:
+        Params int32 `[v, P]` without the columns of mixing, pixels uint8 `[v, 3, size, size]`.
+    """
     spec = settings.policy.spec(settings.size)
     height, width = image.shape[:2]
-    params = np.stack(
-        [draw(view_rng(settings.seed, sample, v), settings.policy, settings.size, width, height) for v in range(settings.views)]
-    )
-    pixels = torch.empty(settings.views, 3, settings.size, settings.size, dtype=torch.uint8)
-    for view, row in enumerate(params):
-        pixels[view] = apply(image, row, spec)
+    views = range(first, settings.views if stop is None else stop)
+    params = np.stack([draw(view_rng(settings.seed, sample, v), settings.policy, settings.size, width, height) for v in views])
+    pixels = torch.empty(len(views), 3, settings.size, settings.size, dtype=torch.uint8)
+    for i, row in enumerate(params):
+        pixels[i] = apply(image, row, spec)
     return params, pixels
 
 
+def stored_view(params: np.ndarray, row: int, spec: PixelSpec, image_of: Callable[[int], np.ndarray]) -> torch.Tensor:
+    """The pixels of one stored view as the teacher saw them, mixed with its partner's where it has one.
+
+    Args:
+        params: int32 `[S, P]`, of that view of all samples of a block.
+        row: The sample.
+        spec: Size, layout and fill of the reinforced dataset.
+        image_of: Row to decoded image, uint8 `[H, W, 3]`.
+
+    Raises:
+        StoreError: params that this image cannot give, or a partner that is none.
+    """
+    own = apply(image_of(row), params[row], spec)
+    mixing = read_mixing(params, spec)
+    if mixing is None or mixing.partner[row] == row:
+        return own
+    other = int(mixing.partner[row])
+    if not 0 <= other < len(params) or mixing.partner[other] != row:
+        raise unmatched(f"row {row} with row {other}")
+    pair = mixing.take(np.array([row, other]), np.array([1, 0]))
+    if fault := pair.fault(spec.size):
+        raise unmatched(fault)
+    both = np.stack([own.numpy(), apply(image_of(other), params[other], spec).numpy()])
+    return torch.from_numpy(mix(both, pair)[0])
+
+
+def unmatched(fault: str) -> StoreError:
+    """The error for stored pairs that cannot be."""
+    return StoreError(
+        "Params pair samples that cannot be mixed.",
+        found=fault,
+        expected="two samples of a block that name each other, with one share and one box",
+        cause="the params are damaged",
+        fix="reinforce verify DIR",
+    )
+
+
 class ViewMaker(Dataset[SampleViews]):
-    """Samples as a torch dataset: `maker[sample]` reads, decodes once, and makes all views. Never raises for a bad image."""
+    """Samples as a torch dataset: `maker[sample]` reads, decodes once, and makes all views; `maker[ViewRange]` makes some.
+
+    Never raises for a bad image.
+    """
 
     def __init__(self, source: ImageFolder, settings: Settings) -> None:
         self.source = source
@@ -79,7 +132,8 @@ class ViewMaker(Dataset[SampleViews]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, sample: int) -> SampleViews:
+    def __getitem__(self, item: int | ViewRange) -> SampleViews:
+        sample, first, stop = item if isinstance(item, tuple) else (item, 0, self.settings.views)
         digest = np.zeros(32, np.uint8)
         try:
             encoded = self.source.read(sample)
@@ -90,7 +144,7 @@ class ViewMaker(Dataset[SampleViews]):
         except ImageError as error:
             return self._failed(sample, Status.CORRUPT, error.what, digest)
         try:
-            params, pixels = make_views(image, sample, self.settings)
+            params, pixels = make_views(image, sample, self.settings, first, stop)
         except StoreError:  # resized to the view's height, it would be too wide for any memory
             reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
             return self._failed(sample, Status.CORRUPT, reason, digest)
@@ -102,12 +156,12 @@ class ViewMaker(Dataset[SampleViews]):
         return SampleViews(sample, status, reason, digest, (0, 0), np.empty((0, 0), np.int32), empty)
 
 
-def views_loader(maker: ViewMaker, samples: list[int], workers: int) -> DataLoader[SampleViews]:
-    """A loader that yields `SampleViews` in the order of `samples`, made by `workers` processes (0: in this one)."""
+def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> DataLoader[SampleViews]:
+    """A loader that yields `SampleViews` in the order of `items`, made by `workers` processes (0: in this one)."""
     return DataLoader(
         maker,
         batch_size=None,
-        sampler=samples,
+        sampler=items,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )

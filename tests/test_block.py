@@ -198,25 +198,26 @@ def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path) -> No
     assert not (tmp_path / ".lock").exists()
 
 
-def some_samples() -> Samples:
+def some_samples(dealt: bool = False) -> Samples:
     data = some_block()
     labels = np.array([0, 1, -1, 2, 0, 1])
     data.sha256[2] = 0
     status = np.array([0, 2, 1, 0, 0, 0], np.uint8)
     size = np.where((status == 0)[:, None], data.width_height, 0).astype(np.uint32)
-    return Samples(tuple("abcdéf"), labels, data.sha256, size, status, {1: "truncated", 2: "gone"}, block_size=4)
+    reasons, place = {1: "truncated", 2: "gone"}, np.array([5, 0, 3, 1, 4, 2]) if dealt else np.arange(6)
+    return Samples(tuple("abcdéf"), labels, data.sha256, size, status, reasons, place // 4, place % 4)
 
 
 def test_the_sample_table_survives_its_file(tmp_path) -> None:
-    table = some_samples()
+    table = some_samples(dealt=True)
     (tmp_path / "samples.parquet").write_bytes(table.to_parquet())
-    read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4)
-    assert (read.keys, read.reasons, read.block_size) == (table.keys, table.reasons, 4)
-    for name in ("labels", "sha256", "width_height", "status"):
+    read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4, dealt=True)
+    assert (read.keys, read.reasons) == (table.keys, table.reasons)
+    for name in ("labels", "sha256", "width_height", "status", "block", "row"):
         assert np.array_equal(getattr(read, name), getattr(table, name)), name
     rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
     assert rows[5] | {"sha256": 0} == {
-        "key": "f", "label": 1, "sha256": 0, "status": "ok", "reason": None, "block": 1, "row": 1,
+        "key": "f", "label": 1, "sha256": 0, "status": "ok", "reason": None, "block": 0, "row": 2,
         "width": int(table.width_height[5, 0]), "height": int(table.width_height[5, 1]),
     }  # fmt: skip
     assert [rows[2][c] for c in ("label", "sha256", "width", "status", "reason")] == [None, None, None, "missing", "gone"]

@@ -14,7 +14,7 @@ import pytest
 
 from reinforce import keep, sqrt
 from reinforce.block import Status
-from reinforce.generate import MEASURE_EVERY
+from reinforce.block_labels import MEASURE_EVERY
 from reinforce.manifest import Manifest, Settings
 from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
 from reinforce.sparse import MAX_LEVEL

@@ -22,6 +22,7 @@ PURE = (
     "params",
     "policy",
     "draw",
+    "mix",
     "apply",
     "ops",
     "warp",

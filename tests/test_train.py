@@ -43,13 +43,14 @@ from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.teacher import TeacherSpec, load_teacher, teacher_of
 from reinforce.train import tasks
-from reinforce.train.batches import FreshViews, ReplayedViews, batch_plan, batches
+from reinforce.train.batches import batch_plan, batches
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation
 from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig, build
 from reinforce.train.tasks import LossWeights, OnlineTask, ReplayTask
+from reinforce.train.views import FreshViews, ReplayedViews
 
 TIMES = ("seconds", "images_per_second")
 STEPS = 5  # 24 samples in batches of 5
@@ -381,18 +382,18 @@ def gappy(own_images, teacher, tmp_path) -> tuple[Path, Path]:
 def test_the_modes_share_samples_order_and_initial_weights(gappy, weights, tmp_path, monkeypatch) -> None:
     images, labels = gappy
     keys: dict[str, list[str]] = {mode: [] for mode in CASES}
-    replayed, fresh = ReplayedViews.item, FreshViews.item
+    replayed, fresh = ReplayedViews.items, FreshViews.items
 
-    def replayed_item(self: ReplayedViews, index: int) -> Any:
+    def replayed_items(self: ReplayedViews, index: int) -> Any:
         keys["replay"].append(self.dataset.store.samples.keys[self.dataset.samples[index]])
         return replayed(self, index)
 
-    def fresh_item(self: FreshViews, index: int) -> Any:
+    def fresh_items(self: FreshViews, index: int) -> Any:
         keys[mode].append(self.source.keys[self.samples[index]])
         return fresh(self, index)
 
-    monkeypatch.setattr(ReplayedViews, "item", replayed_item)
-    monkeypatch.setattr(FreshViews, "item", fresh_item)
+    monkeypatch.setattr(ReplayedViews, "items", replayed_items)
+    monkeypatch.setattr(FreshViews, "items", fresh_items)
     initial = {}
     for mode in CASES:
         run = config(images, tmp_path / mode, labels, mode=mode, epochs=2, teacher_weights=[weights], student="test_resnet")
@@ -424,10 +425,10 @@ def test_plain_views_are_drawn_from_the_policy_of_the_labels_anew_in_every_epoch
     views = build(config(images, tmp_path / "run", store, mode="plain")).views
     assert views.policy == Store(store).settings.policy
     views.set_epoch(0)
-    first, again = views.item(3)[0], views.item(3)[0]
+    first, again = views.items(3)[0].image, views.items(3)[0].image
     views.set_epoch(1)
     assert torch.equal(first, again)
-    assert not torch.equal(first, views.item(3)[0])
+    assert not torch.equal(first, views.items(3)[0].image)
     stored = ReinforcedDataset(store, images)
     assert not any(torch.equal(first, stored.replay(3, v)) for v in range(5))
 

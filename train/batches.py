@@ -1,139 +1,107 @@
 """Batches: which samples an epoch visits in which order, and the loader that makes them.
 
-Stateless: all of it follows from the seed, the epoch and the step, so a run resumes from one integer.
+Stateless: all of it follows from the seed, the epoch and the step, so a run resumes from one integer. The two members of a
+pair that is mixed always stand in one batch, and so do all repeats of a sample, so that every image is decoded once.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from reinforce.apply import apply
-from reinforce.decode import decode
-from reinforce.draw import draw
-from reinforce.errors import DataError, ImageError, ReinforceError
-from reinforce.policy import NonePolicy, RRCPolicy, RRCRandAugmentPolicy
-from reinforce.replay import ReinforcedDataset
-from reinforce.seeds import epoch_order, fresh_view_rng
-from reinforce.source import ImageFolder
-from reinforce.sparse import SparseLabel, SparseLabels
+from reinforce.errors import ReinforceError, UsageError
+from reinforce.mix import Mixing, mix
+from reinforce.seeds import epoch_order
+from reinforce.sparse import SparseLabels
 from reinforce.train.tasks import Targets
+from reinforce.train.views import Item, Views
 
-Item = tuple[torch.Tensor, SparseLabel | None, int]
-"""`(view uint8 [3, size, size], sparse soft label or None, hard label or -1)`."""
-
-
-class Views(Protocol):
-    """What a loader needs: samples that know their view of an epoch."""
-
-    @property
-    def num_classes(self) -> int: ...
-    def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None: ...
-    def item(self, index: int) -> Item: ...
+Batch = tuple[torch.Tensor, Targets]
+"""`(images uint8 [B, 3, size, size], targets)`, on the CPU."""
 
 
-@dataclass
-class ReplayedViews:
-    """The stored views and labels."""
+def batch_plan(
+    seed: int, epoch: int, num_samples: int, batch_size: int, partner: np.ndarray | None = None, repeats: int = 1
+) -> list[np.ndarray]:
+    """The samples of each batch of an epoch.
 
-    dataset: ReinforcedDataset
+    With `repeats` R, an epoch visits one R-th of the samples, R views of each, and R epochs visit all of them once.
 
-    @property
-    def num_classes(self) -> int:
-        return self.dataset.num_classes
+    Args:
+        seed: Of the order.
+        epoch: The epoch.
+        num_samples: N.
+        batch_size: Views in a batch, at most; a few more where a pair would be torn.
+        partner: int64 `[N]`, the sample that each is mixed with, or itself; None: nothing is mixed.
+        repeats: Views of a sample in its batch.
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.dataset.set_epoch(epoch)
-
-    def item(self, index: int) -> Item:
-        return self.dataset.sparse_item(index)
-
-
-@dataclass
-class FreshViews:
-    """Views drawn anew in every epoch, without labels of a teacher.
-
-    Attributes:
-        source: The images.
-        samples: Positions in the source: int64 `[N]`.
-        labels: Hard label of each of them, -1 where there is none: int64 `[N]`.
+    Returns:
+        Positions int64 of each batch, pairs side by side; `ceil(N / batch_size)` batches of nearly one size.
     """
-
-    source: ImageFolder
-    samples: np.ndarray
-    labels: np.ndarray
-    policy: NonePolicy | RRCPolicy | RRCRandAugmentPolicy
-    size: int
-    num_classes: int
-    seed: int = 0
-    epoch: int = 0
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def item(self, index: int) -> Item:
-        position = int(self.samples[index])
-        try:
-            image = decode(self.source.read(position))
-        except (OSError, ImageError) as error:
-            reason = error.what if isinstance(error, ImageError) else error.strerror
-            fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
-            raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
-        rng = fresh_view_rng(self.seed, position, self.epoch)
-        params = draw(rng, self.policy, self.size, image.shape[1], image.shape[0])
-        return apply(image, params, self.policy.spec(self.size)), None, int(self.labels[index])
+    own = np.arange(num_samples)
+    partner = own if partner is None else partner
+    leaders = np.flatnonzero(partner >= own)
+    turn = np.array_split(epoch_order(seed, epoch // repeats, len(leaders)), repeats)[epoch % repeats]
+    first = leaders[turn]
+    second = partner[first]
+    starts = np.concatenate([[0], np.cumsum(1 + (second != first))])  # of each pair or single sample
+    order = np.empty(starts[-1], np.int64)
+    order[starts[:-1]], order[starts[1:] - 1] = first, second
+    return [order[a:b] for a, b in _cuts(starts, max(1, -(-num_samples // batch_size)))]
 
 
-class _Guarded(Dataset[Item | ReinforceError]):
-    """Hands errors on as values: torch's loader would turn one raised in a worker into a traceback."""
-
-    def __init__(self, views: Views) -> None:
-        self.views = views
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitem__(self, index: int) -> Item | ReinforceError:
-        try:
-            return self.views.item(int(index))
-        except ReinforceError as error:
-            return error
+def share_of_rank(samples: np.ndarray, partner: np.ndarray | None, rank: int, world: int) -> np.ndarray:
+    """What one of `world` processes takes of a batch: pairs whole, the rest as even as can be."""
+    follows = np.zeros(len(samples), bool)  # the second member of a pair
+    if partner is not None and len(samples) > 1:
+        follows[1:] = (partner[samples[1:]] == samples[:-1]) & (samples[1:] != samples[:-1])
+    starts = np.append(np.flatnonzero(~follows), len(samples))
+    a, b = _cuts(starts, world)[rank]
+    return samples[a:b]
 
 
-def batch_plan(seed: int, epoch: int, num_samples: int, batch_size: int) -> list[np.ndarray]:
-    """The batches of an epoch: every sample once, in batches that differ in size by one at most."""
-    order = epoch_order(seed, epoch, num_samples)
-    return np.array_split(order, max(1, -(-num_samples // batch_size)))
+def _cuts(starts: np.ndarray, parts: int) -> list[tuple[int, int]]:
+    """Cut a row of things that start at `starts`, int64 `[n + 1]` with its end, into parts of nearly one length."""
+    length, rest = divmod(int(starts[-1]), parts)
+    even = [k * length + min(k, rest) for k in range(parts + 1)]
+    ends = starts[np.searchsorted(starts, even)].tolist()
+    return list(pairwise(ends))
 
 
-def batches(
-    views: Views, plan: list[np.ndarray], *, workers: int, pin_memory: bool = False
-) -> Iterator[tuple[torch.Tensor, Targets]]:
+def check_batch_size(batch_size: int, *, mixing: bool, repeats: int, world: int = 1) -> None:
+    """Refuse batches that cannot hold what belongs together.
+
+    Raises:
+        UsageError: fewer views than that.
+    """
+    least = repeats * (4 if mixing else 1) * world
+    if batch_size < least:
+        raise UsageError(
+            f"A batch of {batch_size} is too small.",
+            found=f"{repeats} views of a sample" + (", mixed in pairs" if mixing else "") + f", {world} processes",
+            expected=f"at least {least}",
+            fix=f"--batch-size {least}",
+        )
+
+
+def batches(views: Views, plan: Sequence[np.ndarray], *, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
     """Make the batches of `plan`, in its order, with the views of the epoch that was set.
 
-    Yields:
-        `(images uint8 [B, 3, size, size], targets)`, on the CPU.
+    With repeats, a batch has the first view of each of its samples, then the second of each, and so on.
 
     Raises:
         ReinforceError: what a worker met, as if it had been met here.
     """
     loader = DataLoader(
-        _Guarded(views),
+        _Batches(views),
         batch_sampler=[b.tolist() for b in plan],
-        collate_fn=_Collate(views.num_classes),
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_interrupts,
@@ -145,20 +113,48 @@ def batches(
         yield batch
 
 
-@dataclass(frozen=True)
-class _Collate:
-    num_classes: int
+class _Batches(Dataset[Batch]):
+    """Hands errors on as values: torch's loader would turn one raised in a worker into a traceback."""
 
-    def __call__(self, items: list[Item | ReinforceError]) -> tuple[torch.Tensor, Targets] | ReinforceError:
-        good: list[Item] = []
-        for item in items:
-            if isinstance(item, ReinforceError):
-                return item
-            good.append(item)
-        rows = [row for _, row, _ in good if row is not None]
-        soft = SparseLabels.stack(rows, self.num_classes) if rows else None
-        images = torch.stack([image for image, _, _ in good])
-        return images, Targets(torch.tensor([label for _, _, label in good]), soft)
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitems__(self, samples: list[int]) -> Batch | ReinforceError:
+        try:
+            return self._batch(samples)
+        except ReinforceError as error:
+            return error
+
+    def _batch(self, samples: list[int]) -> Batch:
+        by_sample = [self.views.items(sample) for sample in samples]
+        items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
+        images = torch.stack([item.image for item in items])
+        rows = [item.soft for item in items if item.soft is not None]
+        soft = SparseLabels.stack(rows, self.views.num_classes) if rows else None
+        hard = torch.tensor([item.hard for item in items])
+        if not self.views.mixing:
+            return images, Targets(hard, soft)
+        mixing = _in_batch(self.views.mixing, np.array(samples))
+        mixed = torch.from_numpy(mix(images.numpy(), mixing))
+        share = torch.from_numpy(mixing.share(images.shape[-1]))
+        return mixed, Targets(hard, soft, hard[torch.from_numpy(mixing.partner)], share)
+
+
+def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:
+    """The matching of a batch, with partners as positions in it."""
+    order = np.argsort(samples)
+    parts = []
+    for repeat, each in enumerate(mixing):
+        partner = order[np.searchsorted(samples[order], each.partner[samples])]
+        parts.append(each.take(samples, repeat * len(samples) + partner))
+    return Mixing(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from reinforce.errors import SourceError
 from reinforce.policy import NonePolicy
 from reinforce.source import ImageFolder
-from reinforce.train.batches import FreshViews, batches
+from reinforce.train.batches import batches
+from reinforce.train.views import FreshViews
 
 _ECE_BINS = 15
 

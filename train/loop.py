@@ -24,7 +24,7 @@ from reinforce.files import only_writer, write_atomic, writing
 from reinforce.probes import environment
 from reinforce.seeds import torch_seed
 from reinforce.store import JOB, MANIFEST
-from reinforce.train.batches import batch_plan, batches
+from reinforce.train.batches import batch_plan, batches, check_batch_size
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.setup import Parts, TrainConfig, build
 from reinforce.train.stop import stop_flag
@@ -85,6 +85,7 @@ class _Run:
         recipe = config.recipe
         self.config, self.parts, self.recipe, self.stop = config, parts, recipe, stop
         self.task = parts.task
+        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats)
         self.steps_per_epoch = len(batch_plan(config.seed, 0, len(parts.views), recipe.batch_size))
         try:
             self.optimizer = create_optimizer_v2(
@@ -135,8 +136,10 @@ class _Run:
 
     def _epoch(self, epoch: int, first_step: int, sums: dict[str, torch.Tensor], on_step: OnStep) -> dict[str, Any]:
         parts, device = self.parts, self.parts.device
-        parts.views.set_epoch(epoch)
-        plan = batch_plan(self.config.seed, epoch, len(parts.views), self.recipe.batch_size)
+        parts.views.set_epoch(epoch, self.recipe.aug_repeats)
+        partner = parts.views.mixing[0].partner if parts.views.mixing else None
+        size, repeats = self.recipe.batch_size, self.recipe.aug_repeats
+        plan = batch_plan(self.config.seed, epoch, len(parts.views), size, partner, repeats)
         if first_step == 0:
             torch.manual_seed(torch_seed(self.config.seed, epoch))
         self.task.train()
@@ -158,7 +161,7 @@ class _Run:
                 if self.stop.is_set():
                     self._interrupt()
         seconds = time.perf_counter() - started
-        losses = {name: float(value) / len(parts.views) for name, value in sums.items()}
+        losses = {name: float(value) / (repeats * sum(map(len, plan))) for name, value in sums.items()}
         if not all(map(_finite, losses.values())):
             raise DataError(
                 "The loss is not finite.",

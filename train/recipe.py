@@ -19,6 +19,7 @@ class Recipe(BaseModel):
 
     epochs: int = Field(100, ge=1, description="epochs; cooldown comes on top")
     batch_size: int = Field(128, ge=1)
+    aug_repeats: int = Field(1, ge=1, description="views of a sample in one batch, from one decode")
     opt: str = Field("adamw", description="name of a timm optimiser")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)

@@ -21,10 +21,10 @@ from reinforce.seeds import torch_seed
 from reinforce.source import ImageFolder
 from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
-from reinforce.train.batches import FreshViews, ReplayedViews, Views
 from reinforce.train.evaluate import Validation
 from reinforce.train.recipe import Recipe
 from reinforce.train.tasks import LossWeights, OnlineTask, PlainTask, ReplayTask, StudentTask
+from reinforce.train.views import FreshViews, ReplayedViews, Views
 
 Mode = Literal["replay", "plain", "online"]
 DEFAULT_POLICY = "rrc-ra"
@@ -63,6 +63,7 @@ class Parts:
     Attributes:
         identity: What must be equal for a checkpoint to be continued.
         about: What `summary.json` says of data and teacher.
+        mixes: Whether images are mixed in pairs.
     """
 
     views: Views
@@ -74,6 +75,7 @@ class Parts:
     device: torch.device
     identity: dict[str, Any]
     about: dict[str, Any]
+    mixes: bool
 
 
 def build(config: TrainConfig) -> Parts:
@@ -100,6 +102,7 @@ def build(config: TrainConfig) -> Parts:
     torch.manual_seed(torch_seed(config.seed, -1))
     student = _student(config, views.num_classes, size, device)
     task, teacher = _task(config, student, store, class_names, size, device)
+    policy = store.settings.policy if store else parse_policy(config.policy or DEFAULT_POLICY)
     identity = {
         "student": timm_name(config.student),
         "student_kwargs": config.student_kwargs,
@@ -110,7 +113,7 @@ def build(config: TrainConfig) -> Parts:
         "views": config.views,
         "samples": len(views),
         "data": source.index_sha256(),
-        "policy": str(store.settings.policy if store else parse_policy(config.policy or DEFAULT_POLICY)),
+        "policy": str(policy),
         "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
         "labels": None if store is None else hashlib.sha256((store.root / MANIFEST).read_bytes()).hexdigest(),
         "recipe": config.recipe.model_dump(),
@@ -120,7 +123,7 @@ def build(config: TrainConfig) -> Parts:
         "stored_views": store.settings.views if store else None,
         "parameters": sum(p.numel() for p in student.parameters()),
     }
-    return Parts(views, task, student, validation, class_names, size, device, identity, about)
+    return Parts(views, task, student, validation, class_names, size, device, identity, about, policy.mix is not None)
 
 
 def _store(config: TrainConfig) -> Store | None:

@@ -66,7 +66,7 @@ def encode_again(root: Path, out: Path, variant: str) -> dict[str, float]:
             reasons=old.reasons,
             records=[b""] * len(params),
         )
-        for row, sample in enumerate(store.settings.block_rows(number)):
+        for row, sample in enumerate(store.samples_of(number).tolist()):
             labels = store.labels_of(sample)
             true = SparseLabels.stack(labels, store.settings.num_classes).dense().numpy()
             data.records[row] = codec.encode(change(true) if change else true)

@@ -1,0 +1,125 @@
+"""Block labels: what stage one does for one block: the views of its samples through the teacher, and into records.
+
+Without mixing, samples pass one by one, each with all its views from one decode. Where samples are mixed with each other, all
+of a block's must be at hand in a view, so it goes through the views in chunks that fit in memory, a decode for each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+
+from reinforce.block import BlockData, Status
+from reinforce.codec import Codec
+from reinforce.errors import SourceError
+from reinforce.fidelity import measure
+from reinforce.label_stream import LabelStream
+from reinforce.manifest import Settings
+from reinforce.mix import draw_mixing, mix, mixing_columns
+from reinforce.seeds import mixing_rngs
+from reinforce.teacher import Teacher
+from reinforce.tiers import codec_from_dict
+from reinforce.views import SampleViews, ViewRange, pixel_crc
+
+MEASURE_EVERY = 16
+"""The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
+CHUNK_BYTES = 1 << 30
+"""Pixels of a block that are held at once where its samples are mixed."""
+
+
+def block_items(settings: Settings, block: int) -> list[ViewRange]:
+    """What must be decoded for a block, in the order in which `label_block` takes it."""
+    samples, step = settings.block_samples(block).tolist(), settings.views
+    if settings.policy.mix:
+        step = min(step, max(1, CHUNK_BYTES // (3 * settings.size**2 * len(samples))))
+    firsts = range(0, settings.views, step)
+    return [ViewRange(s, first, min(first + step, settings.views)) for first in firsts for s in samples]
+
+
+def label_block(made: Iterator[SampleViews], block: int, teacher: Teacher, settings: Settings, batch_size: int) -> BlockData:
+    """Label the samples of one block.
+
+    Args:
+        made: Gives the views of `block_items`, in order; what follows them is left.
+        block: Its number.
+        teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
+        settings: What to make.
+        batch_size: Views per teacher batch.
+
+    Raises:
+        SourceError: an image that changed between two chunks of views.
+    """
+    samples, items = settings.block_samples(block), block_items(settings, block)
+    data = BlockData.empty(len(samples), settings.views, len(settings.policy.spec(settings.size).fields))
+    codec = codec_from_dict(settings.codec)
+    label = _label_mixed if settings.policy.mix else _label_alone
+    for row, probs in label(islice(made, len(items)), data, block, teacher, settings, batch_size):
+        _store(data, row, codec, probs, measured=samples[row] % MEASURE_EVERY == 0)
+    return data
+
+
+def _label_alone(
+    made: Iterator[SampleViews], data: BlockData, block: int, teacher: Teacher, settings: Settings, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    labelled = LabelStream(teacher, batch_size)
+    for row, item in enumerate(made):
+        _note(data, row, item)
+        if item.status == Status.OK:
+            data.params[row], data.probes[row] = item.params, pixel_crc(item.pixels[row % settings.views])
+            yield from labelled.push(row, item.pixels)
+    yield from labelled.flush()
+
+
+def _label_mixed(
+    made: Iterator[SampleViews], data: BlockData, block: int, teacher: Teacher, settings: Settings, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    options, rows = settings.policy.mix, len(data.status)
+    assert options is not None
+    answers: np.ndarray | None = None
+    first = 0
+    while first < settings.views:
+        chunk = list(islice(made, rows))
+        for row, item in enumerate(chunk):
+            if first and (item.status, item.sha256.tobytes()) != (data.status[row], data.sha256[row].tobytes()):
+                raise SourceError(
+                    f"Sample {item.sample} changed while its block was generated.",
+                    expected="images that stay as they are",
+                    fix="the same command makes the block again",
+                )
+            _note(data, row, item)
+        ok = np.flatnonzero(data.status == Status.OK)
+        if not len(ok):
+            return
+        if answers is None:
+            answers = np.empty((len(ok), settings.views, settings.num_classes), np.float32)
+        stop = first + len(chunk[ok[0]].pixels)
+        for view in range(first, stop):
+            rngs = mixing_rngs(settings.seed, block, view, options.repeats)
+            mixing = draw_mixing(*rngs, len(ok), options, settings.size)
+            columns = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
+            drawn = np.stack([chunk[row].params[view - first] for row in ok])
+            data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
+            pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
+            answers[:, view] = np.concatenate([teacher(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            for i in np.flatnonzero(ok % settings.views == view):
+                data.probes[ok[i]] = pixel_crc(pixels[i])
+        first = stop
+    assert answers is not None
+    yield from zip(ok.tolist(), answers, strict=True)
+
+
+def _note(data: BlockData, row: int, item: SampleViews) -> None:
+    data.status[row], data.sha256[row], data.width_height[row] = item.status, item.sha256, item.width_height
+    if item.status != Status.OK:
+        data.reasons[row] = item.reason or ""
+
+
+def _store(data: BlockData, row: int, codec: Codec, probs: np.ndarray, measured: bool) -> None:
+    data.records[row] = codec.encode(probs)
+    if measured:
+        lost = measure(codec, data.records[row], probs)
+        # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
+        data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

@@ -1,0 +1,123 @@
+"""Views of an epoch: stored ones with the teacher's labels, or fresh ones of the same policy; what the loader asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from reinforce.apply import apply
+from reinforce.decode import decode
+from reinforce.draw import draw
+from reinforce.errors import DataError, ImageError
+from reinforce.mix import Mixing, draw_mixing
+from reinforce.policy import NonePolicy, RRCPolicy, RRCRandAugmentPolicy
+from reinforce.replay import ReinforcedDataset
+from reinforce.seeds import fresh_mixing_rngs, fresh_view_rng
+from reinforce.source import ImageFolder
+from reinforce.sparse import SparseLabel
+
+
+class Item(NamedTuple):
+    """One view of one sample.
+
+    Attributes:
+        image: uint8 `[3, size, size]`, before any mixing.
+        soft: The teacher's label of the mixed view; None where nothing is replayed.
+        hard: The sample's own label, -1 where there is none.
+    """
+
+    image: torch.Tensor
+    soft: SparseLabel | None
+    hard: int
+
+
+class Views(Protocol):
+    """What a loader needs: samples that know their views of the epoch that was set."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def mixing(self) -> list[Mixing] | None:
+        """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
+
+    def __len__(self) -> int: ...
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None: ...
+    def items(self, index: int) -> list[Item]:
+        """The views of one sample from one decode, one per repeat."""
+
+
+class ReplayedViews:
+    """The stored views and labels."""
+
+    def __init__(self, dataset: ReinforcedDataset) -> None:
+        self.dataset = dataset
+        self.mixing: list[Mixing] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset.num_classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        self.dataset.set_epoch(epoch, repeats)
+        mixing = self.dataset.epoch.mixing
+        self.mixing = None if mixing is None else [m.among(self.dataset.samples) for m in mixing]
+
+    def items(self, index: int) -> list[Item]:
+        data, epoch = self.dataset, self.dataset.epoch
+        sample, image = int(data.samples[index]), data.decoded(index)
+        hard = int(data.store.samples.labels[sample])
+        return [
+            Item(apply(image, params, data.store.spec), data.store.label_of(sample, data.view_of(index, repeat)), hard)
+            for repeat, params in enumerate(epoch.params[:, sample])
+        ]
+
+
+@dataclass
+class FreshViews:
+    """Views drawn anew in every epoch, without labels of a teacher.
+
+    Attributes:
+        source: The images.
+        samples: Positions in the source: int64 `[N]`.
+        labels: Hard label of each of them, -1 where there is none: int64 `[N]`.
+        visits: Which views of a sample, counted from its first, the epoch shows; one per repeat.
+    """
+
+    source: ImageFolder
+    samples: np.ndarray
+    labels: np.ndarray
+    policy: NonePolicy | RRCPolicy | RRCRandAugmentPolicy
+    size: int
+    num_classes: int
+    seed: int = 0
+    visits: range = range(1)
+    mixing: list[Mixing] | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        first = epoch // repeats * repeats
+        self.visits = range(first, first + repeats)
+        if options := self.policy.mix:
+            rngs = [fresh_mixing_rngs(self.seed, visit, repeats) for visit in self.visits]
+            self.mixing = [draw_mixing(*pair, len(self), options, self.size) for pair in rngs]
+
+    def items(self, index: int) -> list[Item]:
+        position = int(self.samples[index])
+        try:
+            image = decode(self.source.read(position))
+        except (OSError, ImageError) as error:
+            reason = error.what if isinstance(error, ImageError) else error.strerror
+            fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
+            raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
+        spec = self.policy.spec(self.size)
+        rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
+        drawn = [draw(rng, self.policy, self.size, image.shape[1], image.shape[0]) for rng in rngs]
+        return [Item(apply(image, params, spec), None, int(self.labels[index])) for params in drawn]
