@@ -51,7 +51,7 @@ def test_distillation_is_the_kl_divergence_in_nats_as_a_batch_mean(classes) -> N
     _, logits, soft, hard = batch(classes=classes)
     p = soft.numpy().astype(np.float64)
     kl = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - log_softmax(logits)), 0).sum(axis=1).mean()
-    result = task.distill(logits, soft, hard)
+    result = task.distill(logits, soft, Targets(hard))
     assert float(result["kd_loss"]) == pytest.approx(kl, rel=1e-5)
     assert float(result["loss"]) == pytest.approx(0.7 * kl, rel=1e-5)
     assert result["output"] is logits
@@ -60,14 +60,14 @@ def test_distillation_is_the_kl_divergence_in_nats_as_a_batch_mean(classes) -> N
 
 def test_distillation_of_the_teachers_own_distribution_costs_nothing() -> None:
     _, logits, _, hard = batch()
-    result = ReplayTask(student(), LossWeights(), CPU).distill(logits, logits.softmax(dim=1), hard)
+    result = ReplayTask(student(), LossWeights(), CPU).distill(logits, logits.softmax(dim=1), Targets(hard))
     assert abs(float(result["loss"])) < 1e-6
 
 
 def test_the_gradient_of_distillation_is_that_of_soft_cross_entropy() -> None:
     _, logits, soft, hard = batch()
     a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    ReplayTask(student(), LossWeights(), CPU).distill(a, soft, hard)["loss"].backward()
+    ReplayTask(student(), LossWeights(), CPU).distill(a, soft, Targets(hard))["loss"].backward()
     (-(soft * F.log_softmax(b, dim=1)).sum(dim=1).mean()).backward()
     assert torch.allclose(a.grad, b.grad, atol=1e-7)
     assert torch.allclose(a.grad, (logits.softmax(dim=1) - soft) / len(logits), atol=1e-7)
@@ -76,8 +76,8 @@ def test_the_gradient_of_distillation_is_that_of_soft_cross_entropy() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_task_loss_is_added_with_its_weight(smoothing) -> None:
     _, logits, soft, hard = batch()
-    alone = ReplayTask(student(), LossWeights(), CPU).distill(logits, soft, hard)["loss"]
-    result = ReplayTask(student(), LossWeights(1.0, 0.25, smoothing), CPU).distill(logits, soft, hard)
+    alone = ReplayTask(student(), LossWeights(), CPU).distill(logits, soft, Targets(hard))["loss"]
+    result = ReplayTask(student(), LossWeights(1.0, 0.25, smoothing), CPU).distill(logits, soft, Targets(hard))
     logp = log_softmax(logits)
     target = (1 - smoothing) * np.eye(C)[hard.numpy()] + smoothing / C
     assert float(result["task_loss"]) == pytest.approx(-(target * logp).sum(axis=1).mean(), rel=1e-5)
@@ -86,7 +86,7 @@ def test_the_task_loss_is_added_with_its_weight(smoothing) -> None:
 
 def test_hard_labels_alone_can_be_learnt_beside_stored_ones() -> None:
     _, logits, soft, hard = batch()
-    result = ReplayTask(student(), LossWeights(0.0, 1.0), CPU).distill(logits, soft, hard)
+    result = ReplayTask(student(), LossWeights(0.0, 1.0), CPU).distill(logits, soft, Targets(hard))
     assert torch.equal(result["loss"], F.cross_entropy(logits, hard))
 
 
@@ -95,15 +95,15 @@ def test_samples_without_a_hard_label_do_not_count_in_the_hard_loss() -> None:
     some = hard.clone()
     some[[1, 4]] = -1
     task = ReplayTask(student(), LossWeights(1.0, 0.5), CPU)
-    result = task.distill(logits, soft, some)
+    result = task.distill(logits, soft, Targets(some))
     keep = some >= 0
     assert torch.allclose(result["task_loss"], F.cross_entropy(logits[keep], hard[keep]))
-    assert torch.equal(result["kd_loss"], task.distill(logits, soft, hard)["kd_loss"])
+    assert torch.equal(result["kd_loss"], task.distill(logits, soft, Targets(hard))["kd_loss"])
 
 
 def test_without_a_weight_of_their_own_hard_labels_may_be_absent() -> None:
     _, logits, soft, hard = batch()
-    result = ReplayTask(student(), LossWeights(), CPU).distill(logits, soft, torch.full_like(hard, -1))
+    result = ReplayTask(student(), LossWeights(), CPU).distill(logits, soft, Targets(torch.full_like(hard, -1)))
     assert torch.isfinite(result["loss"])
 
 
@@ -133,14 +133,14 @@ def test_the_replaying_task_learns_the_dense_form_of_the_stored_labels() -> None
     task = ReplayTask(student(), LossWeights(), CPU).eval()
     result = task(images, Targets(hard[:2], SparseLabels.stack(rows, C)))
     dense = torch.tensor([[0.15, 0.15, 0.7], [0.5, 0.25, 0.25]])
-    assert torch.allclose(result["loss"], task.distill(result["output"], dense, hard[:2])["loss"])
+    assert torch.allclose(result["loss"], task.distill(result["output"], dense, Targets(hard[:2]))["loss"])
 
 
 def test_the_online_task_learns_what_the_live_teacher_says_of_the_same_pixels(teacher) -> None:
     images, _, _, hard = batch()
     task = OnlineTask(student(), teacher, LossWeights(), CPU).eval()
     result = task(images, Targets(hard))
-    assert torch.equal(result["loss"], task.distill(result["output"], teacher(images), hard)["loss"])
+    assert torch.equal(result["loss"], task.distill(result["output"], teacher(images), Targets(hard))["loss"])
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
@@ -266,3 +266,26 @@ def test_top5_counts_the_five_highest() -> None:
     metrics = classification_metrics(logits, torch.arange(10))
     assert metrics["top1"] == pytest.approx(10.0)
     assert metrics["top5"] == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_hard_label_of_a_mixed_image_is_mixed_as_the_image_is(smoothing) -> None:
+    _, logits, _, hard = batch()
+    other, share = hard.roll(1), torch.linspace(0, 1, len(hard))
+    task = PlainTask(student(), LossWeights(smoothing=smoothing), CPU)
+    classes = logits.shape[1]
+    own, theirs = (F.one_hot(h, classes) * (1 - smoothing) + smoothing / classes for h in (hard, other))
+    mixed = share[:, None] * own + (1 - share)[:, None] * theirs
+    expected = -(mixed * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert torch.allclose(task.hard_loss(logits, Targets(hard, None, other, share)), expected)
+    assert torch.allclose(
+        task.hard_loss(logits, Targets(hard, None, other, torch.ones(len(hard)))), task.hard_loss(logits, Targets(hard))
+    )
+
+
+def test_a_partner_without_a_hard_label_does_not_count() -> None:
+    _, logits, _, hard = batch()
+    task, nothing = PlainTask(student(), LossWeights(), CPU), torch.full_like(hard, -1)
+    share = torch.full((len(hard),), 0.25)
+    assert torch.allclose(task.hard_loss(logits, Targets(hard, None, nothing, share)), task.hard_loss(logits, Targets(hard)))
+    assert task.hard_loss(logits, Targets(nothing, None, nothing, share)) == 0

@@ -74,22 +74,28 @@ class StudentTask(TrainingTask):
         """uint8 `[B, 3, H, W]` to what the student expects, float32."""
         return (images.float() - self.mean) / self.std
 
-    def hard_loss(self, logits: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy with the hard labels; samples without one do not count."""
-        return F.cross_entropy(logits, hard, ignore_index=-1, label_smoothing=self.weights.smoothing)
+    def hard_loss(self, logits: torch.Tensor, target: Targets) -> torch.Tensor:
+        """Cross-entropy with the hard labels, mixed as the images are; samples without a label do not count."""
+        if target.other is None or target.share is None:
+            return F.cross_entropy(logits, target.hard, ignore_index=-1, label_smoothing=self.weights.smoothing)
+        total, count = logits.new_zeros(()), logits.new_zeros(())
+        for labels, share in ((target.hard, target.share), (target.other, 1 - target.share)):
+            each = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=self.weights.smoothing, reduction="none")
+            total, count = total + (share * each).sum(), count + share[labels >= 0].sum()
+        return total / count.clamp(min=torch.finfo(count.dtype).tiny)
 
-    def distill(self, logits: torch.Tensor, soft: torch.Tensor, hard: torch.Tensor) -> dict[str, torch.Tensor]:
+    def distill(self, logits: torch.Tensor, soft: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:
         """KL(teacher || student), batch mean, temperature 1, plus the hard loss where it has a weight.
 
         Args:
             logits: float `[B, C]`.
             soft: float32 `[B, C]`, the teacher's distributions.
-            hard: int64 `[B]`.
+            target: For the hard labels.
         """
         kd_loss = F.kl_div(F.log_softmax(logits.float(), dim=-1), soft, reduction="batchmean")
         result = {"loss": self.weights.distill * kd_loss, "output": logits, "kd_loss": kd_loss}
         if self.weights.task:
-            result["task_loss"] = self.hard_loss(logits.float(), hard)
+            result["task_loss"] = self.hard_loss(logits.float(), target)
             result["loss"] = result["loss"] + self.weights.task * result["task_loss"]
         return result
 
@@ -100,7 +106,7 @@ class PlainTask(StudentTask):
     def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """See the module's docstring."""
         logits = self.trainable_module(self.normalise(input))
-        return {"loss": self.hard_loss(logits.float(), target.hard), "output": logits}
+        return {"loss": self.hard_loss(logits.float(), target), "output": logits}
 
 
 class ReplayTask(StudentTask):
@@ -110,7 +116,7 @@ class ReplayTask(StudentTask):
         """See the module's docstring."""
         if target.soft is None:
             raise DataError("A replaying task needs soft labels.", fix="use a loader in replay mode")
-        return self.distill(self.trainable_module(self.normalise(input)), target.soft.dense(), target.hard)
+        return self.distill(self.trainable_module(self.normalise(input)), target.soft.dense(), target)
 
 
 class OnlineTask(StudentTask):
@@ -123,4 +129,4 @@ class OnlineTask(StudentTask):
     def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """See the module's docstring."""
         soft = self.teacher(input)
-        return self.distill(self.trainable_module(self.normalise(input)), soft, target.hard)
+        return self.distill(self.trainable_module(self.normalise(input)), soft, target)
