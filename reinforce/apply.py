@@ -1,7 +1,7 @@
 """Apply: from a decoded image and params to the pixels of one view. No generator can be reached from here.
 
 Enters: uint8 `[H, W, 3]` and int32 params. Leaves: uint8 `[3, size, size]`, the same bytes on every machine (the pixel
-contract of FORMAT.md). Order: crop, resize, window, flip, ops.
+contract of FORMAT.md). Order: crop, resize, window, flip, ops, erase; mixing, which takes two views, is `reinforce.mix`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from reinforce import ops, warp
+from reinforce.erase import noise
 from reinforce.errors import StoreError
-from reinforce.params import GEOMETRIC_OPS, Field, Interpolation, Op, PixelSpec
+from reinforce.params import GEOMETRIC_OPS, MAX_BLUR, Field, Interpolation, Op, PixelSpec
 
 _RESIZE_MODES = {Interpolation.BILINEAR: "bilinear", Interpolation.BICUBIC: "bicubic"}
+_WARPS = {Interpolation.BILINEAR, Interpolation.BICUBIC, Interpolation.NEAREST}
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
@@ -38,17 +40,38 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
     if spec.read(params, Field.HFLIP, 0):
         view = view[:, ::-1]
     for op, interpolation, a, b in spec.ops(params):
-        if op in GEOMETRIC_OPS and interpolation not in _RESIZE_MODES:
+        if op in GEOMETRIC_OPS and interpolation not in _WARPS:
             raise StoreError(
                 "Params name an interpolation that this version does not know.",
                 found=interpolation,
-                expected="1 (bilinear) or 2 (bicubic)",
+                expected="1 (bilinear), 2 (bicubic) or 3 (nearest)",
                 cause="the data set was made by a newer version, or its params are damaged",
                 fix="reinforce verify DIR",
             )
         if op != Op.NONE:
             view = _operation(op)(view, interpolation, a, b, spec.fill)
+    view = _erased(view, params, spec)
     return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+
+
+def _erased(view: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray:
+    height, width = spec.read(params, Field.ERASE_HEIGHT, 0), spec.read(params, Field.ERASE_WIDTH, 0)
+    if not height or not width:
+        return view
+    top, left = spec.read(params, Field.ERASE_TOP, 0), spec.read(params, Field.ERASE_LEFT, 0)
+    seed = None if spec.column(Field.ERASE_SEED) is None else spec.read(params, Field.ERASE_SEED, 0)
+    inside = min(top, left, height, width) >= 0 and top + height <= spec.size and left + width <= spec.size
+    if not inside or (seed is not None and seed < 0):
+        raise StoreError(
+            "Params erase what is no part of the view.",
+            found=f"{height} rows from {top}, {width} columns from {left}, seed {seed}",
+            expected=f"a rectangle within {spec.size}x{spec.size}, and a seed that is not negative",
+            cause="the params are damaged",
+            fix="reinforce verify DIR",
+        )
+    view = view.copy()
+    view[top : top + height, left : left + width] = spec.erase_fill if seed is None else noise(seed, height, width)
+    return view
 
 
 def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray:
@@ -87,6 +110,17 @@ def _operation(op: int) -> Callable[..., np.ndarray]:
     )
 
 
+def _blurred(image: np.ndarray, radius: int) -> np.ndarray:
+    if not 0 <= radius <= MAX_BLUR:
+        raise StoreError(
+            "Params blur by a radius that no policy draws.",
+            found=radius,
+            expected=f"0 to {MAX_BLUR}",
+            fix="reinforce verify DIR",
+        )
+    return ops.gaussian_blur(image, radius)
+
+
 # Op id -> function of (image, interpolation, a, b, fill).
 _OPS: dict[Op, Callable[..., np.ndarray]] = {
     Op.AUTO_CONTRAST: lambda image, i, a, b, fill: ops.auto_contrast(image),
@@ -104,4 +138,5 @@ _OPS: dict[Op, Callable[..., np.ndarray]] = {
     Op.SHEAR_Y: lambda image, i, a, b, fill: warp.shear_y(image, i, a, fill),
     Op.TRANSLATE_X: lambda image, i, a, b, fill: warp.translate_x(image, i, a, fill),
     Op.TRANSLATE_Y: lambda image, i, a, b, fill: warp.translate_y(image, i, a, fill),
+    Op.GAUSSIAN_BLUR: lambda image, i, a, b, fill: _blurred(image, a),
 }

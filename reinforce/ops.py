@@ -73,6 +73,28 @@ def sharpness(image: np.ndarray, factor: int) -> np.ndarray:
     return _blend(smooth, image, factor)
 
 
+def gaussian_blur(image: np.ndarray, radius: int) -> np.ndarray:
+    """Three boxes along each axis, of 2 radius + 1 pixels; `radius` in Q16, the outermost pixels counted by its fraction.
+
+    How Pillow approximates a Gaussian (Gwosdek et al. 2011); edges are repeated, every pass is rounded to nearest.
+    """
+    for axis in (1, 0):
+        for _ in range(3):
+            image = _box_blur(image, radius, axis)
+    return image
+
+
+def _box_blur(image: np.ndarray, radius: int, axis: int) -> np.ndarray:
+    whole, fraction = radius >> 16, radius & (Q16 - 1)
+    reach, length = whole + 1, image.shape[axis]
+    padding = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
+    wide = np.pad(image, padding, mode="edge").astype(np.int64)
+    shifted = [wide.take(range(k, k + length), axis) for k in range(2 * reach + 1)]
+    weight = 2 * radius + Q16
+    total = Q16 * sum(shifted[1:-1]) + fraction * (shifted[0] + shifted[-1])
+    return ((total + weight // 2) // weight).astype(np.uint8)
+
+
 def _blend(degenerate: np.ndarray, image: np.ndarray, factor: int) -> np.ndarray:
     # degenerate + factor * (image - degenerate), rounded down: |factor| <= 2 * Q16 keeps every term within int32.
     base = degenerate.astype(np.int32)

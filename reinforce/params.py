@@ -20,6 +20,8 @@ OP_SLOT_BASE = 32
 """Field id of the first op slot; slot s has the ids OP_SLOT_BASE + 4 s .. + 3: op, interpolation, a, b."""
 
 MAX_OP_SLOTS = 16
+MAX_BLUR = 16 * Q16
+"""Largest radius of a blur's box."""
 
 
 class Field(IntEnum):
@@ -54,6 +56,7 @@ class Interpolation(IntEnum):
     NONE = 0
     BILINEAR = 1
     BICUBIC = 2
+    NEAREST = 3  # of geometric ops only
 
 
 class Op(IntEnum):
@@ -75,6 +78,7 @@ class Op(IntEnum):
     SHEAR_Y = 13  # a = coefficient, Q16
     TRANSLATE_X = 14  # a = fraction of the width, Q16
     TRANSLATE_Y = 15  # a = fraction of the height, Q16
+    GAUSSIAN_BLUR = 16  # a = radius of the box that is applied three times, Q16
 
 
 GEOMETRIC_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
@@ -88,11 +92,13 @@ class PixelSpec:
         size: Height and width of a view in pixels.
         fields: Field id of every params column, in column order.
         fill: RGB value of pixels that a geometric op uncovers.
+        erase_fill: RGB value of erased pixels, where they are not filled with noise.
     """
 
     size: int
     fields: tuple[int, ...]
     fill: tuple[int, int, int] = (124, 116, 104)
+    erase_fill: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
         known = {int(f) for f in Field} | set(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS))
@@ -102,8 +108,10 @@ class PixelSpec:
         ]
         slots = [f for f in self.fields if f >= OP_SLOT_BASE]
         broken = slots != list(range(OP_SLOT_BASE, OP_SLOT_BASE + len(slots))) or len(slots) % 4 != 0
-        mixing = [Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEIGHT, Field.BOX_WIDTH]
-        broken = broken or 0 < sum(f in self.fields for f in mixing) < len(mixing)
+        erased = range(Field.ERASE_TOP, Field.ERASE_SEED)
+        for group in (erased, range(Field.PARTNER, Field.BOX_WIDTH + 1)):
+            broken = broken or 0 < sum(f in self.fields for f in group) < len(group)
+        broken = broken or (Field.ERASE_SEED in self.fields and Field.ERASE_TOP not in self.fields)
         if unknown or needed or broken or len(set(self.fields)) != len(self.fields):
             raise StoreError(
                 "The params layout is not one this version can read.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 from reinforce.block import Block, Status, block_path
 from reinforce.errors import StoreError
 from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
-from reinforce.params import PixelSpec
 from reinforce.samples import Samples
 from reinforce.sparse import SparseLabel
 from reinforce.tiers import codec_from_dict
@@ -35,8 +35,8 @@ class Store:
         self.manifest = read_manifest(self.root)
         self.settings = self.manifest.settings
         self.codec = codec_from_dict(self.settings.codec)
-        policy_spec = self.settings.policy.spec(self.settings.size)
-        self.spec = PixelSpec(self.settings.size, tuple(self.manifest.params_fields), policy_spec.fill)
+        spec = self.settings.policy.spec(self.settings.size)
+        self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
         num_samples, dealt = self.settings.source.num_samples, self.settings.policy.mix is not None
         self.samples = Samples.from_parquet(self.root / SAMPLES, num_samples, self.settings.block_size, dealt)
         self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)

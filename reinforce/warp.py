@@ -78,6 +78,10 @@ def _warp(image: np.ndarray, x: np.ndarray, y: np.ndarray, interpolation: int, f
     """Sample `image` at positions `x`, `y` (units of 1/2^17 pixel, broadcastable to `[H, W]`)."""
     height, width = image.shape[:2]
     outside = (x < 0) | (x >= width * _ONE) | (y < 0) | (y >= height * _ONE)
+    if interpolation == Interpolation.NEAREST:
+        nearest = image[np.clip(y >> 17, 0, height - 1), np.clip(x >> 17, 0, width - 1)]
+        nearest[np.broadcast_to(outside, nearest.shape[:2])] = fill
+        return nearest
     table = _TABLES[Interpolation(interpolation)]
     columns = _taps(x, width, table)
     rows = _taps(y, height, table)

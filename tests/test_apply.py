@@ -16,7 +16,7 @@ from reinforce import apply as apply_module
 from reinforce import ops, warp
 from reinforce.apply import apply
 from reinforce.errors import StoreError
-from reinforce.params import OP_SLOT_BASE, Q16, Field, Op, PixelSpec
+from reinforce.params import GEOMETRIC_OPS, OP_SLOT_BASE, Q16, Field, Op, PixelSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "views.json"
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,7 @@ ARGUMENTS = {
     **{op: (84000, 0) for op in (Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS)},
     **{op: (-13000, 0) for op in (Op.SHEAR_X, Op.SHEAR_Y)},
     **{op: (20000, 0) for op in (Op.TRANSLATE_X, Op.TRANSLATE_Y)},
+    Op.GAUSSIAN_BLUR: (88000, 0),
 }
 
 
@@ -48,6 +49,8 @@ def golden_cases() -> dict[str, list[int]]:
             a, b = ARGUMENTS.get(op, (0, 0))
             row = [7, 11, 70, 93, interpolation, interpolation - 1, int(op), interpolation, a, b, 0, 0, 0, 0]
             cases[f"{op.name.lower()}-{interpolation}"] = row
+    for op in GEOMETRIC_OPS:
+        cases[f"{op.name.lower()}-3"] = [7, 11, 70, 93, 1, 0, int(op), 3, *ARGUMENTS[op], 0, 0, 0, 0]
     cases["two ops"] = [0, 0, 90, 120, 2, 0, int(Op.SHEAR_X), 2, 9000, 0, int(Op.EQUALIZE), 0, 0, 0]
     return cases
 
@@ -140,7 +143,7 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", ["apply", "ops", "warp"])
+@pytest.mark.parametrize("name", ["apply", "ops", "warp", "erase"])
 def test_what_makes_pixels_cannot_reach_a_generator(name) -> None:
     path = ROOT / "reinforce" / f"{name}.py"
     allowed = ("__future__", "collections", "numpy", "torch", "torch.nn", "reinforce.")

@@ -21,7 +21,7 @@ from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, 
 from reinforce.files import only_writer
 from reinforce.manifest import Settings, check_same_settings
 from reinforce.params import Q16, PixelSpec
-from reinforce.policy import RRCPolicy, parse_policy
+from reinforce.policy import Policy, parse_policy
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
 from reinforce.tiers import parse_codec
@@ -39,7 +39,7 @@ def test_a_k_of_thousands_of_digits_is_wrong_usage() -> None:
         parse_codec("topk:" + "1" * 5000)
 
 
-@pytest.mark.parametrize("interpolation", [-1, 0, 3])
+@pytest.mark.parametrize("interpolation", [-1, 0, 4])
 def test_an_unknown_interpolation_of_an_op_is_refused(interpolation) -> None:
     spec = PixelSpec(16, (1, 2, 3, 4, 9, 10, 32, 33, 34, 35))
     row = np.array([0, 0, 20, 20, 1, 0, 12, interpolation, 100, 0], np.int32)
@@ -48,9 +48,9 @@ def test_an_unknown_interpolation_of_an_op_is_refused(interpolation) -> None:
 
 
 def test_the_text_of_a_policy_keeps_every_digit() -> None:
-    policy = RRCPolicy(scale=(0.1234567890123, 1.0))
+    policy = Policy(name="rrc", scale=(0.1234567890123, 1.0))
     assert parse_policy(str(policy)) == policy
-    assert parse_policy(str(RRCPolicy())) == RRCPolicy()
+    assert parse_policy(str(Policy(name="rrc"))) == Policy(name="rrc")
 
 
 @pytest.fixture

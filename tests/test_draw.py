@@ -18,7 +18,7 @@ from reinforce.apply import apply
 from reinforce.draw import draw
 from reinforce.params import OP_SLOT_BASE, Q16, Op
 from reinforce.policy import parse_policy
-from reinforce.seeds import epoch_order, scheduled_view, torch_seed, view_rng
+from reinforce.seeds import epoch_order, scheduled_views, torch_seed, view_rng
 
 DRAWS = 6000
 TIMM_NAMES = {
@@ -130,6 +130,12 @@ TEXTS = [
     "rrc",
     "rrc:scale=0.01-0.02,ratio=0.1-10",
     "rrc-ra:m=10,mstd=5,n=4,p=1,interpolation=random",
+    "whole",
+    "tinyvit:reprob=1",
+    "imagenet-plus-ra-re:reprob=1,m=30",
+    "three-augment",
+    "trivial",
+    "autoaugment:interpolation=random",
 ]
 
 
@@ -160,7 +166,7 @@ def test_orders_and_schedules_are_permutations_that_differ() -> None:
     assert sorted(epoch_order(0, 3, 50)) == list(range(50))
     assert not np.array_equal(epoch_order(0, 3, 50), epoch_order(0, 4, 50))
     assert not np.array_equal(epoch_order(0, 1, 50), epoch_order(1, 0, 50))
-    assert sorted(scheduled_view(0, 7, e, 9) for e in range(9, 18)) == list(range(9))
+    assert sorted(v for e in range(9, 18) for v in scheduled_views(0, 7, e, 9)) == list(range(9))
     assert len({torch_seed(0, e) for e in range(-1, 20)} | {torch_seed(1, e) for e in range(-1, 20)}) == 42
 
 

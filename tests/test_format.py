@@ -15,6 +15,7 @@ import pytest
 from reinforce import keep, sqrt
 from reinforce.block import Status
 from reinforce.block_labels import MEASURE_EVERY
+from reinforce.erase import noise
 from reinforce.manifest import Manifest, Settings
 from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
 from reinforce.sparse import MAX_LEVEL
@@ -37,6 +38,11 @@ def test_field_and_op_ids_are_those_of_the_page() -> None:
     assert (Interpolation.BILINEAR, Interpolation.BICUBIC) == (1, 2)
     assert "0 ok, 1 missing, 2 corrupt" in PAGE
     assert [s.name.lower() for s in Status] == ["ok", "missing", "corrupt"]
+
+
+def test_the_noise_of_the_page_is_the_noise_of_the_code() -> None:
+    block = section("Pixel contract").split("Vector: seed 12345, 2 rows, 3 columns")[1].split("```")[1]
+    assert noise(12345, 2, 3).tobytes().hex() == "".join(block.split())
 
 
 def test_the_topk_vector_is_written_and_read() -> None:
