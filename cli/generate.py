@@ -18,7 +18,10 @@ def command(
     teacher: Annotated[list[str], typer.Option(help="timm model or short name; several: the mean of their softmaxes.")],
     out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run in it is continued.")],
     views: Annotated[int, typer.Option(min=1, max=65535, help="Views per image.")] = 10,
-    policy: Annotated[str, typer.Option(help="none, rrc or rrc-ra, with options: rrc-ra:scale=0.25-1,m=9")] = "rrc-ra",
+    policy: Annotated[
+        str,
+        typer.Option(help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. See `list policies`."),
+    ] = "rrc-ra",
     size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
     teacher_weights: Annotated[
         list[Path] | None, typer.Option(help="Local state dict (safetensors or torch), one per teacher; default: timm's own.")
@@ -47,13 +50,13 @@ def command(
     from reinforce.generate import Execution, generate, limit_source
     from reinforce.manifest import Settings, SourceInfo
     from reinforce.models import parse_kwargs
-    from reinforce.policy import parse_policy
+    from reinforce.policy_file import read_policy
     from reinforce.source import ImageFolder
     from reinforce.summary import summarise
     from reinforce.teacher import TeacherSpec, load_teacher
     from reinforce.tiers import parse_codec
 
-    chosen_policy, chosen_codec = parse_policy(policy), parse_codec(codec)
+    chosen_policy, chosen_codec = read_policy(policy), parse_codec(codec)
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
     if teacher_weights and len(teacher_weights) != len(teacher):
         raise UsageError(

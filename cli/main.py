@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from reinforce.cli import bench_codec, bench_modes, demo, generate, inspect, show, train, verify
+from reinforce.cli import list as listing
 from reinforce.errors import ReinforceError
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, train, inspect, verify, show, demo):
+for module in (generate, train, inspect, verify, show, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec):

@@ -30,20 +30,34 @@ def command(
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     aug_repeats: Annotated[int | None, typer.Option(min=1, help="Views of a sample in one batch, from one decode.")] = None,
     opt: Annotated[str | None, typer.Option(help="timm optimiser.")] = None,
+    momentum: Annotated[float | None, typer.Option(min=0, help="Of optimisers that have one.")] = None,
     lr: Annotated[float | None, typer.Option()] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
     sched: Annotated[str | None, typer.Option(help="timm schedule.")] = None,
     warmup_epochs: Annotated[int | None, typer.Option(min=0)] = None,
+    warmup_lr: Annotated[float | None, typer.Option(min=0, help="Learning rate at the start of the warm-up.")] = None,
+    min_lr: Annotated[float | None, typer.Option(min=0, help="Learning rate at the end.")] = None,
+    decay_epochs: Annotated[float | None, typer.Option(help="Epochs between decays of the step schedule.")] = None,
+    decay_rate: Annotated[float | None, typer.Option(help="Factor of each decay.")] = None,
+    cooldown_epochs: Annotated[int | None, typer.Option(min=0, help="Epochs at the last learning rate, on top.")] = None,
     clip_grad: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
     distill_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of the soft labels.")] = None,
     task_loss_weight: Annotated[
         float | None, typer.Option(min=0, help="Weight of the hard labels beside the soft ones.")
     ] = None,
     smoothing: Annotated[float | None, typer.Option(min=0, help="Label smoothing of the hard labels.")] = None,
+    distill_type: Annotated[str | None, typer.Option(help="soft (KL) or hard (the teacher's top class).")] = None,
+    alpha: Annotated[float | None, typer.Option(min=0, help="Share of the teacher in the target, the rest hard.")] = None,
+    alpha_ramp_epochs: Annotated[float | None, typer.Option(min=0, help="Epochs in which alpha rises from 0.")] = None,
+    discriminator_loss_weight: Annotated[float | None, typer.Option(min=0, help="Weight of MEAL V2's discriminator.")] = None,
+    cosub: Annotated[bool | None, typer.Option("--cosub/--no-cosub", help="Two submodels teach each other.")] = None,
     model_ema: Annotated[
         bool | None, typer.Option("--model-ema/--no-model-ema", help="Keep an average of the weights.")
     ] = None,
     model_ema_decay: Annotated[float | None, typer.Option()] = None,
+    model_ema_warmup: Annotated[
+        bool | None, typer.Option("--model-ema-warmup/--no-model-ema-warmup", help="Average over less at the start.")
+    ] = None,
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision.")] = None,
     amp_dtype: Annotated[str | None, typer.Option(help="bfloat16 or float16")] = None,
     drop: Annotated[float | None, typer.Option(min=0)] = None,
@@ -54,7 +68,10 @@ def command(
     views: Annotated[int | None, typer.Option(min=1, help="Use only the first so many stored views.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's published weights.")] = False,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Start from timm's published weights.")
+    ] = None,
+    initial_checkpoint: Annotated[Path | None, typer.Option(help="Start from the weights of a local file.")] = None,
     teacher: Annotated[
         list[str] | None, typer.Option(help="Live teacher for --mode online; default: that of the labels.")
     ] = None,
@@ -97,7 +114,7 @@ def command(
         views=views,
         seed=seed,
         student_kwargs=parse_kwargs(student_kwargs or [], "--student-kwargs"),
-        pretrained=pretrained,
+        initial_checkpoint=initial_checkpoint,
         teachers=[TeacherSpec(n, w, kwargs) for n, w in zip(teacher or [], weights, strict=False)],
         teacher_weights=list(teacher_weights or []),
         class_map=class_map,

@@ -23,7 +23,7 @@ from reinforce.cli.main import spread
 from reinforce.cli.progress import Progress
 from reinforce.errors import ReinforceError
 
-COMMANDS = ("generate", "train", "inspect", "verify", "show", "demo", "bench")
+COMMANDS = ("generate", "train", "inspect", "verify", "show", "list", "demo", "bench")
 
 
 @dataclass
@@ -182,7 +182,7 @@ WRONG_USAGE = [
     # what is not there, and what there is
     ("generate --data {images} --teacher test_nothing --out {out}", "timm has no model 'test_nothing'", "timm.list_models()"),
     ("generate --data {images} --teacher test_resnett --out {out}", "timm has no model 'test_resnett'", "one of test_resnet"),
-    (f"{GENERATE} --policy rcc", "no policy 'rcc'", "none, rrc, rrc-ra"),
+    (f"{GENERATE} --policy rcc", "no policy 'rcc'", "none, whole, rrc, rrc-ra, usi"),
     (f"{GENERATE} --policy rrc:size=3", "has no option 'size=3'", "scale="),
     (f"{GENERATE} --policy rrc:scale=0.5-3", "Policy 'rrc:scale=0.5-3' is not valid", "0-1"),
     (f"{GENERATE} --codec zip", "no codec 'zip'", "topk:K"),
@@ -591,3 +591,21 @@ def test_every_error_ends_as_its_exit_code(cli, monkeypatch, places) -> None:
             "  likely cause: bad luck",
             "  next:         try again",
         ]
+
+
+@pytest.mark.parametrize(("what", "words"), [
+    ("recipes", ["usi", "meal-v2", "cosub", "self", "kd"]), ("policies", ["usi", "tinyvit", "imagenet-plus-m-r", "none"]),
+    ("codecs", ["sqrt-tiny", "sqrt ", "topk:K"]), ("students", ["vit_s", "tresnet_m"]),
+])  # fmt: skip
+def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli, what, words) -> None:
+    code, out, err = cli("list", what)
+    assert code == 0
+    assert err.strip()
+    assert all(any(line.startswith(word) for line in out.splitlines()) for word in words)
+    assert all(len(line.split("  ", 1)) == 2 and len(line) < 150 for line in out.splitlines())
+    code, listed, _ = cli("list", what, "--json")
+    assert set(json.loads(listed)) == {line.split("  ")[0] for line in out.splitlines()}
+
+
+def test_a_list_of_something_else_is_wrong_usage(cli) -> None:
+    assert cli("list", "teachers")[0] == 2

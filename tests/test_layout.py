@@ -20,7 +20,10 @@ TRAIN = sorted((ROOT / "train").glob("*.py"))
 CLI = sorted((ROOT / "cli").glob("*.py"))
 PURE = (
     "params",
+    "presets",
     "policy",
+    "augment",
+    "erase",
     "draw",
     "mix",
     "apply",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import timm
 
+from reinforce.cli import generate as generate_command
 from reinforce.cli import train as train_command
 from reinforce.errors import UsageError
+from reinforce.names import timm_name
+from reinforce.policy import parse_policy
 from reinforce.train import recipe as module
-from reinforce.train.recipe import Recipe, load_recipe, shipped_recipes
+from reinforce.train.recipe import Recipe, about_recipe, load_recipe, shipped_recipes
 
 FOLDER = Path(module.__file__).parent / "recipes"
 
@@ -39,19 +44,47 @@ def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_the_command_in_a_recipe_is_one_that_exists(name) -> None:
-    command = re.search(r"^# Command: +(.*)$", (FOLDER / f"{name}.toml").read_text(), re.MULTILINE)[1]
-    assert command.startswith("reinforce train ")
-    options = {o.removeprefix("--").replace("-", "_") for o in re.findall(r"--[a-z-]+", command)}
-    assert options <= set(train_command.command.__annotations__)
+def test_the_commands_in_a_recipe_are_ones_that_exist(name) -> None:
+    text = re.sub(r"\n# {13,}", " ", (FOLDER / f"{name}.toml").read_text())
+    commands = re.findall(r"^# (?:Command:)? +(reinforce .*)$", text, re.MULTILINE)
+    assert any(c.startswith("reinforce train ") for c in commands)
+    for line in commands:
+        words = line.split()
+        command = {"train": train_command, "generate": generate_command}[words[1]].command
+        options = {o.removeprefix("--").replace("-", "_") for o in words if o.startswith("--")}
+        assert options <= set(command.__annotations__), line
+        for option, value in pairwise(words):
+            if option == "--policy":
+                parse_policy(value)
+            if option in ("--teacher", "--student") and value.islower():
+                assert timm.is_model(timm_name(value)), value
+            if option == "--recipe":
+                assert value == name
     if name != "kd":  # the default
-        assert f"--recipe {name}" in command
+        assert f"--recipe {name} " in text
 
 
-def test_options_of_the_command_that_belong_to_the_recipe_have_its_names() -> None:
-    options = set(train_command.command.__annotations__)
-    assert {"epochs", "batch_size", "opt", "lr", "weight_decay", "sched", "model_ema", "amp", "drop", "drop_path"} <= options
-    assert set(Recipe.model_fields) - options <= {"momentum", "warmup_lr", "min_lr", "cooldown_epochs", "model_ema_warmup"}
+def test_every_field_of_a_recipe_can_be_given_on_the_command_line() -> None:
+    assert set(Recipe.model_fields) <= set(train_command.command.__annotations__)
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    ("cosub = true", "cosub=true needs drop_path"),
+    ("cosub = true\ndrop_path = 0.1\nalpha = 0.3", "no alpha"),
+    ("cosub = true\ndrop_path = 0.1\ndiscriminator_loss_weight = 1.0", "no discriminator"),
+    ("alpha_ramp_epochs = 1.0", "no alpha to ramp"),
+    ("alpha = 1.5", "less than or equal to 1"),
+    ('distill_type = "medium"', "distill_type"),
+])  # fmt: skip
+def test_losses_that_contradict_each_other_are_refused(tmp_path, content, text) -> None:
+    with pytest.raises(UsageError) as error:
+        load_recipe(write(tmp_path, content), {})
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_is_described_in_a_line(name) -> None:
+    assert 20 < len(about_recipe(name)) < 130
 
 
 def test_the_default_of_a_recipe_is_valid() -> None:

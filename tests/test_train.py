@@ -38,7 +38,7 @@ from reinforce.errors import (
     UsageError,
 )
 from reinforce.generate import Execution, generate
-from reinforce.policy import NonePolicy, parse_policy
+from reinforce.policy import Policy, parse_policy
 from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.teacher import TeacherSpec, load_teacher, teacher_of
@@ -47,9 +47,11 @@ from reinforce.train.batches import batch_plan, batches
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation
 from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
+from reinforce.train.losses import LossWeights
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig, build
-from reinforce.train.tasks import LossWeights, OnlineTask, ReplayTask
+from reinforce.train.targets import Targets
+from reinforce.train.tasks import OnlineTask, ReplayTask
 from reinforce.train.views import FreshViews, ReplayedViews
 
 TIMES = ("seconds", "images_per_second")
@@ -312,12 +314,12 @@ def test_a_signalled_process_is_continued_by_resume(undisturbed, tmp_path, monke
 # What the student sees
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[tuple[torch.Tensor, tasks.Targets]]:
+def recorded(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[tuple[torch.Tensor, Targets]]:
     """Batches that a task's forward was given, from now on."""
-    seen: list[tuple[torch.Tensor, tasks.Targets]] = []
+    seen: list[tuple[torch.Tensor, Targets]] = []
     forward = kind.forward
 
-    def recording(self: Any, images: torch.Tensor, targets: tasks.Targets) -> dict[str, torch.Tensor]:
+    def recording(self: Any, images: torch.Tensor, targets: Targets) -> dict[str, torch.Tensor]:
         seen.append((images.clone(), targets))
         return forward(self, images, targets)
 
@@ -850,7 +852,7 @@ def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path
 
 def test_validation_images_are_resized_and_centre_cropped(val) -> None:
     check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 1.0)
-    assert check.views.policy == NonePolicy(crop_pct=1.0)
+    assert check.views.policy == Policy(name="none", crop_pct=1.0)
     one, again = (torch.cat([images for images, _ in check.batches(size, 0)]) for size in (4, 9))
     assert one.shape == (9, 3, SIZE, SIZE)
     assert torch.equal(one, again)

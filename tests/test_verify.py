@@ -258,7 +258,7 @@ def test_a_file_that_the_manifest_forgets_is_found(own_store) -> None:
     [
         (lambda m: m.update(extra=1), "extra: Extra inputs are not permitted"),
         (lambda m: m["settings"].update(extra=1), "settings.extra: Extra inputs"),
-        (lambda m: m["settings"]["policy"].update(extra=1), "settings.policy.rrc-ra.extra: Extra inputs"),
+        (lambda m: m["settings"]["policy"].update(extra=1), "settings.policy.extra: Extra inputs"),
         (lambda m: m["counts"].update(extra=1), "counts.extra: Extra inputs"),
         (lambda m: m.pop("files"), "files: Field required"),
         (lambda m: m.update(schema_version=2), "schema_version"),

@@ -19,7 +19,7 @@ from reinforce.errors import ReinforceError, UsageError
 from reinforce.mix import Mixing, mix
 from reinforce.seeds import epoch_order
 from reinforce.sparse import SparseLabels
-from reinforce.train.tasks import Targets
+from reinforce.train.targets import Targets
 from reinforce.train.views import Item, Views
 
 Batch = tuple[torch.Tensor, Targets]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reinforce.errors import SourceError
-from reinforce.policy import NonePolicy
+from reinforce.policy import make_policy
 from reinforce.source import ImageFolder
 from reinforce.train.batches import batches
 from reinforce.train.views import FreshViews
@@ -44,7 +44,7 @@ class Validation:
                 fix="check --val",
             )
         self.class_of = torch.tensor([names.index(n) for n in source.class_names])
-        policy = NonePolicy(crop_pct=crop_pct)
+        policy = make_policy({"name": "none", "crop_pct": crop_pct}, "none")
         self.views = FreshViews(source, np.arange(len(source)), np.array(source.labels), policy, size, num_classes)
 
     def batches(self, batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

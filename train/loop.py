@@ -91,6 +91,8 @@ class _Run:
             self.optimizer = create_optimizer_v2(
                 parts.student, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
             )
+            if extra := list(self.task.loss.parameters()):
+                self.optimizer.add_param_group({"params": extra})
             self.scheduler, self.epochs = create_scheduler_v2(
                 self.optimizer,
                 sched=recipe.sched,
@@ -99,6 +101,8 @@ class _Run:
                 warmup_lr=recipe.warmup_lr,
                 min_lr=recipe.min_lr,
                 cooldown_epochs=recipe.cooldown_epochs,
+                decay_epochs=recipe.decay_epochs,
+                decay_rate=recipe.decay_rate,
                 step_on_epochs=False,
                 updates_per_epoch=self.steps_per_epoch,
             )
@@ -180,6 +184,7 @@ class _Run:
 
     def _update(self, images: torch.Tensor, targets: Any, update: int) -> dict[str, torch.Tensor]:
         self.scheduler.step_update(update)
+        self.task.epochs = update / self.steps_per_epoch
         amp = (
             torch.autocast(self.parts.device.type, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
         )
@@ -238,6 +243,7 @@ class _Run:
             "lines": self.lines,
             "model": self.task.get_checkpoint_state()["state_dict"],
             "ema": self.task.get_checkpoint_state(ema=True)["state_dict_ema"] if self.recipe.model_ema else None,
+            "loss": self.task.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
@@ -249,6 +255,7 @@ class _Run:
         self.task.load_checkpoint_state(state["model"])
         if self.recipe.model_ema:
             self.task.load_checkpoint_state(state["ema"], ema=True)
+        self.task.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])

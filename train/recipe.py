@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reinforce.errors import UsageError
 
@@ -24,15 +24,25 @@ class Recipe(BaseModel):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    pretrained: bool = Field(False, description="start from timm's published weights")
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm")
     sched: str = Field("cosine", description="name of a timm schedule")
     warmup_epochs: int = Field(5, ge=0, description="cut to a fifth of a shorter run")
     warmup_lr: float = Field(1e-6, ge=0)
     min_lr: float = Field(1e-6, ge=0)
+    decay_epochs: float = Field(90, gt=0, description="epochs between two decays of the step schedule")
+    decay_rate: float = Field(0.1, gt=0, le=1, description="factor of each of them")
     cooldown_epochs: int = Field(0, ge=0)
     distill_loss_weight: float = Field(1.0, ge=0, description="weight of KL(teacher || student)")
     task_loss_weight: float = Field(0.0, ge=0, description="weight of cross-entropy with the hard label, beside the teacher")
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the hard label")
+    distill_type: Literal["soft", "hard"] = Field("soft", description="KL to the teacher, or its top class as a label (DeiT)")
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="share of the teacher in the target, the rest is the hard label; replaces the two weights"
+    )
+    alpha_ramp_epochs: float = Field(0.0, ge=0, description="epochs in which alpha rises from 0")
+    discriminator_loss_weight: float = Field(0.0, ge=0, description="weight of a discriminator on the outputs (MEAL V2)")
+    cosub: bool = Field(False, description="two submodels of the student teach each other; needs drop_path")
     model_ema: bool = False
     model_ema_decay: float = Field(0.9998, ge=0, lt=1)
     model_ema_warmup: bool = False
@@ -41,6 +51,21 @@ class Recipe(BaseModel):
     drop: float = Field(0.0, ge=0, lt=1, description="dropout rate of the student")
     drop_path: float | None = Field(None, ge=0, lt=1, description="stochastic depth rate of the student")
     crop_pct: float = Field(0.875, gt=0.1, le=1, description="share of the resized image that evaluation cuts out")
+
+    @model_validator(mode="after")
+    def _check_losses(self) -> Recipe:
+        if self.cosub and not self.drop_path:
+            raise ValueError("cosub=true needs drop_path above 0: it is what makes two submodels of one student")
+        if self.cosub and (self.discriminator_loss_weight or self.alpha is not None or self.distill_type != "soft"):
+            raise ValueError("cosub=true goes with distill_loss_weight alone: no alpha, no discriminator, no hard distillation")
+        if self.alpha_ramp_epochs and self.alpha is None:
+            raise ValueError("alpha_ramp_epochs has no alpha to ramp")
+        return self
+
+    @property
+    def weighs_hard_labels(self) -> bool:
+        """Whether hard labels are learned beside the teacher."""
+        return self.cosub or self.task_loss_weight > 0 if self.alpha is None else True
 
     @property
     def warmup(self) -> int:
@@ -53,6 +78,12 @@ def shipped_recipes() -> list[str]:
     return sorted(
         f.name.removesuffix(".toml") for f in files("reinforce.train").joinpath("recipes").iterdir() if f.name.endswith(".toml")
     )
+
+
+def about_recipe(name: str) -> str:
+    """The first line of a shipped recipe: what it is."""
+    text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_text()
+    return text.splitlines()[0].removeprefix("# ").partition(": ")[2]
 
 
 def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:

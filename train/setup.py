@@ -13,17 +13,19 @@ from torch import nn
 
 from reinforce.device import resolve_device
 from reinforce.errors import SourceError, UsageError
+from reinforce.files import file_sha256
 from reinforce.models import Scalar, create
 from reinforce.names import timm_name
-from reinforce.policy import parse_policy
+from reinforce.policy_file import read_policy
 from reinforce.replay import ReinforcedDataset, match_keys
 from reinforce.seeds import torch_seed
 from reinforce.source import ImageFolder
 from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
 from reinforce.train.evaluate import Validation
+from reinforce.train.losses import LossWeights
 from reinforce.train.recipe import Recipe
-from reinforce.train.tasks import LossWeights, OnlineTask, PlainTask, ReplayTask, StudentTask
+from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from reinforce.train.views import FreshViews, ReplayedViews, Views
 
 Mode = Literal["replay", "plain", "online"]
@@ -46,7 +48,7 @@ class TrainConfig:
     views: int | None = None
     seed: int = 0
     student_kwargs: dict[str, Scalar] = field(default_factory=dict)
-    pretrained: bool = False
+    initial_checkpoint: Path | None = None
     teachers: list[TeacherSpec] = field(default_factory=list)
     teacher_weights: list[Path] = field(default_factory=list)
     class_map: str | None = None
@@ -89,10 +91,11 @@ def build(config: TrainConfig) -> Parts:
     store = _store(config)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)
-    if config.mode != "plain" and config.recipe.task_loss_weight and not class_names:
+    if config.mode != "plain" and config.recipe.weighs_hard_labels and not class_names:
         raise UsageError(
             "The recipe weighs hard labels, and there are none.",
             found=f"task_loss_weight = {config.recipe.task_loss_weight} and images without class folders",
+            expected="a recipe that learns from the teacher alone, such as kd",
             fix="--task-loss-weight 0",
         )
     validation = None
@@ -102,11 +105,11 @@ def build(config: TrainConfig) -> Parts:
     torch.manual_seed(torch_seed(config.seed, -1))
     student = _student(config, views.num_classes, size, device)
     task, teacher = _task(config, student, store, class_names, size, device)
-    policy = store.settings.policy if store else parse_policy(config.policy or DEFAULT_POLICY)
+    policy = store.settings.policy if store else read_policy(config.policy or DEFAULT_POLICY)
     identity = {
         "student": timm_name(config.student),
         "student_kwargs": config.student_kwargs,
-        "pretrained": config.pretrained,
+        "initial_checkpoint": None if config.initial_checkpoint is None else file_sha256(config.initial_checkpoint),
         "mode": config.mode,
         "size": size,
         "seed": config.seed,
@@ -167,7 +170,7 @@ def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: 
     else:
         samples, labels = np.arange(len(source)), np.array(source.labels or [-1] * len(source))
         class_names, num_classes = list(source.class_names), len(source.class_names)
-        policy = parse_policy(config.policy or DEFAULT_POLICY)
+        policy = read_policy(config.policy or DEFAULT_POLICY)
     if config.mode == "plain" and not class_names:
         raise SourceError(
             f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
@@ -185,14 +188,25 @@ def _student(config: TrainConfig, num_classes: int, size: int, device: torch.dev
     rates = {"drop_rate": config.recipe.drop, "drop_path_rate": config.recipe.drop_path}
     kwargs: dict[str, Scalar] = {**{k: v for k, v in rates.items() if v}, **config.student_kwargs}
     kwargs["num_classes"] = num_classes
-    student = create(config.student, weights=None, size=size, kwargs=kwargs, pretrained=config.pretrained).to(device)
+    first, pretrained = config.initial_checkpoint, config.recipe.pretrained and config.initial_checkpoint is None
+    student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained).to(device)
     return student.to(memory_format=torch.channels_last) if device.type == "cuda" else student
 
 
 def _task(
     config: TrainConfig, student: nn.Module, store: Store | None, class_names: list[str], size: int, device: torch.device
 ) -> tuple[StudentTask, Teacher | None]:
-    weights = LossWeights(config.recipe.distill_loss_weight, config.recipe.task_loss_weight, config.recipe.smoothing)
+    recipe = config.recipe
+    weights = LossWeights(
+        distill=recipe.distill_loss_weight,
+        task=recipe.task_loss_weight,
+        smoothing=recipe.smoothing,
+        distill_type=recipe.distill_type,
+        alpha=recipe.alpha,
+        alpha_ramp=recipe.alpha_ramp_epochs,
+        discriminator=recipe.discriminator_loss_weight,
+        cosub=recipe.cosub,
+    )
     if config.mode == "plain":
         return PlainTask(student, weights, device), None
     if config.mode == "replay":

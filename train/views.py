@@ -13,7 +13,7 @@ from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import DataError, ImageError
 from reinforce.mix import Mixing, draw_mixing
-from reinforce.policy import NonePolicy, RRCPolicy, RRCRandAugmentPolicy
+from reinforce.policy import Policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import fresh_mixing_rngs, fresh_view_rng
 from reinforce.source import ImageFolder
@@ -92,7 +92,7 @@ class FreshViews:
     source: ImageFolder
     samples: np.ndarray
     labels: np.ndarray
-    policy: NonePolicy | RRCPolicy | RRCRandAugmentPolicy
+    policy: Policy
     size: int
     num_classes: int
     seed: int = 0

@@ -1,0 +1,63 @@
+"""`reinforce list`: what there is to choose from, a line each."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+NAME = "list"
+
+
+def command(
+    what: Annotated[Literal["recipes", "policies", "codecs", "students"], typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List recipes, policies, codecs or students, a line each."""
+    found = _LISTS[what]()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    width = max(map(len, found))
+    for name, about in found.items():
+        typer.echo(f"{name:<{width}}  {about}")
+    typer.echo(f"\n{_MORE[what]}", err=True)
+
+
+def _recipes() -> dict[str, str]:
+    from reinforce.train.recipe import about_recipe, shipped_recipes
+
+    return {name: about_recipe(name) for name in shipped_recipes()}
+
+
+def _policies() -> dict[str, str]:
+    from reinforce.presets import PRESETS
+
+    return {name: preset.description for name, preset in PRESETS.items()}
+
+
+def _codecs() -> dict[str, str]:
+    from reinforce.tiers import TIERS
+
+    about = {name: f"square roots in steps of {codec.delta:g}, tail known" for name, codec in TIERS.items()}
+    about["sqrt"] += " (default)"
+    return about | {
+        "sqrt:DELTA": "square roots in steps of one's own, 0.02 to 0.5",
+        "topk:K": "the K likeliest classes, half floats",
+    }
+
+
+def _students() -> dict[str, str]:
+    from reinforce.names import SHORT_NAMES
+
+    return SHORT_NAMES
+
+
+_LISTS = {"recipes": _recipes, "policies": _policies, "codecs": _codecs, "students": _students}
+_MORE = {
+    "recipes": "--recipe takes a TOML file too; every field can be given on the command line.",
+    "policies": "--policy NAME:option=value changes an option; a TOML file makes a policy of one's own.",
+    "codecs": "reinforce bench codec measures them on logits of your own.",
+    "students": "Short names; any name of timm.list_models() works.",
+}

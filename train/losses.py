@@ -1,0 +1,165 @@
+"""Losses: from a student's outputs, the teacher's distributions and the hard labels to what a step minimises.
+
+A student with two heads (DeiT's and LeViT's distilled models) gives a pair: the class head learns the hard label, the
+distillation head the teacher's (arXiv 2012.12877). Where the recipe weighs hard labels with nothing, or there is no teacher,
+both learn what there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reinforce.train.targets import Targets
+
+Outputs = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+Parts = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the parts of the loss are weighed; fields of a recipe.
+
+    Attributes:
+        distill: Weight of the teacher's label.
+        task: Weight of the hard label.
+        smoothing: Label smoothing of the hard label.
+        distill_type: `soft`: KL(teacher || student); `hard`: cross-entropy with the teacher's top class (DeiT).
+        alpha: Share of the teacher in the target, the rest is the hard label; None: the two weights as they are.
+        alpha_ramp: Epochs in which that share rises from 0 (momentum distillation, arXiv 2107.07651).
+        discriminator: Weight of the discriminator's loss (MEAL V2, arXiv 2009.08453).
+        cosub: Two submodels that teach each other (arXiv 2212.04884).
+    """
+
+    distill: float = 1.0
+    task: float = 0.0
+    smoothing: float = 0.0
+    distill_type: Literal["soft", "hard"] = "soft"
+    alpha: float | None = None
+    alpha_ramp: float = 0.0
+    discriminator: float = 0.0
+    cosub: bool = False
+
+    def at(self, epochs: float) -> tuple[float, float]:
+        """Weights of the teacher's and of the hard label after so many epochs."""
+        if self.alpha is None:
+            return self.distill, self.task
+        share = self.alpha * (min(1.0, epochs / self.alpha_ramp) if self.alpha_ramp else 1.0)
+        return share, 1.0 - share
+
+
+def hard_loss(logits: torch.Tensor, target: Targets, smoothing: float) -> torch.Tensor:
+    """Cross-entropy of logits float `[B, C]` with the hard labels, mixed as the images are; -1 does not count."""
+    if target.other is None or target.share is None:
+        return F.cross_entropy(logits, target.hard, ignore_index=-1, label_smoothing=smoothing)
+    total, count = logits.new_zeros(()), logits.new_zeros(())
+    for labels, share in ((target.hard, target.share), (target.other, 1 - target.share)):
+        each = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+        total, count = total + (share * each).sum(), count + share[labels >= 0].sum()
+    return total / count.clamp(min=torch.finfo(count.dtype).tiny)
+
+
+def soft_loss(logits: torch.Tensor, soft: torch.Tensor, distill_type: str) -> torch.Tensor:
+    """KL(teacher || student) as a batch mean at temperature 1, or cross-entropy with the teacher's top class."""
+    if distill_type == "hard":
+        return F.cross_entropy(logits, soft.argmax(dim=1))
+    return F.kl_div(F.log_softmax(logits, dim=-1), soft, reduction="batchmean")
+
+
+def mixed_one_hot(target: Targets, num_classes: int) -> torch.Tensor:
+    """Hard labels as float `[B, C]`, mixed as the images are; rows of zeros where there is none."""
+
+    def rows(labels: torch.Tensor) -> torch.Tensor:
+        return F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0)[:, None]
+
+    if target.other is None or target.share is None:
+        return rows(target.hard)
+    return target.share[:, None] * rows(target.hard) + (1 - target.share)[:, None] * rows(target.other)
+
+
+class Loss(nn.Module):
+    """What a step minimises; holds the discriminator where there is one.
+
+    Args:
+        weights: How the parts are weighed.
+        num_classes: C.
+    """
+
+    def __init__(self, weights: LossWeights, num_classes: int) -> None:
+        super().__init__()
+        self.weights = weights
+        self.discriminator = Discriminator(num_classes) if weights.discriminator else None
+
+    def forward(self, outputs: Outputs, soft: torch.Tensor | None, target: Targets, epochs: float = 0.0) -> Parts:
+        """The loss and its parts.
+
+        Args:
+            outputs: Logits float `[B, C]`, or those of the class head and of the distillation head; of `2 B` rows with cosub.
+            soft: float32 `[B, C]`, the teacher's distributions; None without a teacher.
+            target: For the hard labels.
+            epochs: Epochs done, for the ramp.
+
+        Returns:
+            `loss`, `output` (logits `[B, C]`, mean of two heads), and the parts `kd_loss`, `task_loss`, `discriminator_loss`,
+            `cosub_loss` that there are.
+        """
+        heads = [o.float() for o in outputs] if isinstance(outputs, tuple) else [outputs.float()]
+        if self.weights.cosub:
+            return self._cosub(torch.stack(heads).mean(dim=0), soft, target)
+        distill, task = self.weights.at(epochs) if soft is not None else (0.0, 1.0)
+        parts: Parts = {"output": torch.stack(heads).mean(dim=0) if len(heads) > 1 else heads[0]}
+        loss = heads[0].new_zeros(())
+        two = len(heads) == 2
+        if soft is not None:
+            taught = heads[1:] if two and task else heads
+            parts["kd_loss"] = torch.stack([soft_loss(h, soft, self.weights.distill_type) for h in taught]).mean()
+            loss = loss + distill * parts["kd_loss"]
+        if task:
+            told = heads[:1] if two and soft is not None else heads
+            parts["task_loss"] = torch.stack([hard_loss(h, target, self.weights.smoothing) for h in told]).mean()
+            loss = loss + task * parts["task_loss"]
+        if self.discriminator is not None and soft is not None:
+            parts["discriminator_loss"] = self.discriminator(parts["output"], soft)
+            loss = loss + self.weights.discriminator * parts["discriminator_loss"]
+        return {"loss": loss, **parts}
+
+    def _cosub(self, logits: torch.Tensor, soft: torch.Tensor | None, target: Targets) -> Parts:
+        first, second = logits.chunk(2)
+        labels = mixed_one_hot(target, logits.shape[1])
+        bce = F.binary_cross_entropy_with_logits
+        told = bce(first, labels) + bce(second, labels)
+        taught = bce(first, second.detach().sigmoid()) + bce(second, first.detach().sigmoid())
+        parts: Parts = {"output": first, "cosub_loss": (told + taught) / 4}
+        loss = parts["cosub_loss"]
+        if soft is not None and self.weights.distill:
+            parts["kd_loss"] = (soft_loss(first, soft, "soft") + soft_loss(second, soft, "soft")) / 2
+            loss = loss + self.weights.distill * parts["kd_loss"]
+        return {"loss": loss, **parts}
+
+
+class Discriminator(nn.Module):
+    """Tells a student's distribution from the teacher's; the student learns to be taken for the teacher.
+
+    C, C/2, C/4, 2 with ReLU; student [1, 0], teacher [0, 1], binary cross-entropy with logits. One loss trains both: the
+    gradient into the student is reversed (arXiv 1409.7495).
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        half, quarter = max(2, num_classes // 2), max(2, num_classes // 4)
+        self.layers = nn.Sequential(
+            nn.Linear(num_classes, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, 2)
+        )
+
+    def forward(self, logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+        """Loss of a student's logits `[B, C]` against the teacher's distributions `[B, C]`."""
+        probs = logits.softmax(dim=-1)
+        reversed_ = 2 * probs.detach() - probs  # the same value, the opposite gradient
+        judged = self.layers(torch.cat([reversed_, soft]))
+        truth = torch.zeros_like(judged)
+        truth[: len(probs), 0] = truth[len(probs) :, 1] = 1.0
+        return F.binary_cross_entropy_with_logits(judged, truth)
