@@ -598,14 +598,14 @@ def test_every_error_ends_as_its_exit_code(cli, monkeypatch, places) -> None:
     ("codecs", ["sqrt-tiny", "sqrt ", "topk:K"]), ("students", ["vit_s", "tresnet_m"]),
 ])  # fmt: skip
 def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli, what, words) -> None:
-    code, out, err = cli("list", what)
-    assert code == 0
-    assert err.strip()
-    assert all(any(line.startswith(word) for line in out.splitlines()) for word in words)
-    assert all(len(line.split("  ", 1)) == 2 and len(line) < 150 for line in out.splitlines())
-    code, listed, _ = cli("list", what, "--json")
-    assert set(json.loads(listed)) == {line.split("  ")[0] for line in out.splitlines()}
+    said = cli("list", what)
+    lines = said.out.splitlines()
+    assert said.code == 0
+    assert said.err.strip()
+    assert all(any(line.startswith(word) for line in lines) for word in words)
+    assert all(len(line.split("  ", 1)) == 2 and len(line) < 150 for line in lines)
+    assert set(json.loads(cli("list", what, "--json").out)) == {line.split("  ")[0] for line in lines}
 
 
 def test_a_list_of_something_else_is_wrong_usage(cli) -> None:
-    assert cli("list", "teachers")[0] == 2
+    assert cli("list", "teachers").code == 2
