@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,10 @@ def command(
     data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.")],
     labels: Annotated[Path | None, typer.Option(help="Reinforced dataset.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on after each epoch.")] = None,
+    val: Annotated[
+        list[str] | None,
+        typer.Option(help="Labelled image folder to evaluate on after each epoch; further ones as NAME=DIR."),
+    ] = None,
     mode: Annotated[
         Literal["replay", "plain", "online"],
         typer.Option(
@@ -78,6 +82,12 @@ def command(
     teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it is a local one.")] = None,
     teacher_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for its timm.create_model.")] = None,
     class_map: Annotated[str | None, typer.Option(help="For --teacher: as in generate.")] = None,
+    grad_accum_steps: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one update.")] = 1,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--no-channels-last", help="Memory format; default: on CUDA.")
+    ] = None,
+    torchcompile: Annotated[bool, typer.Option("--torchcompile", help="Compile the student.")] = False,
+    sync_bn: Annotated[bool, typer.Option("--sync-bn", help="Batch statistics over all processes; CUDA only.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
@@ -99,6 +109,7 @@ def command(
         raise UsageError(
             f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none"
         )
+    main_val, more_val = _val_folders(val or [])
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
     weights: list[Path | None] = list(teacher_weights or []) or [None] * len(teacher or [])
     config = TrainConfig(
@@ -107,7 +118,8 @@ def command(
         out=out,
         recipe=load_recipe(recipe, overrides),
         labels=labels,
-        val=val,
+        val=main_val,
+        more_val=more_val,
         mode=mode,
         size=size,
         policy=policy,
@@ -115,6 +127,10 @@ def command(
         seed=seed,
         student_kwargs=parse_kwargs(student_kwargs or [], "--student-kwargs"),
         initial_checkpoint=initial_checkpoint,
+        grad_accum_steps=grad_accum_steps,
+        channels_last=channels_last,
+        torchcompile=torchcompile,
+        sync_bn=sync_bn,
         teachers=[TeacherSpec(n, w, kwargs) for n, w in zip(teacher or [], weights, strict=False)],
         teacher_weights=list(teacher_weights or []),
         class_map=class_map,
@@ -133,8 +149,26 @@ def command(
             typer.echo("  ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
 
     summary = train(config, on_step, on_epoch)
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of several speaks
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         best = ", ".join(f"{k} {v:.4g}" for k, v in summary["best"].items())
         typer.echo(f"{out}: best epoch {summary['best_epoch']}: {best}; {summary['images_per_second']:.0f} img/s")
+
+
+def _val_folders(given: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """The main validation folder, and further ones by name."""
+    from reinforce.errors import UsageError
+
+    plain = [v for v in given if Path(v).is_dir() or not v.partition("=")[0].isidentifier() or "=" not in v]
+    named = [v.split("=", 1) for v in given if v not in plain]
+    if len(plain) > 1 or len({name for name, _ in named}) < len(named):
+        raise UsageError(
+            "Several validation sets need names of their own.",
+            found=", ".join(given),
+            expected="one folder, and further ones as NAME=DIR",
+            fix=f"--val {plain[0] if plain else 'DIR'} --val v2={plain[-1] if plain else 'DIR'}",
+        )
+    return (Path(plain[0]) if plain else None), {name: Path(folder) for name, folder in named}

@@ -24,7 +24,8 @@ from reinforce.train.setup import TrainConfig
 pytestmark = pytest.mark.slow
 USI = [
     "resnet50", "tresnet_m", "convnext_small", "regnety_032", "vit_small_patch16_224", "levit_384",
-    "swin_small_patch4_window7_224", "tnt_s_legacy_patch16_224", "efficientnet_b0", "mobilenetv3_large_100", "mixer_b16_224", "resmlp_12_224",
+    "swin_small_patch4_window7_224", "tnt_s_legacy_patch16_224", "efficientnet_b0", "mobilenetv3_large_100",
+    "mixer_b16_224", "resmlp_12_224",
 ]  # fmt: skip
 OTHERS = ["resnetrs50", "ese_vovnet39b", "gernet_m", "deit_tiny_distilled_patch16_224"]
 

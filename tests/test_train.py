@@ -48,6 +48,7 @@ from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation
 from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
 from reinforce.train.losses import LossWeights
+from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig, build
 from reinforce.train.targets import Targets
@@ -57,6 +58,9 @@ from reinforce.train.views import FreshViews, ReplayedViews
 TIMES = ("seconds", "images_per_second")
 STEPS = 5  # 24 samples in batches of 5
 RANDOM = {"drop": 0.3, "drop_path": 0.2, "model_ema": True, "model_ema_decay": 0.9}
+
+
+CPU_RANK = Ranks(0, 1, torch.device("cpu"))
 
 
 def config(images: Path, out: Path, labels: Path | None = None, **changes: Any) -> TrainConfig:
@@ -439,8 +443,8 @@ def test_a_replayed_loss_is_the_online_loss_up_to_the_codec(images, store, weigh
     parts = build(config(images, tmp_path / "run", store))
     teacher = teacher_of(Store(store).settings, [weights], torch.device("cpu"))
     loss_weights = LossWeights(distill=1.0, task=0.3, smoothing=0.1)
-    replay = ReplayTask(parts.student, loss_weights, parts.device).eval()
-    online = OnlineTask(parts.student, teacher, loss_weights, parts.device).eval()
+    replay = ReplayTask(parts.student, loss_weights, CPU_RANK.device).eval()
+    online = OnlineTask(parts.student, teacher, loss_weights, CPU_RANK.device).eval()
     with torch.no_grad():
         parts.student.get_classifier().weight.mul_(30)  # far from the teacher, so that the loss tells labels apart
     parts.views.set_epoch(4)
@@ -516,7 +520,7 @@ def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undistur
     assert about["num_classes"] == 3
     mean, std = (255 * torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 0.875)
-    metrics = check.evaluate(lambda x: model.eval()((x.float() - mean) / std), torch.device("cpu"), 5, 0)
+    metrics = check.evaluate(lambda x: model.eval()((x.float() - mean) / std), CPU_RANK, 5, 0)
     assert metrics == {k: metrics_of(out)[about["epoch"]][f"ema_{k}"] for k in metrics}
 
 
@@ -842,10 +846,10 @@ def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path
     shutil.copytree(val, tmp_path / "val")
     shutil.rmtree(tmp_path / "val" / "apple")
     check = Validation(ImageFolder.open(tmp_path / "val"), list(CLASSES), 3, SIZE, 0.875)
-    labels = torch.cat([hard for _, hard in check.batches(4, 0)])
+    labels = torch.cat([hard for _, hard in check.batches(4, 0, CPU_RANK)])
     assert labels.tolist() == [1, 1, 1, 2, 2, 2]
     ideal = iter(torch.nn.functional.one_hot(labels, 3).float().mul(20).split(4))
-    metrics = check.evaluate(lambda images: next(ideal), torch.device("cpu"), 4, 0)
+    metrics = check.evaluate(lambda images: next(ideal), CPU_RANK, 4, 0)
     assert metrics["top1"] == 100.0
     assert metrics["nll"] < 1e-6
 
@@ -853,7 +857,7 @@ def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path
 def test_validation_images_are_resized_and_centre_cropped(val) -> None:
     check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 1.0)
     assert check.views.policy == Policy(name="none", crop_pct=1.0)
-    one, again = (torch.cat([images for images, _ in check.batches(size, 0)]) for size in (4, 9))
+    one, again = (torch.cat([images for images, _ in check.batches(size, 0, CPU_RANK)]) for size in (4, 9))
     assert one.shape == (9, 3, SIZE, SIZE)
     assert torch.equal(one, again)
 

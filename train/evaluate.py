@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from reinforce.errors import SourceError
 from reinforce.policy import make_policy
 from reinforce.source import ImageFolder
 from reinforce.train.batches import batches
+from reinforce.train.ranks import Ranks
 from reinforce.train.views import FreshViews
 
 _ECE_BINS = 15
@@ -26,15 +27,20 @@ class Validation:
         num_classes: C.
         size: Input size in pixels.
         crop_pct: Share of the resized image that is cut out.
+        subset: Logits are restricted to the classes that the folder has, as ImageNet-R and -A are evaluated.
 
     Raises:
         SourceError: no labels, or classes that the student does not have.
     """
 
-    def __init__(self, source: ImageFolder, class_names: list[str], num_classes: int, size: int, crop_pct: float) -> None:
+    def __init__(
+        self, source: ImageFolder, class_names: list[str], num_classes: int, size: int, crop_pct: float, subset: bool = False
+    ) -> None:
         if source.labels is None:
             raise SourceError(f"{source.root} has no class folders to evaluate against.", fix="check --val")
         names = class_names or ([] if len(source.class_names) != num_classes else list(source.class_names))
+        if not set(source.class_names) <= set(names) and _are_indices(source.class_names, num_classes):
+            names = [str(c) for c in range(num_classes)]  # folders named by class index, as ImageNet-V2's
         unknown = [n for n in source.class_names if n not in names]
         if unknown:
             raise SourceError(
@@ -44,25 +50,26 @@ class Validation:
                 fix="check --val",
             )
         self.class_of = torch.tensor([names.index(n) for n in source.class_names])
+        self.subset = self.class_of.sort().values if subset and len(self.class_of) < num_classes else None
         policy = make_policy({"name": "none", "crop_pct": crop_pct}, "none")
         self.views = FreshViews(source, np.arange(len(source)), np.array(source.labels), policy, size, num_classes)
 
-    def batches(self, batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order."""
-        order = np.arange(len(self.views))
+    def batches(self, batch_size: int, workers: int, ranks: Ranks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order; of a rank its part."""
+        order = np.array_split(np.arange(len(self.views)), ranks.world)[ranks.rank]
         plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         for images, targets in batches(self.views, plan, workers=workers):
             yield images, self.class_of[targets.hard]
 
     @torch.no_grad()
     def evaluate(
-        self, logits_of: Callable[[torch.Tensor], torch.Tensor], device: torch.device, batch_size: int, workers: int
+        self, logits_of: Callable[[torch.Tensor], torch.Tensor], ranks: Ranks, batch_size: int, workers: int
     ) -> dict[str, float]:
         """Metrics of a classifier.
 
         Args:
-            logits_of: uint8 `[B, 3, H, W]` on `device` to logits `[B, C]`.
-            device: Where it runs.
+            logits_of: uint8 `[B, 3, H, W]` on the rank's device to logits `[B, C]`.
+            ranks: The processes of the run; each evaluates its part, and all have the metrics of the whole.
             batch_size: Images at a time.
             workers: Decoding processes.
 
@@ -70,10 +77,19 @@ class Validation:
             `top1` and `top5` in percent, `nll` in nats, `ece` (15 equal bins of confidence) in percent.
         """
         outputs, labels = [], []
-        for images, hard in self.batches(batch_size, workers):
-            outputs.append(logits_of(images.to(device)).float().cpu())
+        for images, hard in self.batches(batch_size, workers, ranks):
+            outputs.append(logits_of(images.to(ranks.device)).float())
             labels.append(hard)
-        return classification_metrics(torch.cat(outputs), torch.cat(labels))
+        empty = torch.empty(0, self.views.num_classes), torch.empty(0, dtype=torch.int64)
+        logits = ranks.concat(torch.cat(outputs) if outputs else empty[0], len(self.views))
+        hard = ranks.concat(torch.cat(labels) if labels else empty[1], len(self.views))
+        if self.subset is not None:
+            logits, hard = logits[:, self.subset], torch.searchsorted(self.subset, hard)
+        return classification_metrics(logits, hard)
+
+
+def _are_indices(names: Sequence[str], num_classes: int) -> bool:
+    return all(n.isdecimal() and str(int(n)) == n and int(n) < num_classes for n in names)
 
 
 def classification_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:

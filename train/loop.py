@@ -11,22 +11,21 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 
 from reinforce.errors import DataError, Interrupted, SettingsError, UsageError
 from reinforce.files import only_writer, write_atomic, writing
 from reinforce.probes import environment
 from reinforce.seeds import torch_seed
 from reinforce.store import JOB, MANIFEST
-from reinforce.train.batches import batch_plan, batches, check_batch_size
+from reinforce.train.batches import batch_plan, batches, check_batch_size, share_of_rank
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from reinforce.train.ranks import Ranks, joined
 from reinforce.train.setup import Parts, TrainConfig, build
+from reinforce.train.step import Stepper
 from reinforce.train.stop import stop_flag
 
 LAST, BEST, METRICS, SUMMARY = "last.safetensors", "best.safetensors", "metrics.jsonl", "summary.json"
@@ -48,7 +47,12 @@ def train(
         ReplayError: images or pixels are not what the teacher saw.
         Interrupted: Ctrl-C or TERM; the state was saved.
     """
-    parts = build(config)
+    with joined(config.device) as ranks:
+        return _train(config, ranks, on_step, on_epoch)
+
+
+def _train(config: TrainConfig, ranks: Ranks, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:
+    parts = build(config, ranks.device)
     if any((config.out / name).exists() for name in (MANIFEST, JOB)):
         raise UsageError(
             f"{config.out} is a reinforced dataset.", expected="a folder of its own for the run", fix="another --out"
@@ -59,8 +63,11 @@ def train(
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None:
         _check_identity(checkpoint["identity"], parts.identity, config.out)
+    ranks.wait()  # all have looked before one writes
     with stop_flag() as stop:
-        run = _Run(config, parts, stop)
+        run = _Run(config, parts, ranks, stop)
+        if not ranks.writes:
+            return run.fit(checkpoint, lambda epoch, done, total: None, lambda line: None)
         with writing(config.out):
             config.out.mkdir(parents=True, exist_ok=True)
             with only_writer(config.out):
@@ -81,40 +88,21 @@ def _check_identity(old: dict[str, Any], new: dict[str, Any], out: Path) -> None
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, parts: Parts, stop: threading.Event) -> None:
+    def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
         recipe = config.recipe
-        self.config, self.parts, self.recipe, self.stop = config, parts, recipe, stop
+        self.config, self.parts, self.ranks, self.recipe, self.stop = config, parts, ranks, recipe, stop
         self.task = parts.task
-        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats)
+        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
         self.steps_per_epoch = len(batch_plan(config.seed, 0, len(parts.views), recipe.batch_size))
-        try:
-            self.optimizer = create_optimizer_v2(
-                parts.student, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
-            )
-            if extra := list(self.task.loss.parameters()):
-                self.optimizer.add_param_group({"params": extra})
-            self.scheduler, self.epochs = create_scheduler_v2(
-                self.optimizer,
-                sched=recipe.sched,
-                num_epochs=recipe.epochs,
-                warmup_epochs=recipe.warmup,
-                warmup_lr=recipe.warmup_lr,
-                min_lr=recipe.min_lr,
-                cooldown_epochs=recipe.cooldown_epochs,
-                decay_epochs=recipe.decay_epochs,
-                decay_rate=recipe.decay_rate,
-                step_on_epochs=False,
-                updates_per_epoch=self.steps_per_epoch,
-            )
-        except (ValueError, AssertionError, KeyError) as error:
-            raise UsageError(
-                "timm does not know this optimiser or schedule.", found=f"{recipe.opt}, {recipe.sched}: {error}"
-            ) from None
-        if self.scheduler is None:
-            raise UsageError("timm does not know this schedule.", found=recipe.sched, fix="--sched cosine")
+        self.updates_per_epoch = -(-self.steps_per_epoch // config.grad_accum_steps)
+        self.stepper = Stepper(self.task, recipe, self.updates_per_epoch, ranks)
+        self.epochs = self.stepper.epochs
         if recipe.model_ema:
             self.task.setup_ema(decay=recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
-        self.scaler = torch.amp.GradScaler(parts.device.type, enabled=recipe.amp and recipe.amp_dtype == "float16")
+        if config.torchcompile:
+            self.task.compile()
+        if ranks.world > 1:
+            self.task.prepare_distributed(device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)
         self.lines: list[dict[str, Any]] = []
 
     def fit(self, checkpoint: dict[str, Any] | None, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:
@@ -129,43 +117,53 @@ class _Run:
             line |= self._evaluate()
             self.lines.append(line)
             self._write_metrics()
-            if self._is_best(line):
+            if self._is_best(line) and self.ranks.writes:
                 weights = self.task.get_checkpoint_state(ema=self.recipe.model_ema)
                 save_weights(self.config.out / BEST, next(iter(weights.values())), self._description(line))
             self._save(current + 1, 0, {})
             on_epoch(line)
-            if self.stop.is_set() and current + 1 < self.epochs:
+            if self.ranks.any(self.stop.is_set()) and current + 1 < self.epochs:
                 self._interrupt()
         return self._summarise()
 
     def _epoch(self, epoch: int, first_step: int, sums: dict[str, torch.Tensor], on_step: OnStep) -> dict[str, Any]:
-        parts, device = self.parts, self.parts.device
-        parts.views.set_epoch(epoch, self.recipe.aug_repeats)
+        parts, ranks, recipe, accumulate = self.parts, self.ranks, self.recipe, self.config.grad_accum_steps
+        parts.views.set_epoch(epoch, recipe.aug_repeats)
         partner = parts.views.mixing[0].partner if parts.views.mixing else None
-        size, repeats = self.recipe.batch_size, self.recipe.aug_repeats
-        plan = batch_plan(self.config.seed, epoch, len(parts.views), size, partner, repeats)
-        if first_step == 0:
-            torch.manual_seed(torch_seed(self.config.seed, epoch))
+        plan = batch_plan(self.config.seed, epoch, len(parts.views), recipe.batch_size, partner, recipe.aug_repeats)
+        self._seed(epoch, first_step)
         self.task.train()
         images_done, started = 0, time.perf_counter()
-        loader = batches(parts.views, plan[first_step:], workers=self.config.workers, pin_memory=device.type == "cuda")
+        mine = [share_of_rank(samples, partner, ranks.rank, ranks.world) for samples in plan[first_step:]]
+        loader = batches(parts.views, mine, workers=self.config.workers, pin_memory=ranks.device.type == "cuda")
         for step, (images, targets) in enumerate(loader, start=first_step):
-            images = images.to(device, non_blocking=True)
-            if device.type == "cuda":
-                images = images.contiguous(memory_format=torch.channels_last)
-            result = self._update(images, targets.to(device, non_blocking=True), epoch * self.steps_per_epoch + step)
+            first, last = step % accumulate == 0, (step + 1) % accumulate == 0 or step + 1 == len(plan)
+            update = epoch * self.updates_per_epoch + step // accumulate
+            if first:
+                self.stepper.begin(update)
+            begun = step // accumulate * accumulate
+            whole = recipe.aug_repeats * sum(map(len, plan[begun : begun + accumulate]))
+            images = self._on_device(images)
+            targets = targets.to(ranks.device, non_blocking=True)
+            result = self.stepper.accumulate(images, targets, len(images) / whole, last)
+            if last:
+                self.stepper.finish(update)
             for name, value in result.items():
                 if name == "loss" or name.endswith("_loss"):
-                    sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float() * len(images)
-            images_done += len(images)
+                    sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach().float() * len(images)
+            images_done += recipe.aug_repeats * len(plan[step])
             on_step(epoch, step + 1, len(plan))
-            due = self.config.save_every and (step + 1) % self.config.save_every == 0
-            if (self.stop.is_set() or due) and step + 1 < len(plan):
+            if not last:
+                continue
+            stopping = ranks.any(self.stop.is_set())
+            due = self.config.save_every and (step + 1) // self.config.save_every > begun // self.config.save_every
+            if (stopping or due) and step + 1 < len(plan):
                 self._save(epoch, step + 1, sums)
-                if self.stop.is_set():
+                if stopping:
                     self._interrupt()
         seconds = time.perf_counter() - started
-        losses = {name: float(value) / (repeats * sum(map(len, plan))) for name, value in sums.items()}
+        count = recipe.aug_repeats * sum(map(len, plan))
+        losses = {name: float(ranks.sum(value)) / count for name, value in sums.items()}
         if not all(map(_finite, losses.values())):
             raise DataError(
                 "The loss is not finite.",
@@ -174,48 +172,34 @@ class _Run:
                 fix="a smaller --lr, or --amp-dtype bfloat16",
             )
         rate = images_done / seconds
-        return {
-            "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            **losses,
-            "seconds": seconds,
-            "images_per_second": rate,
-        }
+        return {"epoch": epoch, "lr": self.stepper.lr, **losses, "seconds": seconds, "images_per_second": rate}
 
-    def _update(self, images: torch.Tensor, targets: Any, update: int) -> dict[str, torch.Tensor]:
-        self.scheduler.step_update(update)
-        self.task.epochs = update / self.steps_per_epoch
-        amp = (
-            torch.autocast(self.parts.device.type, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
-        )
-        with amp:
-            result: dict[str, torch.Tensor] = self.task(images, targets)
-        self.optimizer.zero_grad()
-        self.scaler.scale(result["loss"]).backward()
-        if self.recipe.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.task.update_ema(step=update)
-        return result
+    def _seed(self, epoch: int, first_step: int) -> None:
+        """Torch's generator at the start of an epoch; in the middle of one rank 0 has it from the checkpoint."""
+        if first_step == 0 or self.ranks.rank:
+            torch.manual_seed(torch_seed(self.config.seed, epoch) + self.ranks.rank * (1 + first_step))
+
+    def _on_device(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.ranks.device, non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last) if self.parts.channels_last else images
 
     def _evaluate(self) -> dict[str, float]:
-        if self.parts.validation is None:
-            return {}
         self.task.eval()
-        metrics = self._metrics_of(self.parts.student)
+        metrics: dict[str, float] = {}
+        models = {"": self.parts.student}
         if self.recipe.model_ema:
             ema = self.task.get_eval_model(ema=True)
             assert ema is not None
-            metrics |= {f"ema_{k}": v for k, v in self._metrics_of(ema).items()}
+            models["ema_"] = ema
+        for prefix, model in models.items():
+            logits_of = self._logits_of(model)
+            for name, validation in self.parts.validations.items():
+                found = validation.evaluate(logits_of, self.ranks, self.recipe.batch_size, self.config.workers)
+                metrics |= {f"{prefix}{name}{k}": v for k, v in found.items()}
         return metrics
 
-    def _metrics_of(self, model: torch.nn.Module) -> dict[str, float]:
-        assert self.parts.validation is not None
-        return self.parts.validation.evaluate(
-            lambda images: model(self.task.normalise(images)), self.parts.device, self.recipe.batch_size, self.config.workers
-        )
+    def _logits_of(self, model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: model(self.task.normalise(images))
 
     @property
     def _metric(self) -> str:
@@ -235,6 +219,9 @@ class _Run:
         }
 
     def _save(self, epoch: int, step: int, sums: dict[str, torch.Tensor]) -> None:
+        sums = {name: self.ranks.sum(value) for name, value in sums.items()}
+        if not self.ranks.writes:
+            return
         state = {
             "identity": self.parts.identity,
             "epoch": epoch,
@@ -244,10 +231,10 @@ class _Run:
             "model": self.task.get_checkpoint_state()["state_dict"],
             "ema": self.task.get_checkpoint_state(ema=True)["state_dict_ema"] if self.recipe.model_ema else None,
             "loss": self.task.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.parts.device) if self.parts.device.type == "cuda" else None,
+            "cuda_rng": torch.cuda.get_rng_state(self.ranks.device) if self.ranks.device.type == "cuda" else None,
         }
         save_checkpoint(self.config.out / LAST, state)
 
@@ -256,18 +243,21 @@ class _Run:
         if self.recipe.model_ema:
             self.task.load_checkpoint_state(state["ema"], ema=True)
         self.task.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.parts.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.parts.device)
+        if state["cuda_rng"] is not None and self.ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.ranks.device)
         self.lines = state["lines"]
-        return state["epoch"], state["step"], {k: v.to(self.parts.device) for k, v in state["sums"].items()}
+        mine = 1.0 if self.ranks.writes else 0.0  # what all ranks had summed up so far stays with one
+        return state["epoch"], state["step"], {k: mine * v.to(self.ranks.device) for k, v in state["sums"].items()}
 
     def _interrupt(self) -> None:
         raise Interrupted("Training was interrupted; its state is saved.", fix="the same command with --resume continues it")
 
     def _write_metrics(self) -> None:
+        if not self.ranks.writes:
+            return
         write_atomic(self.config.out / METRICS, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def _summarise(self) -> dict[str, Any]:
@@ -283,10 +273,12 @@ class _Run:
             "best": {k: best[k] for k in measured},
             "last": {k: self.lines[-1][k] for k in measured},
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
-            "device": str(self.parts.device),
+            "device": str(self.ranks.device),
+            "processes": self.ranks.world,
             "environment": environment().model_dump(),
         }
-        write_atomic(self.config.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        if self.ranks.writes:
+            write_atomic(self.config.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from reinforce.device import resolve_device
@@ -42,6 +43,7 @@ class TrainConfig:
     recipe: Recipe
     labels: Path | None = None
     val: Path | None = None
+    more_val: dict[str, Path] = field(default_factory=dict)
     mode: Mode = "replay"
     size: int | None = None
     policy: str | None = None
@@ -52,6 +54,10 @@ class TrainConfig:
     teachers: list[TeacherSpec] = field(default_factory=list)
     teacher_weights: list[Path] = field(default_factory=list)
     class_map: str | None = None
+    grad_accum_steps: int = 1
+    channels_last: bool | None = None
+    torchcompile: bool = False
+    sync_bn: bool = False
     workers: int = 1
     device: str = "auto"
     resume: bool = False
@@ -65,28 +71,33 @@ class Parts:
     Attributes:
         identity: What must be equal for a checkpoint to be continued.
         about: What `summary.json` says of data and teacher.
+        validations: What is evaluated, by the prefix of its metrics; the main one has none.
         mixes: Whether images are mixed in pairs.
     """
 
     views: Views
     task: StudentTask
     student: nn.Module
-    validation: Validation | None
+    validations: dict[str, Validation]
     class_names: list[str]
     size: int
-    device: torch.device
+    channels_last: bool
     identity: dict[str, Any]
     about: dict[str, Any]
     mixes: bool
 
 
-def build(config: TrainConfig) -> Parts:
+def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     """Open the data, create the student and choose the task.
+
+    Args:
+        config: What the user asked for.
+        device: Where this process computes, where it is one of several; default: that of `config`.
 
     Raises:
         ReinforceError: whatever does not fit, before anything is written.
     """
-    device = resolve_device(config.device)
+    device = device or resolve_device(config.device)
     source = ImageFolder.open(config.data)
     store = _store(config)
     size = _size(config, store)
@@ -98,12 +109,19 @@ def build(config: TrainConfig) -> Parts:
             expected="a recipe that learns from the teacher alone, such as kd",
             fix="--task-loss-weight 0",
         )
-    validation = None
-    if config.val is not None:
-        val_source = ImageFolder.open(config.val)
-        validation = Validation(val_source, class_names, views.num_classes, size, config.recipe.crop_pct)
+    folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
+    validations = {
+        name: Validation(
+            ImageFolder.open(folder), class_names, views.num_classes, size, config.recipe.crop_pct, subset=bool(name)
+        )
+        for name, folder in folders.items()
+    }
     torch.manual_seed(torch_seed(config.seed, -1))
+    channels_last = device.type == "cuda" if config.channels_last is None else config.channels_last
     student = _student(config, views.num_classes, size, device)
+    if config.sync_bn:
+        student = _with_sync_bn(student, device)
+    student = student.to(memory_format=torch.channels_last) if channels_last else student
     task, teacher = _task(config, student, store, class_names, size, device)
     policy = store.settings.policy if store else read_policy(config.policy or DEFAULT_POLICY)
     identity = {
@@ -119,6 +137,7 @@ def build(config: TrainConfig) -> Parts:
         "policy": str(policy),
         "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
         "labels": None if store is None else hashlib.sha256((store.root / MANIFEST).read_bytes()).hexdigest(),
+        "grad_accum_steps": config.grad_accum_steps,
         "recipe": config.recipe.model_dump(),
     }
     about = {
@@ -126,7 +145,7 @@ def build(config: TrainConfig) -> Parts:
         "stored_views": store.settings.views if store else None,
         "parameters": sum(p.numel() for p in student.parameters()),
     }
-    return Parts(views, task, student, validation, class_names, size, device, identity, about, policy.mix is not None)
+    return Parts(views, task, student, validations, class_names, size, channels_last, identity, about, policy.mix is not None)
 
 
 def _store(config: TrainConfig) -> Store | None:
@@ -190,7 +209,16 @@ def _student(config: TrainConfig, num_classes: int, size: int, device: torch.dev
     kwargs["num_classes"] = num_classes
     first, pretrained = config.initial_checkpoint, config.recipe.pretrained and config.initial_checkpoint is None
     student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained).to(device)
-    return student.to(memory_format=torch.channels_last) if device.type == "cuda" else student
+    return student
+
+
+def _with_sync_bn(student: nn.Module, device: torch.device) -> nn.Module:
+    if device.type != "cuda":
+        raise UsageError(
+            "--sync-bn needs CUDA.", found=f"device {device}", fix="leave it out: each process has its own statistics"
+        )
+    converted: nn.Module = convert_sync_batchnorm(student)
+    return converted
 
 
 def _task(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.task import TrainingTask
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reinforce.errors import DataError
 from reinforce.teacher import Teacher
@@ -43,6 +44,17 @@ class StudentTask(TrainingTask):
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[B, 3, H, W]` to what the student expects, float32."""
         return (images.float() - self.mean) / self.std
+
+    def compile(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
+        """Compile the student with `torch.compile`; what is evaluated and saved stays the student itself."""
+        compiled: Any = torch.compile(self.trainable_module, *args, **kwargs)
+        self.trainable_module = compiled
+        return self.trainable_module
+
+    def prepare_distributed(self, device_ids: list[int | None] | None = None, **kwargs: Any) -> StudentTask:
+        """Average the student's gradients over all ranks."""
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **kwargs)
+        return self
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> torch.Tensor | None:
         """The teacher's distributions, float32 `[B, C]`, or None where there is no teacher."""

@@ -1,0 +1,59 @@
+"""One process of a run under torchrun, for tests: trains, and writes which samples and views it saw in each step.
+
+Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from reinforce.errors import ReinforceError
+from reinforce.train.loop import train
+from reinforce.train.recipe import Recipe, load_recipe
+from reinforce.train.setup import TrainConfig
+from reinforce.train.tasks import ReplayTask
+from reinforce.train.views import ReplayedViews
+
+
+def main() -> None:
+    images, labels, val, out, seen = map(Path, sys.argv[1:6])
+    given = {k: json.loads(v) for k, v in (item.split("=", 1) for item in sys.argv[6:])}
+    recipe = {"epochs": 2, "batch_size": 8, **{k: v for k, v in given.items() if k in Recipe.model_fields}}
+    rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k != "die"}
+    steps: list[list[list[int]]] = []
+    items, forward = ReplayedViews.items, ReplayTask.forward
+    current: list[list[int]] = []
+    rank = int(os.environ.get("RANK", "0"))
+
+    def noting_items(self: ReplayedViews, index: int) -> object:
+        current.append([int(self.dataset.samples[index]), self.dataset.view_of(index)])
+        return items(self, index)
+
+    def noting_forward(self: ReplayTask, *args: object) -> object:
+        steps.append(list(current))
+        current.clear()
+        if given.get("die") == [rank, len(steps)]:
+            os._exit(3)
+        return forward(self, *args)
+
+    ReplayedViews.items, ReplayTask.forward = noting_items, noting_forward
+    torch.set_num_threads(1)
+    config = TrainConfig(
+        student="test_vit", data=images, labels=labels, val=val, out=out, recipe=load_recipe("kd", recipe), workers=0, **rest
+    )
+    try:
+        train(config)
+    except ReinforceError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    finally:
+        (seen / f"{rank}.json").write_text(json.dumps(steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Ranks: the processes of one training run. One process by default; several under torchrun, which sets the environment.
+
+Every rank makes the same plan of the same global batches and takes its share of each, so a run's samples, views and steps do
+not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from reinforce.device import resolve_device
+from reinforce.errors import Interrupted
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others; decoding of a batch or rank 0's checkpoint must fit in."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of a run.
+
+    Attributes:
+        rank: Number of this process, 0 is the one that writes.
+        world: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, on each of them."""
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def concat(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+        """The rows of all ranks in order, on the CPU, where each has its part of `np.array_split(range(count), world)`."""
+        if self.world == 1:
+            return rows.cpu()
+        sizes = [len(part) for part in np.array_split(np.arange(count), self.world)]
+        padded = rows.new_zeros((max(sizes), *rows.shape[1:]), device=self.device)
+        padded[: len(rows)] = rows.to(self.device)
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes, strict=True)])
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Make the gradients of a module that DDP does not wrap those of all ranks."""
+        if self.world > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self.world
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes, if torchrun started several; leave them at the end.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:i`; with several processes `cuda` is that of the local rank.
+
+    Raises:
+        Interrupted: another process ended.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(0, 1, resolve_device(device))
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = resolve_device(device)
+    if chosen.type == "cuda":
+        chosen = resolve_device(f"cuda:{local}")
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Ranks(dist.get_rank(), world, chosen)
+    except RuntimeError as error:
+        # What a collective says when its peer is gone: gloo "Connection closed by peer", nccl "remote process exited".
+        if not any(word in str(error) for word in ("peer", "remote process", "Gloo", "NCCL", "Timed out")):
+            raise
+        raise Interrupted(
+            "Another process of this run ended.",
+            found=str(error).splitlines()[0],
+            fix="its own message says why; then --resume",
+        ) from None
+    finally:
+        dist.destroy_process_group()
