@@ -68,6 +68,7 @@ def command(
     drop_path: Annotated[float | None, typer.Option(min=0)] = None,
     crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that evaluation cuts out.")] = None,
     size: Annotated[int | None, typer.Option(min=8, help="View size in pixels; default: that of the labels.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Several view sizes in turn, batch by batch: 96,128,160")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy of fresh views where there are no --labels.")] = None,
     views: Annotated[int | None, typer.Option(min=1, help="Use only the first so many stored views.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -122,6 +123,7 @@ def command(
         more_val=more_val,
         mode=mode,
         size=size,
+        sizes=_sizes(sizes),
         policy=policy,
         views=views,
         seed=seed,
@@ -139,6 +141,8 @@ def command(
         resume=resume,
         save_every=save_every,
     )
+    if labels is not None and mode == "replay" and (size or sizes) and not as_json:
+        typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")
     bars: dict[int, Progress] = {}
 
     def on_step(epoch: int, done: int, total: int) -> None:
@@ -172,3 +176,14 @@ def _val_folders(given: list[str]) -> tuple[Path | None, dict[str, Path]]:
             fix=f"--val {plain[0] if plain else 'DIR'} --val v2={plain[-1] if plain else 'DIR'}",
         )
     return (Path(plain[0]) if plain else None), {name: Path(folder) for name, folder in named}
+
+
+def _sizes(text: str | None) -> tuple[int, ...]:
+    from reinforce.errors import UsageError
+
+    parts = text.split(",") if text else []
+    if not all(part.isdecimal() and 8 <= int(part) <= 4096 for part in parts):
+        raise UsageError(
+            f"--sizes {text} is not valid.", expected="sizes of 8 to 4096 pixels with commas", fix="--sizes 96,128"
+        )
+    return tuple(map(int, parts))

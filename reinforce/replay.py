@@ -7,6 +7,7 @@ image, soft_label, hard_label = dataset[0]
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from reinforce.decode import decode
 from reinforce.epoch import Epoch
 from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.probes import check_probe, read_checked
+from reinforce.rescale import rescale
 from reinforce.seeds import choice_rng
 from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabels
@@ -40,6 +42,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         data: The images it was generated from: a folder, or an `ImageFolder`. Samples are found by key.
         seed: Seed of the view schedule.
         views: Use only the first so many views. Default: all that are stored.
+        size: Height and width of the views in pixels. Default: those of the teacher; at another size the boxes are the same,
+            and the pixels are not what the teacher saw.
         check: Replay a few probes and hash up to 32 MB of images now, and every image when it is read.
 
     Raises:
@@ -50,9 +54,17 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     """
 
     def __init__(
-        self, root: str | Path, data: str | Path | ImageFolder, *, seed: int = 0, views: int | None = None, check: bool = True
+        self,
+        root: str | Path,
+        data: str | Path | ImageFolder,
+        *,
+        seed: int = 0,
+        views: int | None = None,
+        size: int | None = None,
+        check: bool = True,
     ) -> None:
         self.store = Store(root)
+        self.size = self.store.settings.size if size is None else size
         self.source = data if isinstance(data, ImageFolder) else ImageFolder.open(data)
         self.seed = seed
         self.views = self.store.settings.views if views is None else views
@@ -99,12 +111,12 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return int(self.epoch.views[repeat, self.store.samples.block[self.samples[index]]])
 
     def replay(self, index: int, view: int) -> torch.Tensor:
-        """The pixels of any stored view of item `index` as the teacher saw them: uint8 `[3, size, size]`."""
+        """The pixels of any stored view of item `index`, mixed where it was: uint8 `[3, size, size]`."""
         block, row = self.store.place_of(int(self.samples[index]))
         rows = self.store.samples_of(int(self.store.samples.block[self.samples[index]]))
-        return stored_view(
-            block.params_of_view(view), row, self.store.spec, lambda other: self.decoded(self._item(int(rows[other])))
-        )
+        params, spec = block.params_of_view(view), replace(self.store.spec, size=self.size)
+        params = rescale(params, self.store.spec, self.size)
+        return stored_view(params, row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
 
     def decoded(self, index: int) -> np.ndarray:
         """The image of item `index`: uint8 `[H, W, 3]`.

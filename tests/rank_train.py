@@ -30,9 +30,9 @@ def main() -> None:
     current: list[list[int]] = []
     rank = int(os.environ.get("RANK", "0"))
 
-    def noting_items(self: ReplayedViews, index: int) -> object:
+    def noting_items(self: ReplayedViews, index: int, size: int | None = None) -> object:
         current.append([int(self.dataset.samples[index]), self.dataset.view_of(index)])
-        return items(self, index)
+        return items(self, index, size)
 
     def noting_forward(self: ReplayTask, *args: object) -> object:
         steps.append(list(current))

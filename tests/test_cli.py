@@ -221,7 +221,7 @@ WRONG_USAGE = [
     (f"{TRAIN} --sched nonsense", "timm does not know this", "nonsense"),
     (f"{TRAIN} --amp-dtype float8", "amp_dtype", "'float16' or 'bfloat16'"),
     (f"{TRAIN} --policy rrc", "--policy is given beside --labels", "one of them"),
-    (f"{TRAIN} --size 64", "--size 64", "--size 32"),
+    (f"{TRAIN} --sizes 64,x", "--sizes 64,x", "--sizes 96,128"),
     (f"{TRAIN} --views 6", "6 views are asked for", "1 to 5"),
     (f"{TRAIN} --student-kwargs wings=2", "does not take these arguments", "wings"),
     (f"{TRAIN} --student-kwargs wings", "--student-kwargs 'wings' is not valid", "key=value"),

@@ -26,6 +26,7 @@ PURE = (
     "erase",
     "draw",
     "mix",
+    "rescale",
     "apply",
     "ops",
     "warp",

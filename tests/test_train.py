@@ -390,13 +390,13 @@ def test_the_modes_share_samples_order_and_initial_weights(gappy, weights, tmp_p
     keys: dict[str, list[str]] = {mode: [] for mode in CASES}
     replayed, fresh = ReplayedViews.items, FreshViews.items
 
-    def replayed_items(self: ReplayedViews, index: int) -> Any:
+    def replayed_items(self: ReplayedViews, index: int, size: int | None = None) -> Any:
         keys["replay"].append(self.dataset.store.samples.keys[self.dataset.samples[index]])
-        return replayed(self, index)
+        return replayed(self, index, size)
 
-    def fresh_items(self: FreshViews, index: int) -> Any:
+    def fresh_items(self: FreshViews, index: int, size: int | None = None) -> Any:
         keys[mode].append(self.source.keys[self.samples[index]])
-        return fresh(self, index)
+        return fresh(self, index, size)
 
     monkeypatch.setattr(ReplayedViews, "items", replayed_items)
     monkeypatch.setattr(FreshViews, "items", fresh_items)
@@ -681,10 +681,53 @@ def test_validation_classes_that_the_student_does_not_have_are_refused(images, s
     refused(SourceError, "There is no image folder", config(images, tmp_path / "run", store, val=tmp_path / "nowhere"))
 
 
-def test_a_size_that_was_not_generated_is_refused(images, store, tmp_path) -> None:
-    text = refused(UsageError, "Replay gives views of the size", config(images, tmp_path / "run", store, size=64))
-    assert "--size 64" in text
-    assert f"--size {SIZE}" in text
+def test_another_size_replays_the_same_boxes_and_says_that_pixels_differ(images, store, tmp_path, monkeypatch, cli) -> None:
+    seen = recorded(monkeypatch, ReplayTask)
+    arguments = [
+        "--student",
+        "test_resnet",
+        "--data",
+        images,
+        "--labels",
+        store,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+    ]
+    code, out, _ = cli("train", *arguments, "--size", 48, "--out", tmp_path / "run")
+    assert code == 0
+    assert "the pixels are not what the teacher saw" in out
+    summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
+    assert (summary["size"], summary["teacher_size"]) == (48, SIZE)
+    dataset = ReinforcedDataset(store, images, size=48)
+    plan = batch_plan(0, 0, 24, 128)
+    assert torch.equal(seen[0][0], torch.stack([dataset.replay(int(i), dataset.view_of(int(i))) for i in plan[0]]))
+
+
+def test_several_sizes_come_in_turn_and_evaluation_is_at_the_largest(images, store, val, tmp_path, monkeypatch) -> None:
+    seen = recorded(monkeypatch, ReplayTask)
+    run = config(images, tmp_path / "run", store, student="test_resnet", sizes=(32, 48, 40), epochs=2, val=val)
+    assert build(run).size == build(run).validations[""].views.size == 48
+    train(run)
+    assert [pixels.shape[-1] for pixels, _ in seen] == [(32, 48, 40)[i % 3] for i in range(2 * STEPS)]
+    refused(
+        UsageError,
+        "built for one input size",
+        config(images, tmp_path / "vit", store, student="vit_tiny_patch16_224", sizes=(32, 48)),
+    )
+    refused(UsageError, "beside --sizes", config(images, tmp_path / "both", store, student="test_resnet", sizes=(32,), size=32))
+
+
+@pytest.mark.parametrize("text", ["96,", "96,x", "4,8", "-3", "9999"])
+def test_sizes_that_are_none_are_refused(images, store, tmp_path, cli, text) -> None:
+    code, _, err = cli(
+        "train", "--student", "test_resnet", "--data", images, "--labels", store, f"--sizes={text}", "--out", tmp_path / "r"
+    )
+    assert code == 2
+    assert "is not valid" in err
 
 
 def test_options_that_contradict_each_other_are_refused(images, store, tmp_path) -> None:

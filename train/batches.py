@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ReinforceError, UsageError
 from reinforce.mix import Mixing, mix
+from reinforce.rescale import rescale_boxes
 from reinforce.seeds import epoch_order
 from reinforce.sparse import SparseLabels
 from reinforce.train.targets import Targets
@@ -90,17 +91,25 @@ def check_batch_size(batch_size: int, *, mixing: bool, repeats: int, world: int 
         )
 
 
-def batches(views: Views, plan: Sequence[np.ndarray], *, workers: int, pin_memory: bool = False) -> Iterator[Batch]:
+def batches(
+    views: Views,
+    plan: Sequence[np.ndarray],
+    *,
+    workers: int,
+    sizes: Sequence[int | None] | None = None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
     """Make the batches of `plan`, in its order, with the views of the epoch that was set.
 
-    With repeats, a batch has the first view of each of its samples, then the second of each, and so on.
+    With repeats, a batch has the first view of each of its samples, then the second of each, and so on. `sizes` gives the
+    size of each batch in pixels, where it is not the views' own.
 
     Raises:
         ReinforceError: what a worker met, as if it had been met here.
     """
     loader = DataLoader(
         _Batches(views),
-        batch_sampler=[b.tolist() for b in plan],
+        batch_sampler=[[size, *b.tolist()] for b, size in zip(plan, sizes or [None] * len(plan), strict=True)],
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -122,14 +131,15 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitems__(self, samples: list[int]) -> Batch | ReinforceError:
+    def __getitems__(self, wanted: list[Any]) -> Batch | ReinforceError:
+        size, *samples = wanted
         try:
-            return self._batch(samples)
+            return self._batch(samples, size)
         except ReinforceError as error:
             return error
 
-    def _batch(self, samples: list[int]) -> Batch:
-        by_sample = [self.views.items(sample) for sample in samples]
+    def _batch(self, samples: list[int], size: int | None) -> Batch:
+        by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
         images = torch.stack([item.image for item in items])
         rows = [item.soft for item in items if item.soft is not None]
@@ -138,6 +148,7 @@ class _Batches(Dataset[Batch]):
         if not self.views.mixing:
             return images, Targets(hard, soft)
         mixing = _in_batch(self.views.mixing, np.array(samples))
+        mixing = mixing._replace(boxes=rescale_boxes(mixing.boxes, self.views.size, images.shape[-1]))
         mixed = torch.from_numpy(mix(images.numpy(), mixing))
         share = torch.from_numpy(mixing.share(images.shape[-1]))
         return mixed, Targets(hard, soft, hard[torch.from_numpy(mixing.partner)], share)

@@ -135,7 +135,10 @@ class _Run:
         self.task.train()
         images_done, started = 0, time.perf_counter()
         mine = [share_of_rank(samples, partner, ranks.rank, ranks.world) for samples in plan[first_step:]]
-        loader = batches(parts.views, mine, workers=self.config.workers, pin_memory=ranks.device.type == "cuda")
+        turns = self.config.sizes or (parts.size,)
+        sizes = [turns[(epoch * len(plan) + step) % len(turns)] for step in range(first_step, len(plan))]
+        on_cuda = ranks.device.type == "cuda"
+        loader = batches(parts.views, mine, workers=self.config.workers, sizes=sizes, pin_memory=on_cuda)
         for step, (images, targets) in enumerate(loader, start=first_step):
             first, last = step % accumulate == 0, (step + 1) % accumulate == 0 or step + 1 == len(plan)
             update = epoch * self.updates_per_epoch + step // accumulate

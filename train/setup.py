@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -46,6 +47,7 @@ class TrainConfig:
     more_val: dict[str, Path] = field(default_factory=dict)
     mode: Mode = "replay"
     size: int | None = None
+    sizes: tuple[int, ...] = ()
     policy: str | None = None
     views: int | None = None
     seed: int = 0
@@ -100,6 +102,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     device = device or resolve_device(config.device)
     source = ImageFolder.open(config.data)
     store = _store(config)
+    _check_sizes(config)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)
     if config.mode != "plain" and config.recipe.weighs_hard_labels and not class_names:
@@ -130,6 +133,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
         "initial_checkpoint": None if config.initial_checkpoint is None else file_sha256(config.initial_checkpoint),
         "mode": config.mode,
         "size": size,
+        "sizes": list(config.sizes),
         "seed": config.seed,
         "views": config.views,
         "samples": len(views),
@@ -143,6 +147,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     about = {
         "teachers": [t.name for t in (store.settings.teachers if store else teacher.infos if teacher else [])],
         "stored_views": store.settings.views if store else None,
+        "teacher_size": store.settings.size if store else None,
         "parameters": sum(p.numel() for p in student.parameters()),
     }
     return Parts(views, task, student, validations, class_names, size, channels_last, identity, about, policy.mix is not None)
@@ -165,22 +170,31 @@ def _store(config: TrainConfig) -> Store | None:
 
 
 def _size(config: TrainConfig, store: Store | None) -> int:
-    if store is None:
-        return config.size or 224
-    if config.size not in (None, store.settings.size) and config.mode == "replay":
+    """Input size of the student, of several sizes the largest."""
+    if config.sizes and config.size is not None:
+        raise UsageError("--size is given beside --sizes.", expected="one of them")
+    return max(config.sizes) if config.sizes else config.size or (store.settings.size if store else 224)
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    known = timm.get_pretrained_cfg(timm_name(config.student))
+    if len(set(config.sizes)) > 1 and getattr(known, "fixed_input_size", False) and not _takes_any_size(config):
         raise UsageError(
-            "Replay gives views of the size they were generated at.",
-            found=f"--size {config.size}",
-            expected=f"--size {store.settings.size}",
-            fix="leave --size out, or generate at the other size",
+            f"{timm_name(config.student)} is built for one input size.",
+            found=f"--sizes {','.join(map(str, config.sizes))}",
+            expected="a student that takes any size",
+            fix="--student-kwargs dynamic_img_size=true where the model has it, or another student",
         )
-    return config.size or store.settings.size
+
+
+def _takes_any_size(config: TrainConfig) -> bool:
+    return bool(config.student_kwargs.get("dynamic_img_size"))
 
 
 def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: int) -> tuple[Views, list[str]]:
     """The samples are those that have labels, in every mode, so that the modes can be compared."""
     if config.mode == "replay":
-        dataset = ReinforcedDataset(config.labels or "", source, seed=config.seed, views=config.views)
+        dataset = ReinforcedDataset(config.labels or "", source, seed=config.seed, views=config.views, size=size)
         return ReplayedViews(dataset), dataset.store.settings.source.class_names
     if store is not None:
         settings = store.settings

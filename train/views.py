@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from reinforce.errors import DataError, ImageError
 from reinforce.mix import Mixing, draw_mixing
 from reinforce.policy import Policy
 from reinforce.replay import ReinforcedDataset
+from reinforce.rescale import rescale
 from reinforce.seeds import fresh_mixing_rngs, fresh_view_rng
 from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabel
@@ -40,13 +41,17 @@ class Views(Protocol):
     @property
     def num_classes(self) -> int: ...
     @property
+    def size(self) -> int:
+        """Height and width in pixels that boxes of mixing refer to."""
+
+    @property
     def mixing(self) -> list[Mixing] | None:
         """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
 
     def __len__(self) -> int: ...
     def set_epoch(self, epoch: int, repeats: int = 1) -> None: ...
-    def items(self, index: int) -> list[Item]:
-        """The views of one sample from one decode, one per repeat."""
+    def items(self, index: int, size: int | None = None) -> list[Item]:
+        """The views of one sample from one decode, one per repeat; at `size` pixels, or at their own."""
 
 
 class ReplayedViews:
@@ -60,6 +65,10 @@ class ReplayedViews:
     def num_classes(self) -> int:
         return self.dataset.num_classes
 
+    @property
+    def size(self) -> int:
+        return self.dataset.store.settings.size
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -68,12 +77,17 @@ class ReplayedViews:
         mixing = self.dataset.epoch.mixing
         self.mixing = None if mixing is None else [m.among(self.dataset.samples) for m in mixing]
 
-    def items(self, index: int) -> list[Item]:
+    def items(self, index: int, size: int | None = None) -> list[Item]:
         data, epoch = self.dataset, self.dataset.epoch
         sample, image = int(data.samples[index]), data.decoded(index)
-        hard = int(data.store.samples.labels[sample])
+        hard, old = int(data.store.samples.labels[sample]), data.store.spec
+        spec = replace(old, size=size or data.size)
         return [
-            Item(apply(image, params, data.store.spec), data.store.label_of(sample, data.view_of(index, repeat)), hard)
+            Item(
+                apply(image, rescale(params, old, spec.size), spec),
+                data.store.label_of(sample, data.view_of(index, repeat)),
+                hard,
+            )
             for repeat, params in enumerate(epoch.params[:, sample])
         ]
 
@@ -109,7 +123,8 @@ class FreshViews:
             rngs = [fresh_mixing_rngs(self.seed, visit, repeats) for visit in self.visits]
             self.mixing = [draw_mixing(*pair, len(self), options, self.size) for pair in rngs]
 
-    def items(self, index: int) -> list[Item]:
+    def items(self, index: int, size: int | None = None) -> list[Item]:
+        size = size or self.size
         position = int(self.samples[index])
         try:
             image = decode(self.source.read(position))
@@ -117,7 +132,7 @@ class FreshViews:
             reason = error.what if isinstance(error, ImageError) else error.strerror
             fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
             raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
-        spec = self.policy.spec(self.size)
+        spec = self.policy.spec(size)
         rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
-        drawn = [draw(rng, self.policy, self.size, image.shape[1], image.shape[0]) for rng in rngs]
+        drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
         return [Item(apply(image, params, spec), None, int(self.labels[index])) for params in drawn]
