@@ -88,6 +88,7 @@ def command(
         bool | None, typer.Option("--channels-last/--no-channels-last", help="Memory format; default: on CUDA.")
     ] = None,
     torchcompile: Annotated[bool, typer.Option("--torchcompile", help="Compile the student.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events below --out too.")] = False,
     sync_bn: Annotated[bool, typer.Option("--sync-bn", help="Batch statistics over all processes; CUDA only.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
@@ -133,6 +134,7 @@ def command(
         channels_last=channels_last,
         torchcompile=torchcompile,
         sync_bn=sync_bn,
+        tensorboard=tensorboard,
         teachers=[TeacherSpec(n, w, kwargs) for n, w in zip(teacher or [], weights, strict=False)],
         teacher_weights=list(teacher_weights or []),
         class_map=class_map,

@@ -211,6 +211,25 @@ def test_one_process_needs_no_other() -> None:
     assert alone.writes
 
 
+# Curves
+
+
+def test_curves_without_tensorboard_are_wrong_usage(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="--tensorboard needs TensorBoard"):
+        train(cpu_config(data, tmp_path / "run", tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(cpu_config(data, tmp_path / "run", tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines(tmp_path / "run")])
+
+
 # Several validation sets
 
 

@@ -23,6 +23,7 @@ from reinforce.seeds import torch_seed
 from reinforce.store import JOB, MANIFEST
 from reinforce.train.batches import batch_plan, batches, check_batch_size, share_of_rank
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from reinforce.train.curves import Curves
 from reinforce.train.ranks import Ranks, joined
 from reinforce.train.setup import Parts, TrainConfig, build
 from reinforce.train.step import Stepper
@@ -103,6 +104,7 @@ class _Run:
             self.task.compile()
         if ranks.world > 1:
             self.task.prepare_distributed(device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)
+        self.curves = Curves(config.out / "tensorboard") if config.tensorboard and ranks.writes else None
         self.lines: list[dict[str, Any]] = []
 
     def fit(self, checkpoint: dict[str, Any] | None, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:
@@ -117,6 +119,8 @@ class _Run:
             line |= self._evaluate()
             self.lines.append(line)
             self._write_metrics()
+            if self.curves is not None:
+                self.curves.add(line)
             if self._is_best(line) and self.ranks.writes:
                 weights = self.task.get_checkpoint_state(ema=self.recipe.model_ema)
                 save_weights(self.config.out / BEST, next(iter(weights.values())), self._description(line))

@@ -59,6 +59,7 @@ class TrainConfig:
     grad_accum_steps: int = 1
     channels_last: bool | None = None
     torchcompile: bool = False
+    tensorboard: bool = False
     sync_bn: bool = False
     workers: int = 1
     device: str = "auto"
