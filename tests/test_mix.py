@@ -26,7 +26,7 @@ from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import scheduled_views, view_rng
 from reinforce.source import ImageFolder
 from reinforce.store import Store
-from reinforce.train.batches import batch_plan, batches, check_batch_size, share_of_rank
+from reinforce.train.batches import batch_plan, batches, check_batch_size, partners, share_of_rank
 from reinforce.train.views import FreshViews, ReplayedViews
 from reinforce.verify import verify_pixels, verify_store
 
@@ -303,7 +303,7 @@ def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
 ) -> None:
     out = tmp_path / "out"
     source = ImageFolder.open(images)
-    policy = parse_policy(f"{POLICY},repeats={repeats}")
+    policy = parse_policy(f"{POLICY},mixup_prob=0.6,repeats={repeats}")  # so that a pair is mixed in some repeats only
     generate(source, teacher, make_settings(source, teacher, policy=policy), out, Execution(16, 0))
     dataset = ReinforcedDataset(out, images)
     views = ReplayedViews(dataset)
@@ -311,7 +311,7 @@ def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
     decodes = 0
     for epoch in range(2 * repeats):
         views.set_epoch(epoch, repeats)
-        partner = views.mixing[0].partner
+        partner = partners(views.mixing)
         plan = batch_plan(0, epoch, 24, batch_size, partner, repeats)
         assert len(plan) == -(-24 // batch_size)
         for samples, (pixels, targets) in zip(plan, batches(views, plan, workers=workers), strict=True):
@@ -326,7 +326,9 @@ def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
                 assert targets.soft.probs[i, : len(label.probs)].tolist() == label.probs.tolist()
                 lam, *_, height, width = dataset.store.params_of(int(dataset.samples[index]), view)[-5:].tolist()
                 assert targets.share[i] == pytest.approx(lam / 255 * (1 - height * width / SIZE**2))
-                assert targets.other[i] == dataset.store.samples.labels[dataset.samples[partner[index]]]
+                row = dataset.store.params_of(int(dataset.samples[index]), view)[-6]
+                other = dataset.store.samples_of(int(dataset.store.samples.block[dataset.samples[index]]))[row]
+                assert targets.other[i] == dataset.store.samples.labels[other]
     assert decodes == 2 * 24  # every image once for all its repeats
     assert all(len(v) == 2 * repeats for v in shown.values())
     assert all(len(set(v)) >= 2 * repeats - 1 for v in shown.values())

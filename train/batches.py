@@ -57,6 +57,17 @@ def batch_plan(
     return [order[a:b] for a, b in _cuts(starts, max(1, -(-num_samples // batch_size)))]
 
 
+def partners(mixing: list[Mixing] | None) -> np.ndarray | None:
+    """Who must stand beside whom, int64 `[N]`: a pair that any of the repeats mixes; None: nothing is mixed."""
+    if not mixing:
+        return None
+    own = np.arange(len(mixing[0].partner))
+    partner = own
+    for each in mixing:
+        partner = np.where(partner == own, each.partner, partner)
+    return partner
+
+
 def share_of_rank(samples: np.ndarray, partner: np.ndarray | None, rank: int, world: int) -> np.ndarray:
     """What one of `world` processes takes of a batch: pairs whole, the rest as even as can be."""
     follows = np.zeros(len(samples), bool)  # the second member of a pair

@@ -21,7 +21,7 @@ from reinforce.files import only_writer, write_atomic, writing
 from reinforce.probes import environment
 from reinforce.seeds import torch_seed
 from reinforce.store import JOB, MANIFEST
-from reinforce.train.batches import batch_plan, batches, check_batch_size, share_of_rank
+from reinforce.train.batches import batch_plan, batches, check_batch_size, partners, share_of_rank
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.curves import Curves
 from reinforce.train.ranks import Ranks, joined
@@ -133,7 +133,7 @@ class _Run:
     def _epoch(self, epoch: int, first_step: int, sums: dict[str, torch.Tensor], on_step: OnStep) -> dict[str, Any]:
         parts, ranks, recipe, accumulate = self.parts, self.ranks, self.recipe, self.config.grad_accum_steps
         parts.views.set_epoch(epoch, recipe.aug_repeats)
-        partner = parts.views.mixing[0].partner if parts.views.mixing else None
+        partner = partners(parts.views.mixing)
         plan = batch_plan(self.config.seed, epoch, len(parts.views), recipe.batch_size, partner, recipe.aug_repeats)
         self._seed(epoch, first_step)
         self.task.train()
