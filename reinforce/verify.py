@@ -129,10 +129,14 @@ def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.nda
     bottom, right = top + columns[Field.CROP_HEIGHT], left + columns[Field.CROP_WIDTH]
     inside = (top >= 0) & (left >= 0) & (bottom > top) & (right > left)
     inside &= (bottom <= int(width_height[1])) & (right <= int(width_height[0]))
+    if Field.ERASE_TOP in columns:
+        for start, length in ((Field.ERASE_TOP, Field.ERASE_HEIGHT), (Field.ERASE_LEFT, Field.ERASE_WIDTH)):
+            inside &= (columns[start] >= 0) & (columns[length] >= 0)
+            inside &= columns[start] + columns[length] <= store.spec.size
     for slot in range(store.spec.num_slots):
         inside &= np.isin(columns[OP_SLOT_BASE + 4 * slot], [int(op) for op in Op])
     bad = np.flatnonzero(~inside)
-    return f"{key}, view {bad[0]}: a crop box outside of the image, or an unknown op" if len(bad) else None
+    return f"{key}, view {bad[0]}: a box outside of the image or view, or an unknown op" if len(bad) else None
 
 
 def _bad_labels(store: Store, key: str, sample: int, view: int | None) -> str | None:

@@ -18,6 +18,7 @@ from reinforce.apply import apply
 from reinforce.block import block_path
 from reinforce.draw import draw
 from reinforce.errors import ReplayError, SourceError, StoreError, UsageError
+from reinforce.files import file_sha256
 from reinforce.generate import Execution, generate
 from reinforce.mix import WHOLE, Mixing, MixOptions, draw_mixing, mix, mixing_columns, read_mixing
 from reinforce.params import Field
@@ -254,6 +255,12 @@ def test_verify_replays_probes_and_makes_mixed_views_anew(mixed) -> None:
     assert (probes.total, probes.failed, fresh.total, fresh.failed) == (22, 0, 110, 0)
 
 
+def hash_again(out: Path) -> None:
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"] = {path: file_sha256(out / path) for path in manifest["files"]}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
 def forged(mixed: Path, tmp_path: Path, column: Field, change) -> Path:
     out = Path(shutil.copytree(mixed / "out", tmp_path / "forged"))
     spec = Store(out).spec
@@ -273,11 +280,7 @@ def forged(mixed: Path, tmp_path: Path, column: Field, change) -> Path:
 ])  # fmt: skip
 def test_forged_pairs_are_found_and_never_trained_on(mixed, tmp_path, column, change) -> None:
     out = forged(mixed, tmp_path, column, change)
-    manifest = json.loads((out / "manifest.json").read_text())
-    from reinforce.files import file_sha256
-
-    manifest["files"] = {path: file_sha256(out / path) for path in manifest["files"]}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    hash_again(out)
     params = next(c for c in verify_store(out) if c.name == "params")
     assert params.failed
     dataset = ReinforcedDataset(out, mixed / "images", check=False)
@@ -334,7 +337,12 @@ def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
     assert all(len(set(v)) >= 2 * repeats - 1 for v in shown.values())
 
 
-def test_repeats_of_views_that_were_mixed_with_other_partners_are_refused(mixed) -> None:
+def test_repeats_of_views_that_were_mixed_with_other_partners_are_refused(mixed, tmp_path, cli) -> None:
+    options = ["--student", "test_resnet", "--data", mixed / "images", "--labels", mixed / "out", "--out", tmp_path / "run"]
+    code, _, said = cli("train", *options, "--recipe", "usi", "--batch-size", 12, "--device", "cpu")
+    assert code == 2
+    assert "need their partners" in said
+    assert not (tmp_path / "run").exists()
     dataset = ReinforcedDataset(mixed / "out", mixed / "images")
     with pytest.raises(UsageError, match="need their partners") as error:
         dataset.set_epoch(0, repeats=3)
@@ -404,3 +412,15 @@ def test_no_batch_of_pairs_is_ever_empty(samples) -> None:
         assert len(plan) == -(-samples // 4)
         assert all(len(batch) for batch in plan)
         assert sorted(np.concatenate(plan)) == list(range(samples))
+
+
+def test_an_erased_rectangle_outside_of_the_view_is_found(images, teacher, tmp_path) -> None:
+    source = ImageFolder.open(images)
+    policy = parse_policy("tinyvit:reprob=1")
+    generate(source, teacher, make_settings(source, teacher, policy=policy), tmp_path / "out", Execution(16, 0))
+    assert not any(c.failed for c in verify_store(tmp_path / "out"))
+    dataset = ReinforcedDataset(tmp_path / "out", images, check=False)
+    assert not any(c.failed for c in verify_pixels(dataset, views=60, workers=0))
+    out = forged(tmp_path, tmp_path / "other", Field.ERASE_LEFT, lambda v: v + SIZE)
+    hash_again(out)
+    assert next(c for c in verify_store(out) if c.name == "params").failed == 24

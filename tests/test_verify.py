@@ -339,7 +339,7 @@ def test_params_that_no_image_can_give_are_found(own_store, images, change) -> N
     forge_block(own_store, 1, change)
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 1, "labels": 0}
     check = verify_store(own_store)[2]
-    assert re.fullmatch(r"\w+/\d+, view \d: a crop box outside of the image, or an unknown op", check.failures[0])
+    assert re.fullmatch(r"\w+/\d+, view \d: a box outside of the image or view, or an unknown op", check.failures[0])
 
 
 def set_label(probs: Any = None, ids: Any = None) -> Callable[[BlockData], None]:

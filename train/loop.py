@@ -94,6 +94,7 @@ class _Run:
         self.config, self.parts, self.ranks, self.recipe, self.stop = config, parts, ranks, recipe, stop
         self.task = parts.task
         check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
+        parts.views.set_epoch(0, recipe.aug_repeats)  # what cannot be visited is refused before anything is written
         self.steps_per_epoch = len(batch_plan(config.seed, 0, len(parts.views), recipe.batch_size))
         self.updates_per_epoch = -(-self.steps_per_epoch // config.grad_accum_steps)
         self.stepper = Stepper(self.task, recipe, self.updates_per_epoch, ranks)
