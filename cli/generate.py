@@ -17,11 +17,15 @@ def command(
     data: Annotated[Path, typer.Option(help="Folder of class folders with images, or of images.")],
     teacher: Annotated[list[str], typer.Option(help="timm model or short name; several: the mean of their softmaxes.")],
     out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run in it is continued.")],
-    views: Annotated[int, typer.Option(min=1, max=65535, help="Views per image.")] = 10,
+    labels: Annotated[
+        Literal["views", "map"],
+        typer.Option(help="views: a soft label per view; map: scores at every position of the whole image, for any crop."),
+    ] = "views",
+    views: Annotated[int | None, typer.Option(min=1, max=65535, help="Views per image; default 10, of maps 1.")] = None,
     policy: Annotated[
-        str,
-        typer.Option(help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. See `list policies`."),
-    ] = "rrc-ra",
+        str | None,
+        typer.Option(help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. Default rrc-ra, of maps whole."),
+    ] = None,
     size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
     teacher_weights: Annotated[
         list[Path] | None, typer.Option(help="Local state dict (safetensors or torch), one per teacher; default: timm's own.")
@@ -32,7 +36,10 @@ def command(
     class_map: Annotated[
         str | None, typer.Option(help="Teacher class of each class folder: a JSON list, or auto for WordNet ids.")
     ] = None,
-    codec: Annotated[str, typer.Option(help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA or topk:K.")] = "sqrt",
+    codec: Annotated[
+        str | None,
+        typer.Option(help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA, topk:K, or map:K. Default sqrt, of maps map:10."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the views.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     block_size: Annotated[
@@ -48,6 +55,7 @@ def command(
     from reinforce.device import default_workers, resolve_device
     from reinforce.errors import UsageError
     from reinforce.generate import Execution, generate, limit_source
+    from reinforce.label_map import MapCodec
     from reinforce.manifest import Settings, SourceInfo
     from reinforce.models import parse_kwargs
     from reinforce.policy_file import read_policy
@@ -56,7 +64,22 @@ def command(
     from reinforce.teacher import TeacherSpec, load_teacher
     from reinforce.tiers import parse_codec
 
-    chosen_policy, chosen_codec = read_policy(policy), parse_codec(codec)
+    maps = labels == "map"
+    chosen_policy = read_policy(policy or ("whole" if maps else "rrc-ra"))
+    chosen_codec = parse_codec(codec or ("map" if maps else "sqrt"))
+    views = views or (1 if maps else 10)
+    if maps != isinstance(chosen_codec, MapCodec):
+        raise UsageError(
+            f"--codec {codec} is not for --labels {labels}.",
+            expected="map:K" if maps else "sqrt or topk:K; map:K belongs to --labels map",
+        )
+    if maps and (views != 1 or chosen_policy.crop != "whole"):
+        raise UsageError(
+            "A label map is of the whole image, once.",
+            found=f"policy {chosen_policy.name}, {views} views",
+            expected="--policy whole and --views 1, the defaults of --labels map",
+            fix="give --policy to `reinforce train`: with maps the views are drawn there",
+        )
     kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
     if teacher_weights and len(teacher_weights) != len(teacher):
         raise UsageError(
@@ -68,6 +91,8 @@ def command(
     source = limit_source(ImageFolder.open(data), limit)
     names = list(source.class_names)
     model = load_teacher(specs, size=size, class_names=names, class_map=class_map, device=chosen_device, precision=precision)
+    if maps:
+        model.require_maps(size)
     first = model.infos[0]
     settings = Settings(
         source=SourceInfo(kind="folder", num_samples=len(source), class_names=names, index_sha256=source.index_sha256()),
@@ -90,4 +115,5 @@ def command(
     agreement = manifest.statistics.hard_label_agreement
     typer.echo(f"{out}: {counts.ok} samples x {views} views, {counts.missing} missing, {counts.corrupt} corrupt images")
     if agreement is not None:
-        typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the views")
+        what = "whole images" if maps else "views"
+        typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {what}")

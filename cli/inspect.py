@@ -24,10 +24,13 @@ def command(
         typer.echo(json.dumps(summary, indent=2))
         return
     teachers = ", ".join(f"{t['name']} ({t['weights_sha256'][:12]})" for t in summary["teachers"])
+    maps = summary["codec"]["name"] == "map"
+    per_sample = "a label map of the whole image" if maps else f"{summary['views']} per sample"
+    what = "image" if maps else "view"
     rows = {
         "teacher": teachers,
         "policy": summary["policy"],
-        "views": f"{summary['views']} per sample, {summary['size']}x{summary['size']} pixels, seed {summary['seed']}",
+        "views": f"{per_sample}, {summary['size']}x{summary['size']} pixels, seed {summary['seed']}",
         "codec": codec_name(summary["codec"]),
         "classes": f"{summary['classes']}, {'with' if summary['labelled'] else 'without'} hard labels",
     }
@@ -37,7 +40,7 @@ def command(
         counts, stats = summary["counts"], summary["statistics"]
         rows["complete"] = f"yes: {summary['blocks']} blocks"
         rows["samples"] = f"{counts['ok']} ok, {counts['missing']} missing, {counts['corrupt']} corrupt"
-        rows["bytes/view"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
+        rows[f"bytes/{what}"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
         rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
         if stats["codec_samples"]:
             rows["codec error"] = (
@@ -45,7 +48,7 @@ def command(
                 f"bias of an image {stats['codec_image_bias']:.4f}, on all views of {stats['codec_samples']} samples"
             )
         if stats["hard_label_agreement"] is not None:
-            rows["agreement"] = f"{100 * stats['hard_label_agreement']:.1f} % of views have the hard label as top class"
+            rows["agreement"] = f"{100 * stats['hard_label_agreement']:.1f} % of {what}s have the hard label as top class"
         rows["made with"] = ", ".join(f"{k} {v}" for k, v in summary["environment"].items())
     for name, text in rows.items():
         typer.echo(f"{name:<11} {text}")

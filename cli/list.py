@@ -45,6 +45,7 @@ def _codecs() -> dict[str, str]:
     return about | {
         "sqrt:DELTA": "square roots in steps of one's own, 0.02 to 0.5",
         "topk:K": "the K likeliest classes, half floats",
+        "map:K": "label maps: the K highest scores of each position (--labels map)",
     }
 
 

@@ -69,7 +69,9 @@ def command(
     crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that evaluation cuts out.")] = None,
     size: Annotated[int | None, typer.Option(min=8, help="View size in pixels; default: that of the labels.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Several view sizes in turn, batch by batch: 96,128,160")] = None,
-    policy: Annotated[str | None, typer.Option(help="Policy of fresh views where there are no --labels.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Policy of fresh views: without --labels, or where they are label maps.")
+    ] = None,
     views: Annotated[int | None, typer.Option(min=1, help="Use only the first so many stored views.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
@@ -100,6 +102,7 @@ def command(
     from reinforce.device import default_workers, resolve_device
     from reinforce.errors import UsageError
     from reinforce.models import parse_kwargs
+    from reinforce.store import read_manifest
     from reinforce.teacher import TeacherSpec
     from reinforce.train.loop import train
     from reinforce.train.recipe import Recipe, load_recipe
@@ -143,8 +146,11 @@ def command(
         resume=resume,
         save_every=save_every,
     )
-    if labels is not None and mode == "replay" and (size or sizes) and not as_json:
-        typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")
+    if labels is not None and mode == "replay" and not as_json:
+        if read_manifest(labels).settings.has_maps:
+            typer.echo("label maps: crops are drawn anew in every epoch, and the teacher never saw them by themselves")
+        elif size or sizes:
+            typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")
     bars: dict[int, Progress] = {}
 
     def on_step(epoch: int, done: int, total: int) -> None:

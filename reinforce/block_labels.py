@@ -16,11 +16,10 @@ from reinforce.block import BlockData, Status
 from reinforce.codec import Codec
 from reinforce.errors import SourceError
 from reinforce.fidelity import measure
-from reinforce.label_stream import LabelStream
+from reinforce.label_stream import Label, LabelStream
 from reinforce.manifest import Settings
 from reinforce.mix import draw_mixing, mix, mixing_columns
 from reinforce.seeds import mixing_rngs
-from reinforce.teacher import Teacher
 from reinforce.tiers import codec_from_dict
 from reinforce.views import SampleViews, ViewRange, pixel_crc
 
@@ -39,13 +38,13 @@ def block_items(settings: Settings, block: int) -> list[ViewRange]:
     return [ViewRange(s, first, min(first + step, settings.views)) for first in firsts for s in samples]
 
 
-def label_block(made: Iterator[SampleViews], block: int, teacher: Teacher, settings: Settings, batch_size: int) -> BlockData:
+def label_block(made: Iterator[SampleViews], block: int, label: Label, settings: Settings, batch_size: int) -> BlockData:
     """Label the samples of one block.
 
     Args:
         made: Gives the views of `block_items`, in order; what follows them is left.
         block: Its number.
-        teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
+        label: Gives what the codec encodes for uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
         settings: What to make.
         batch_size: Views per teacher batch.
 
@@ -55,16 +54,16 @@ def label_block(made: Iterator[SampleViews], block: int, teacher: Teacher, setti
     samples, items = settings.block_samples(block), block_items(settings, block)
     data = BlockData.empty(len(samples), settings.views, len(settings.policy.spec(settings.size).fields))
     codec = codec_from_dict(settings.codec)
-    label = _label_mixed if settings.policy.mix else _label_alone
-    for row, probs in label(islice(made, len(items)), data, block, teacher, settings, batch_size):
-        _store(data, row, codec, probs, measured=samples[row] % MEASURE_EVERY == 0)
+    label_all = _label_mixed if settings.policy.mix else _label_alone
+    for row, answers in label_all(islice(made, len(items)), data, block, label, settings, batch_size):
+        _store(data, row, codec, answers, measured=samples[row] % MEASURE_EVERY == 0)
     return data
 
 
 def _label_alone(
-    made: Iterator[SampleViews], data: BlockData, block: int, teacher: Teacher, settings: Settings, batch_size: int
+    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    labelled = LabelStream(teacher, batch_size)
+    labelled = LabelStream(label, batch_size)
     for row, item in enumerate(made):
         _note(data, row, item)
         if item.status == Status.OK:
@@ -74,7 +73,7 @@ def _label_alone(
 
 
 def _label_mixed(
-    made: Iterator[SampleViews], data: BlockData, block: int, teacher: Teacher, settings: Settings, batch_size: int
+    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     options, rows = settings.policy.mix, len(data.status)
     assert options is not None
@@ -103,7 +102,7 @@ def _label_mixed(
             drawn = np.stack([chunk[row].params[view - first] for row in ok])
             data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
             pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
-            answers[:, view] = np.concatenate([teacher(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            answers[:, view] = np.concatenate([label(batch).cpu().numpy() for batch in pixels.split(batch_size)])
             for i in np.flatnonzero(ok % settings.views == view):
                 data.probes[ok[i]] = pixel_crc(pixels[i])
         first = stop
@@ -117,9 +116,9 @@ def _note(data: BlockData, row: int, item: SampleViews) -> None:
         data.reasons[row] = item.reason or ""
 
 
-def _store(data: BlockData, row: int, codec: Codec, probs: np.ndarray, measured: bool) -> None:
-    data.records[row] = codec.encode(probs)
+def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measured: bool) -> None:
+    data.records[row] = codec.encode(answers)
     if measured:
-        lost = measure(codec, data.records[row], probs)
+        lost = measure(codec, data.records[row], answers)
         # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
         data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

@@ -21,15 +21,19 @@ class Codec(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def encode(self, probs: np.ndarray) -> bytes:
-        """Encode the soft labels of one sample.
+    def encode(self, answers: np.ndarray) -> bytes:
+        """Encode what the teacher said of one sample.
 
         Args:
-            probs: float32 `[V, C]`, each row a distribution.
+            answers: float32 `[V, C]`, each row a distribution; of label maps scores, float32 `[1, h, w, C]`.
 
         Raises:
-            LabelError: a row is not a distribution.
+            LabelError: a row is not a distribution, or a score no number.
         """
+
+    def probabilities(self, answers: np.ndarray) -> np.ndarray:
+        """The distributions that `decode_all` gives back up to the codec's error: float32 `[V, C]`."""
+        return answers
 
     @abstractmethod
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:

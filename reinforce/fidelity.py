@@ -46,6 +46,7 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     )
 
 
-def measure(codec: Codec, record: bytes, probs: np.ndarray) -> Fidelity:
-    """Decode what `codec.encode(probs)` gave, and compare."""
+def measure(codec: Codec, record: bytes, answers: np.ndarray) -> Fidelity:
+    """Decode what `codec.encode(answers)` gave, and compare."""
+    probs = codec.probabilities(answers)
     return compare(codec.decode_all(record, *probs.shape), probs)

@@ -22,7 +22,7 @@ from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
 from reinforce.source import ImageFolder
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
-from reinforce.teacher import Teacher
+from reinforce.teacher import Teacher, label_of
 from reinforce.views import SampleViews, ViewMaker, views_loader
 
 RESUME_PROBES = 2
@@ -147,9 +147,9 @@ def _generate_blocks(
             on_progress(total - todo + seen // views, total)
             yield made
 
-    stream = counted()
+    stream, label = counted(), label_of(teacher, settings)
     for block in missing:
-        write_block(out, block, label_block(stream, block, teacher, settings, execution.batch_size))
+        write_block(out, block, label_block(stream, block, label, settings, execution.batch_size))
 
 
 def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:

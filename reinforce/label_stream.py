@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-from reinforce.teacher import Teacher
+Label = Callable[[torch.Tensor], torch.Tensor]
+"""What the teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 
 
 class LabelStream:
     """Samples go in with `push`; whichever are answered in full come out, and the rest at `flush`."""
 
-    def __init__(self, teacher: Teacher, batch_size: int) -> None:
-        self.teacher = teacher
+    def __init__(self, label: Label, batch_size: int) -> None:
+        self.label = label
         self.batch_size = batch_size
         self.pixels: list[torch.Tensor] = []  # waiting for the teacher
         self.waiting = 0
@@ -35,7 +36,7 @@ class LabelStream:
         if not count:
             return
         waiting = torch.cat(self.pixels)
-        batches = [self.teacher(batch).cpu().numpy() for batch in waiting[:count].split(self.batch_size)]
+        batches = [self.label(batch).cpu().numpy() for batch in waiting[:count].split(self.batch_size)]
         self.pixels, self.waiting = [waiting[count:]], self.waiting - count
         answers = np.concatenate(self.answers + batches)
         start = 0

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reinforce.errors import SettingsError, StoreError
 from reinforce.policy import Policy
@@ -75,6 +75,17 @@ class Settings(_Model):
     codec: dict[str, Any]
     num_classes: int = Field(ge=1, le=1 << 24)
     block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
+
+    @model_validator(mode="after")
+    def _check_maps(self) -> Settings:
+        if self.has_maps and (self.views != 1 or self.policy.crop != "whole" or len(self.teachers) != 1):
+            raise ValueError("label maps are of one teacher, one view, and the whole image")
+        return self
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a record is a label map of the whole image, and not the labels of views."""
+        return self.codec.get("name") == "map"
 
     @property
     def num_blocks(self) -> int:

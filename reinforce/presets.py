@@ -46,6 +46,10 @@ PRESETS = {
     ),
     "imagenet-plus-m-r": Preset("ImageNet+ M*+R*: RA/RE and M*", {**_RA_TORCHVISION, **_ERASE_BLACK, **_MIX_BOTH}),
     "fkd": Preset("FKD: RRC of .08 to .936 of the area, flip", {"scale": (0.08, 0.936), "interpolation": "bilinear"}),
+    "relabel": Preset(
+        "ReLabel's students: RRC, flip, colour jitter .4, CutMix",
+        {"interpolation": "bilinear", "color_jitter": 0.4, "cutmix": 1.0},
+    ),
     "meal-v2": Preset("MEAL V2: RRC and flip", {"interpolation": "bilinear"}),
     "tinyvit": Preset(
         "TinyViT: RRC, flip, rand-m9-mstd0.5-inc1, a quarter of the views erased with noise per pixel",

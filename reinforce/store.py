@@ -10,6 +10,7 @@ import numpy as np
 
 from reinforce.block import Block, Status, block_path
 from reinforce.errors import StoreError
+from reinforce.label_map import LabelMap, MapCodec
 from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
 from reinforce.samples import Samples
 from reinforce.sparse import SparseLabel
@@ -80,6 +81,12 @@ class Store:
         """Sparse soft labels of all views of one sample."""
         block, row = self.place_of(sample)
         return self.codec.decode_all(block.record(row), self.settings.views, self.settings.num_classes)
+
+    def map_of(self, sample: int) -> LabelMap:
+        """The label map of one sample, where `settings.has_maps`."""
+        assert isinstance(self.codec, MapCodec)
+        block, row = self.place_of(sample)
+        return self.codec.read(block.record(row), self.settings.num_classes)
 
     def label_of(self, sample: int, view: int) -> SparseLabel:
         """Sparse soft label of one view of one sample."""

@@ -7,19 +7,23 @@ is taken over these.
 
 from __future__ import annotations
 
-import json
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from reinforce.class_map import check_classes, read_class_map
 from reinforce.errors import TeacherError, UsageError
+from reinforce.label_stream import Label
 from reinforce.manifest import Settings, TeacherInfo
 from reinforce.models import Scalar, create, weights_sha256
 from reinforce.names import timm_name
+
+_MAP_TOLERANCE = 1e-3
+"""How far logits may be from the mean of the scores, as a share of the largest: rounding."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,38 @@ class Member(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[B, 3, H, W]` to float32 probabilities `[B, C]`."""
-        logits = self.model((images.float() - self.mean) / self.std).float()
-        if self.class_map is not None:
-            logits = logits[:, self.class_map]
-        return logits.softmax(dim=-1)
+        return self.logits(images).softmax(dim=-1)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 `[B, 3, H, W]` to float32 logits `[B, C]`."""
+        return self._of_data_set(self.model((images.float() - self.mean) / self.std))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the head gets: uint8 `[B, 3, H, W]` to `[B, F, h, w]` or `[B, h, w, F]`.
+
+        Raises:
+            TeacherError: features that are no grid.
+        """
+        found = self.model.forward_features((images.float() - self.mean) / self.std)  # type: ignore[operator]
+        if not isinstance(found, torch.Tensor) or found.ndim != 4:
+            raise no_map(self.info.name, "features that are tokens, not a grid")
+        return found
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Pooling and head: features to float32 logits `[B, C]`."""
+        return self._of_data_set(self.model.forward_head(features))  # type: ignore[operator]
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """The head on each position by itself: features to float32 `[B, h, w, C]`."""
+        channels_last = self.model.num_features == features.shape[3] != features.shape[1]
+        grid = features if channels_last else features.permute(0, 2, 3, 1)
+        each = grid.reshape(-1, 1, 1, grid.shape[3])
+        logits = self.head(each if channels_last else each.permute(0, 3, 1, 2))
+        return logits.reshape(*grid.shape[:3], -1)
+
+    def _of_data_set(self, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.float()
+        return logits if self.class_map is None else logits[:, self.class_map]
 
 
 class Teacher(nn.Module):
@@ -125,10 +157,53 @@ class Teacher(nn.Module):
             float32 `[B, C]` on the teacher's device; each row sums to one.
         """
         images = images.to(self.device, non_blocking=True)
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
+        with self._arithmetic():
             probs = [member(images) for member in self.members]
         return torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]
+
+    @torch.no_grad()
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores at every position, before pooling: uint8 `[B, 3, H, W]` to float32 `[B, h, w, C]` on the teacher's device."""
+        with self._arithmetic():
+            return self._first.scores(self._first.features(images.to(self.device, non_blocking=True)))
+
+    @torch.no_grad()
+    def require_maps(self, size: int) -> None:
+        """Refuse a teacher whose logits are not the mean of scores at positions.
+
+        Args:
+            size: View size in pixels.
+
+        Raises:
+            TeacherError: tokens, attention pooling, or a head that is not linear.
+            UsageError: several teachers, whose mean of softmaxes has no scores.
+        """
+        if len(self.members) > 1:
+            raise UsageError(
+                "A label map is of one teacher.", found=f"{len(self.members)} teachers", expected="one", fix="--labels views"
+            )
+        member = self._first
+        noise = torch.arange(2 * 3 * size * size, device=self.device) * 2654435761 % 2**32 >> 24
+        features = member.features(noise.to(torch.uint8).reshape(2, 3, size, size))
+        # Of unit size, with signs that alternate: what is not linear shows, however alike the positions of this noise are.
+        signs = 1 - 2 * (torch.arange(features.numel(), device=self.device) % 3 % 2)
+        features = features / features.std().clamp(min=torch.finfo(torch.float32).tiny) * signs.reshape(features.shape)
+        whole, nothing = member.head(features), member.head(torch.zeros_like(features))
+        off = float((whole - member.scores(features).mean(dim=(1, 2))).abs().max() / (whole - nothing).abs().max())
+        if not off < _MAP_TOLERANCE:
+            raise no_map(member.info.name, f"logits that are off the mean of its scores by {off:.1%}")
+
+    @property
+    def _first(self) -> Member:
+        return self.members[0]  # type: ignore[return-value]
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+def label_of(teacher: Teacher, settings: Settings) -> Label:
+    """What the codec of `settings` encodes, from the teacher: distributions, or maps of scores."""
+    return teacher.maps if settings.has_maps else teacher
 
 
 def load_teacher(
@@ -154,9 +229,9 @@ def load_teacher(
         TeacherError: weights or classes do not fit.
         UsageError: an unknown model or a class map that cannot be read.
     """
-    members = [Member(s, size, _read_class_map(class_map, class_names)) for s in specs]
+    members = [Member(s, size, read_class_map(class_map, class_names)) for s in specs]
     for member in members:
-        _check_classes(member.info, class_names)
+        check_classes(member.info, class_names)
     counts = {len(m.info.class_map) if m.info.class_map else m.info.num_classes for m in members}
     if len(counts) > 1:
         raise TeacherError(
@@ -196,55 +271,11 @@ def teacher_of(settings: Settings, weights: list[Path], device: torch.device) ->
     return Teacher(members, device, settings.precision)
 
 
-def _check_classes(info: TeacherInfo, class_names: list[str]) -> None:
-    if info.class_map is not None:
-        if max(info.class_map) >= info.num_classes or min(info.class_map) < 0:
-            raise TeacherError(
-                f"The class map names classes that {info.name} does not have.",
-                found=f"{min(info.class_map)} to {max(info.class_map)}",
-                expected=f"0 to {info.num_classes - 1}",
-            )
-    elif class_names and info.num_classes != len(class_names):
-        raise TeacherError(
-            f"{info.name} has {info.num_classes} classes and the data set has {len(class_names)}.",
-            expected="the same classes in the same order, or a class map",
-            cause="a teacher trained on a larger set of classes",
-            fix="--class-map auto (folders named by WordNet id), --class-map FILE.json, or --teacher-kwargs num_classes=N",
-        )
-
-
-def _read_class_map(class_map: str | None, class_names: list[str]) -> list[int] | None:
-    if class_map is None:
-        return None
-    if not class_names:
-        raise UsageError("--class-map needs a labelled data set.", found="a folder without class folders")
-    if class_map == "auto":
-        return _imagenet_classes(class_names)
-    try:
-        indices = json.loads(Path(class_map).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The class map {class_map} cannot be read.", found=str(error), expected="a JSON list of numbers, or auto"
-        ) from None
-    if not isinstance(indices, list) or not all(type(i) is int for i in indices) or len(indices) != len(class_names):
-        raise UsageError(
-            f"The class map {class_map} does not fit the data set.",
-            found=f"{len(indices)} entries" if isinstance(indices, list) else type(indices).__name__,
-            expected=f"a JSON list of {len(class_names)} numbers: the teacher's class of each class folder, in sorted order",
-        )
-    return indices
-
-
-def _imagenet_classes(class_names: list[str]) -> list[int]:
-    from timm.data import ImageNetInfo
-
-    by_wnid = {name: i for i, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    unknown = [name for name in class_names if name not in by_wnid]
-    if unknown:
-        raise UsageError(
-            "--class-map auto does not know all class folders.",
-            found=f"{len(unknown)} of {len(class_names)}, such as {unknown[0]!r}",
-            expected="folders named by the WordNet ids of ImageNet-1k, such as n01440764",
-            fix="--class-map FILE.json with the teacher's class of each folder, in sorted order",
-        )
-    return [by_wnid[name] for name in class_names]
+def no_map(name: str, found: str) -> TeacherError:
+    """The error for a teacher without a label map."""
+    return TeacherError(
+        f"{name} has no label map: its head does not apply to each position by itself.",
+        found=found,
+        expected="convolutions, then average pooling and one linear layer, as ResNet, RegNet, TResNet and MobileNetV2 have",
+        fix="--labels views, which any teacher can, or another --teacher",
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from reinforce.codec import Codec
 from reinforce.errors import StoreError, UsageError
+from reinforce.label_map import MapCodec
 from reinforce.sqrt import Sqrt
 from reinforce.topk import MAX_K, TopK
 
@@ -13,11 +14,12 @@ TIERS = {"sqrt-tiny": Sqrt(0.18), "sqrt": Sqrt(0.1), "sqrt-high": Sqrt(0.07), "s
 """Tiers of `sqrt`, smallest first."""
 MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
 
-_NAMES = f"{', '.join(TIERS)}, sqrt:DELTA or topk:K"
+_WITH_K: dict[str, type[TopK] | type[MapCodec]] = {TopK.name: TopK, MapCodec.name: MapCodec}
+_NAMES = f"{', '.join(TIERS)}, sqrt:DELTA, topk:K, or map:K for label maps"
 
 
 def parse_codec(text: str) -> Codec:
-    """Read a codec's text form: a tier of `sqrt`, `sqrt:DELTA`, `topk` or `topk:K`.
+    """Read a codec's text form: a tier of `sqrt`, `sqrt:DELTA`, `topk`, `topk:K`, `map` or `map:K`.
 
     Raises:
         UsageError: unknown codec, or an option out of range.
@@ -25,11 +27,11 @@ def parse_codec(text: str) -> Codec:
     if text in TIERS:
         return TIERS[text]
     name, _, option = text.partition(":")
-    if name == TopK.name:
+    if name in _WITH_K:
         if not option:
-            return TopK()
+            return _WITH_K[name]()
         if option.isdecimal() and len(option) <= 4 and 1 <= int(option) <= MAX_K:
-            return TopK(int(option))
+            return _WITH_K[name](int(option))
         raise UsageError(f"Codec {text!r} is not valid.", found=f"K = {option!r}", expected=f"a whole number from 1 to {MAX_K}")
     if name == Sqrt.name:
         delta = _number(option)
@@ -62,10 +64,10 @@ def codec_from_dict(config: dict[str, Any]) -> Codec:
     Raises:
         StoreError: a codec or option this version does not know.
     """
-    if config.keys() == {"name", "k"} and config["name"] == TopK.name:
+    if config.keys() == {"name", "k"} and config["name"] in _WITH_K:
         k = config["k"]
         if type(k) is int and 1 <= k <= MAX_K:
-            return TopK(k)
+            return _WITH_K[config["name"]](k)
     if config.keys() == {"name", "delta"} and config["name"] == Sqrt.name:
         delta = config["delta"]
         if type(delta) is float and MIN_DELTA <= delta <= MAX_DELTA:
@@ -73,7 +75,7 @@ def codec_from_dict(config: dict[str, Any]) -> Codec:
     raise StoreError(
         "The manifest's codec is not one this version can read.",
         found=config,
-        expected='{"name": "sqrt", "delta": 0.1} or {"name": "topk", "k": 10}',
+        expected='{"name": "sqrt", "delta": 0.1} or {"name": "topk", "k": 10}, or "map" for "topk"',
         cause="the data set was made by a newer version, or the manifest was edited",
         fix="pip install --upgrade reinforce",
     )

@@ -27,7 +27,7 @@ from reinforce.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.source import index_sha256
 from reinforce.sparse import SparseLabels, kl_divergence
 from reinforce.store import MANIFEST, Store
-from reinforce.teacher import Teacher
+from reinforce.teacher import Teacher, label_of
 from reinforce.views import stored_view
 
 _ALL_VIEWS_LIMIT = 2_000_000  # decode every label up to here, one view per sample beyond
@@ -254,12 +254,14 @@ def verify_labels(
     count = min(-(-views // settings.views), len(dataset))
     picks = choice_rng(settings.seed).choice(len(dataset), size=count, replace=False).tolist()
     stored_kl, own_kl = [], []
+    label = label_of(teacher, settings)
     for done, index in enumerate(picks, start=1):
         pixels = torch.stack([dataset.replay(index, view) for view in range(settings.views)])
-        probs = torch.cat([teacher(batch).cpu() for batch in pixels.split(batch_size)])
+        answers = torch.cat([label(batch).cpu() for batch in pixels.split(batch_size)]).numpy()
         stored = SparseLabels.stack(store.labels_of(int(dataset.samples[index])), settings.num_classes)
-        stored_kl.append(kl_divergence(probs, stored.dense()).numpy())
-        own_kl.append(measure(store.codec, store.codec.encode(probs.numpy()), probs.numpy()).kl)
+        truth = torch.from_numpy(store.codec.probabilities(answers))
+        stored_kl.append(kl_divergence(truth, stored.dense()).numpy())
+        own_kl.append(measure(store.codec, store.codec.encode(answers), answers).kl)
         on_progress("labels", done * settings.views, count * settings.views)
     mean_stored, mean_own = float(np.mean(stored_kl)), float(np.mean(own_kl))
     note = f"KL(teacher || stored) {mean_stored:.2e}, codec's own error {mean_own:.2e} nats over {count * settings.views} views"

@@ -16,6 +16,7 @@ from reinforce import keep, sqrt
 from reinforce.block import Status
 from reinforce.block_labels import MEASURE_EVERY
 from reinforce.erase import noise
+from reinforce.label_map import MapCodec
 from reinforce.manifest import Manifest, Settings
 from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
 from reinforce.sparse import MAX_LEVEL
@@ -57,8 +58,22 @@ def test_the_topk_vector_is_written_and_read() -> None:
     assert (ids.tolist(), probs.tolist(), remainder) == ([3, 2], [0.75, 0.25], 0.0)
 
 
+def test_the_map_vector_is_written_and_read() -> None:
+    part = section("Records").partition("### `map`")[2]
+    vector = bytes.fromhex(re.findall(r"```\n([0-9a-f ]+)\n```", part)[0])
+    logits = np.array([[[[4, 2, 1, 1], [0, 2, 0, 1]]]], np.float32)
+    assert MapCodec(2).encode(logits) == vector
+    label_map = MapCodec(2).read(vector, 4)
+    assert label_map.class_ids.tolist() == [[[0, 1], [1, 3]]]
+    assert label_map.scores.tolist() == [[[3, 1], [2, 1]]]
+    ids, probs, remainder, _ = label_map.pool()
+    odds = np.exp([1.5, 1.5, 0.5, 0])  # of classes 0, 1, 3 and 2, at the mean of both positions
+    assert ids.tolist() == [0, 1, 3]
+    assert np.allclose([*probs, remainder], odds / odds.sum(), atol=1e-6)
+
+
 def test_the_sqrt_vector_is_written_and_read() -> None:
-    part = section("Records").partition("### `sqrt`")[2]
+    part = section("Records").partition("### `sqrt`")[2].partition("### `map`")[0]
     dictionary, content, record, *rest = re.findall(r"```\n(.+?)\n```", part, re.S)
     assert not rest
     assert base64.b64decode(dictionary) == sqrt.DICTIONARY

@@ -35,6 +35,7 @@ PURE = (
     "topk",
     "sqrt",
     "keep",
+    "label_map",
     "tiers",
     "fidelity",
     "seeds",
@@ -103,7 +104,7 @@ def test_a_pure_module_reaches_no_file(name) -> None:
     assert not [f for f in calls if isinstance(f, ast.Attribute) and f.attr in ("fromfile", "tofile", "save", "load", "memmap")]
 
 
-@pytest.mark.parametrize("name", ["apply", "ops", "warp", "params", "codec", "topk", "sqrt", "keep", "sparse"])
+@pytest.mark.parametrize("name", ["apply", "ops", "warp", "params", "codec", "topk", "sqrt", "keep", "label_map", "sparse"])
 def test_what_makes_pixels_and_labels_reaches_no_generator(name) -> None:
     path = ROOT / "reinforce" / f"{name}.py"
     assert not {n for n in imports(path) if below(n, "random") or below(n, "secrets") or below(n, "reinforce.seeds")}

@@ -16,10 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ReinforceError, UsageError
+from reinforce.label_map import mixed_label
 from reinforce.mix import Mixing, mix
 from reinforce.rescale import rescale_boxes
 from reinforce.seeds import epoch_order
-from reinforce.sparse import SparseLabels
+from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.train.targets import Targets
 from reinforce.train.views import Item, Views
 
@@ -153,16 +154,21 @@ class _Batches(Dataset[Batch]):
         by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
         images = torch.stack([item.image for item in items])
-        rows = [item.soft for item in items if item.soft is not None]
-        soft = SparseLabels.stack(rows, self.views.num_classes) if rows else None
+        soft = [item.soft for item in items if item.soft is not None]
         hard = torch.tensor([item.hard for item in items])
         if not self.views.mixing:
-            return images, Targets(hard, soft)
+            return images, Targets(hard, self._stacked(soft))
         mixing = _in_batch(self.views.mixing, np.array(samples))
         mixing = mixing._replace(boxes=rescale_boxes(mixing.boxes, self.views.size, images.shape[-1]))
         mixed = torch.from_numpy(mix(images.numpy(), mixing))
         share = torch.from_numpy(mixing.share(images.shape[-1]))
-        return mixed, Targets(hard, soft, hard[torch.from_numpy(mixing.partner)], share)
+        if self.views.labels_alone:
+            each = zip(soft, mixing.partner, share.tolist(), strict=True)
+            soft = [mixed_label(own, soft[other], of_own, self.views.num_classes) for own, other, of_own in each]
+        return mixed, Targets(hard, self._stacked(soft), hard[torch.from_numpy(mixing.partner)], share)
+
+    def _stacked(self, labels: list[SparseLabel]) -> SparseLabels | None:
+        return SparseLabels.stack(labels, self.views.num_classes) if labels else None
 
 
 def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:

@@ -18,6 +18,7 @@ from reinforce.errors import SourceError, UsageError
 from reinforce.files import file_sha256
 from reinforce.models import Scalar, create
 from reinforce.names import timm_name
+from reinforce.policy import Policy
 from reinforce.policy_file import read_policy
 from reinforce.replay import ReinforcedDataset, match_keys
 from reinforce.seeds import torch_seed
@@ -28,7 +29,7 @@ from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights
 from reinforce.train.recipe import Recipe
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
-from reinforce.train.views import FreshViews, ReplayedViews, Views
+from reinforce.train.views import FreshViews, PooledViews, ReplayedViews, Views
 
 Mode = Literal["replay", "plain", "online"]
 DEFAULT_POLICY = "rrc-ra"
@@ -127,7 +128,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
         student = _with_sync_bn(student, device)
     student = student.to(memory_format=torch.channels_last) if channels_last else student
     task, teacher = _task(config, student, store, class_names, size, device)
-    policy = store.settings.policy if store else read_policy(config.policy or DEFAULT_POLICY)
+    policy = _policy(config, store)
     identity = {
         "student": timm_name(config.student),
         "student_kwargs": config.student_kwargs,
@@ -156,11 +157,12 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
 
 def _store(config: TrainConfig) -> Store | None:
     if config.labels is not None:
-        if config.policy is not None:
+        store = Store(config.labels)
+        if config.policy is not None and not store.settings.has_maps:
             raise UsageError(
                 "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"
             )
-        return Store(config.labels)
+        return store
     if config.mode == "replay":
         raise UsageError(
             "--mode replay needs stored labels.",
@@ -168,6 +170,13 @@ def _store(config: TrainConfig) -> Store | None:
             fix="--labels DIR, made by `reinforce generate`, or --mode plain",
         )
     return None
+
+
+def _policy(config: TrainConfig, store: Store | None) -> Policy:
+    """What views are drawn from; labels of views have their own, maps have a label for any."""
+    if store is not None and not store.settings.has_maps:
+        return store.settings.policy
+    return read_policy(config.policy or DEFAULT_POLICY)
 
 
 def _size(config: TrainConfig, store: Store | None) -> int:
@@ -194,24 +203,27 @@ def _takes_any_size(config: TrainConfig) -> bool:
 
 def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: int) -> tuple[Views, list[str]]:
     """The samples are those that have labels, in every mode, so that the modes can be compared."""
+    policy, dataset = _policy(config, store), None
     if config.mode == "replay":
-        dataset = ReinforcedDataset(config.labels or "", source, seed=config.seed, views=config.views, size=size)
-        return ReplayedViews(dataset), dataset.store.settings.source.class_names
+        assert store is not None
+        dataset = ReinforcedDataset(store.root, source, seed=config.seed, views=config.views, size=size)
+        if not store.settings.has_maps:
+            return ReplayedViews(dataset), store.settings.source.class_names
     if store is not None:
         settings = store.settings
         samples, labels = match_keys(store, source, store.ok_samples), store.samples.labels[store.ok_samples]
-        class_names, num_classes, policy = settings.source.class_names, settings.num_classes, settings.policy
+        class_names, num_classes = settings.source.class_names, settings.num_classes
     else:
         samples, labels = np.arange(len(source)), np.array(source.labels or [-1] * len(source))
         class_names, num_classes = list(source.class_names), len(source.class_names)
-        policy = read_policy(config.policy or DEFAULT_POLICY)
     if config.mode == "plain" and not class_names:
         raise SourceError(
             f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
         )
     if not num_classes:
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
-    return FreshViews(source, samples, labels, policy, size, num_classes, config.seed), class_names
+    fresh = (source, samples, labels, policy, size, num_classes, config.seed)
+    return (PooledViews(*fresh, dataset=dataset) if dataset else FreshViews(*fresh)), class_names
 
 
 def _student(config: TrainConfig, num_classes: int, size: int, device: torch.device) -> nn.Module:

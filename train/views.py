@@ -1,9 +1,10 @@
-"""Views of an epoch: stored ones with the teacher's labels, or fresh ones of the same policy; what the loader asks for."""
+"""Views of an epoch: stored ones with the teacher's labels, or fresh ones, with labels from maps or none; for the loader."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from reinforce.apply import apply
 from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import DataError, ImageError
+from reinforce.label_map import box_of
 from reinforce.mix import Mixing, draw_mixing
+from reinforce.params import PixelSpec
 from reinforce.policy import Policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.rescale import rescale
@@ -26,7 +29,7 @@ class Item(NamedTuple):
 
     Attributes:
         image: uint8 `[3, size, size]`, before any mixing.
-        soft: The teacher's label of the mixed view; None where nothing is replayed.
+        soft: The teacher's label of the mixed view, or, from a label map, of this one; None where there is no stored label.
         hard: The sample's own label, -1 where there is none.
     """
 
@@ -45,6 +48,10 @@ class Views(Protocol):
         """Height and width in pixels that boxes of mixing refer to."""
 
     @property
+    def labels_alone(self) -> bool:
+        """Whether soft labels are of each view by itself, to be mixed as the images are."""
+
+    @property
     def mixing(self) -> list[Mixing] | None:
         """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
 
@@ -56,6 +63,8 @@ class Views(Protocol):
 
 class ReplayedViews:
     """The stored views and labels."""
+
+    labels_alone = False
 
     def __init__(self, dataset: ReinforcedDataset) -> None:
         self.dataset = dataset
@@ -112,6 +121,7 @@ class FreshViews:
     seed: int = 0
     visits: range = range(1)
     mixing: list[Mixing] | None = field(default=None, init=False)
+    labels_alone: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -125,14 +135,42 @@ class FreshViews:
 
     def items(self, index: int, size: int | None = None) -> list[Item]:
         size = size or self.size
+        position, image, spec = int(self.samples[index]), self._image(index), self.policy.spec(size)
+        rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
+        drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
+        labels = self._soft_labels(index, drawn, spec, image)
+        hard = int(self.labels[index])
+        return [Item(apply(image, params, spec), soft, hard) for params, soft in zip(drawn, labels, strict=True)]
+
+    def _image(self, index: int) -> np.ndarray:
         position = int(self.samples[index])
         try:
-            image = decode(self.source.read(position))
+            return decode(self.source.read(position))
         except (OSError, ImageError) as error:
             reason = error.what if isinstance(error, ImageError) else error.strerror
             fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
             raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
-        spec = self.policy.spec(size)
-        rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
-        drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
-        return [Item(apply(image, params, spec), None, int(self.labels[index])) for params in drawn]
+
+    def _soft_labels(
+        self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray
+    ) -> Sequence[SparseLabel | None]:
+        return [None] * len(drawn)
+
+
+@dataclass
+class PooledViews(FreshViews):
+    """Views drawn anew in every epoch, each with the label that its crop has in the teacher's map of the whole image.
+
+    Attributes:
+        dataset: The stored maps, and the images that they are of.
+    """
+
+    dataset: ReinforcedDataset = field(kw_only=True)
+    labels_alone: ClassVar[bool] = True
+
+    def _image(self, index: int) -> np.ndarray:
+        return self.dataset.decoded(index)
+
+    def _soft_labels(self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray) -> Sequence[SparseLabel]:
+        label_map = self.dataset.store.map_of(int(self.dataset.samples[index]))
+        return [label_map.pool(box_of(params, spec, image.shape[1], image.shape[0])) for params in drawn]
