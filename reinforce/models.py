@@ -59,6 +59,36 @@ def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scal
     return model
 
 
+@torch.no_grad()
+def require_logits(model: nn.Module, size: int, option: str, num_classes: int | None = None) -> None:
+    """Refuse a model that does not make logits of views; leaves it in evaluation mode.
+
+    Args:
+        model: Made by `create`.
+        size: Height and width of the views in pixels.
+        option: Where its arguments came from, for the error.
+        num_classes: How many logits; None: any number.
+
+    Raises:
+        UsageError: it cannot take such views, or gives something else.
+    """
+    shape: list[int] = []
+    try:
+        output = model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        shape = list(output.shape) if isinstance(output, torch.Tensor) else []
+        found = f"an output of shape {shape}" if shape else f"a {type(output).__name__}"
+    except Exception as error:  # whatever a model raises
+        found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    if len(shape) != 2 or num_classes not in (None, shape[1]):
+        raise UsageError(
+            f"The model makes no logits of views of {size}x{size} pixels.",
+            found=found,
+            expected=f"[1, {num_classes or 'classes'}] from [1, 3, {size}, {size}]",
+            cause="an argument that changes what goes in or comes out, or a size that the model does not take",
+            fix=f"check {option} and --size",
+        )
+
+
 def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:

@@ -19,7 +19,7 @@ from reinforce.class_map import check_classes, read_class_map
 from reinforce.errors import TeacherError, UsageError
 from reinforce.label_stream import Label
 from reinforce.manifest import Settings, TeacherInfo
-from reinforce.models import Scalar, create, weights_sha256
+from reinforce.models import Scalar, create, require_logits, weights_sha256
 from reinforce.names import timm_name
 
 _MAP_TOLERANCE = 1e-3
@@ -47,6 +47,8 @@ class Member(nn.Module):
         model_kwargs = {k: v for k, v in spec.kwargs.items() if k not in ("mean", "std")}
         self.model = create(spec.name, weights=spec.weights, size=size, kwargs=model_kwargs, pretrained=True).eval()
         self.model.requires_grad_(False)
+        if getattr(self.model, "num_classes", 1):
+            require_logits(self.model, size, "--teacher-kwargs")
         if not self.model.num_classes:
             raise TeacherError(
                 f"{timm_name(spec.name)} has no classes to label with.",

@@ -224,6 +224,8 @@ WRONG_USAGE = [
     (f"{TRAIN} --sizes 64,x", "--sizes 64,x", "--sizes 96,128"),
     (f"{TRAIN} --views 6", "6 views are asked for", "1 to 5"),
     (f"{TRAIN} --student-kwargs wings=2", "does not take these arguments", "wings"),
+    (f"{TRAIN} --student-kwargs in_chans=1", "makes no logits of views of 32x32", "--student-kwargs and --size"),
+    (f"{TRAIN} --student-kwargs features_only=true", "makes no logits", "found: a list"),
     (f"{TRAIN} --student-kwargs wings", "--student-kwargs 'wings' is not valid", "key=value"),
     (
         f"{TRAIN} --mode online --teacher a --teacher b --teacher-weights {{weights}}",

@@ -96,6 +96,20 @@ def test_two_processes_see_and_learn_what_one_does(data, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_a_discriminator_learns_the_same_from_two_processes(data, tmp_path) -> None:
+    found = []
+    for world in (1, 2):
+        out = tmp_path / str(world)
+        code, said, _ = run(world, data, out, discriminator_loss_weight=1.0)
+        assert code == 0, said
+        found.append(load_checkpoint(out / LAST)["loss"])
+    one, two = found
+    assert one.keys() == two.keys()
+    assert one
+    assert all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
+
+
+@pytest.mark.slow
 def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_number(data, tmp_path) -> None:
     code, said, _ = run(2, data, tmp_path / "run", save_every=1, die=[1, 5])
     assert code != 0
@@ -222,7 +236,6 @@ def test_curves_without_tensorboard_are_wrong_usage(data, tmp_path, monkeypatch)
 
 
 def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(cpu_config(data, tmp_path / "run", tensorboard=True))

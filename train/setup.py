@@ -16,7 +16,7 @@ from torch import nn
 from reinforce.device import resolve_device
 from reinforce.errors import SourceError, UsageError
 from reinforce.files import file_sha256
-from reinforce.models import Scalar, create
+from reinforce.models import Scalar, create, require_logits
 from reinforce.names import timm_name
 from reinforce.policy import Policy
 from reinforce.policy_file import read_policy
@@ -236,6 +236,8 @@ def _student(config: TrainConfig, num_classes: int, size: int, device: torch.dev
     kwargs["num_classes"] = num_classes
     first, pretrained = config.initial_checkpoint, config.recipe.pretrained and config.initial_checkpoint is None
     student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained).to(device)
+    for each in {size, *config.sizes}:
+        require_logits(student, each, "--student-kwargs", num_classes)
     return student
 
 
