@@ -38,7 +38,7 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
     """
     view = _resized(image, params, spec)
     if spec.read(params, Field.HFLIP, 0):
-        view = view[:, ::-1]
+        view = np.ascontiguousarray(view[:, :, ::-1])
     for op, interpolation, a, b in spec.ops(params):
         if op in GEOMETRIC_OPS and interpolation not in _WARPS:
             raise StoreError(
@@ -51,7 +51,7 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
         if op != Op.NONE:
             view = _operation(op)(view, interpolation, a, b, spec.fill)
     view = _erased(view, params, spec)
-    return torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(view))
 
 
 def _erased(view: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray:
@@ -70,12 +70,13 @@ def _erased(view: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray
             fix="reinforce verify DIR",
         )
     view = view.copy()
-    view[top : top + height, left : left + width] = spec.erase_fill if seed is None else noise(seed, height, width)
+    value = np.array(spec.erase_fill, np.uint8)[None, None] if seed is None else noise(seed, height, width)
+    view[:, top : top + height, left : left + width] = value.transpose(2, 0, 1)
     return view
 
 
 def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarray:
-    # Crop, resize and cut the window: uint8 [H, W, 3] -> uint8 [size, size, 3]
+    # Crop, resize and cut the window: uint8 [H, W, 3] -> uint8 [3, size, size]
     size = spec.size
     top, left = spec.read(params, Field.CROP_TOP, 0), spec.read(params, Field.CROP_LEFT, 0)
     height, width = spec.read(params, Field.CROP_HEIGHT, 0), spec.read(params, Field.CROP_WIDTH, 0)
@@ -96,7 +97,7 @@ def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarr
     crop = torch.from_numpy(image)[top : top + height, left : left + width].permute(2, 0, 1)[None]
     resized = F.interpolate(crop, size=(out_height, out_width), mode=mode, antialias=True, align_corners=False)[0]
     window = resized[:, window_top : window_top + size, window_left : window_left + size]
-    return window.permute(1, 2, 0).numpy()
+    return window.contiguous().numpy()
 
 
 def _operation(op: int) -> Callable[..., np.ndarray]:

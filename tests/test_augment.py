@@ -11,13 +11,15 @@ import pytest
 import torch
 from conftest import picture
 from PIL import Image, ImageFilter
+from plain import OnPixels
 from scipy import stats
 from timm.data import auto_augment
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from reinforce import ops, warp
+from reinforce import ops as fast_ops
+from reinforce import warp as fast_warp
 from reinforce.apply import apply
 from reinforce.augment import box_radius
 from reinforce.draw import draw
@@ -27,6 +29,7 @@ from reinforce.params import GEOMETRIC_OPS, Q16, Field, Interpolation, Op
 from reinforce.policy import parse_policy
 from reinforce.seeds import view_rng
 
+ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 SIZE = 224
 IMAGES = [np.array(picture(i, w, h)) for i, (w, h) in enumerate([(64, 64), (53, 37), (96, 80), (5, 2)])]
 NAMES = {

@@ -12,6 +12,7 @@ import pytest
 import test_block
 from conftest import picture
 from PIL import Image
+from plain import OnPixels
 from timm.data import auto_augment as timm_ops
 
 from reinforce import ops
@@ -118,4 +119,4 @@ def test_tiny_images_have_timms_pixels(width, height) -> None:
     for name in ("color", "contrast", "brightness", "sharpness"):
         for factor in np.linspace(0.1, 1.9, 19):
             theirs = np.asarray(getattr(timm_ops, name)(Image.fromarray(image), factor))
-            assert np.abs(getattr(ops, name)(image, round(factor * Q16)).astype(int) - theirs).max() <= 1
+            assert np.abs(getattr(OnPixels(ops), name)(image, round(factor * Q16)).astype(int) - theirs).max() <= 1
