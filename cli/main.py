@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from reinforce.cli import bench_codec, bench_modes, demo, generate, inspect, show, train, verify
+from reinforce.cli import bench_codec, bench_loader, bench_modes, bench_store, demo, generate, inspect, show, train, verify
 from reinforce.cli import list as listing
 from reinforce.errors import ReinforceError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 for module in (generate, train, inspect, verify, show, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec):
+for measurement in (bench_modes, bench_codec, bench_loader, bench_store):
     bench.command(measurement.NAME)(measurement.command)
 app.add_typer(bench, name="bench")
 

@@ -6,20 +6,25 @@ sees a whole block or none (invariant 3). Source: FORMAT.md, "Blocks".
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from zarr.codecs import BloscCodec
 
 from reinforce.errors import StoreError
+from reinforce.shard import ARRAYS, check_layout, read_inner_chunk
 
 _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
+_MAX_METADATA = 1 << 24
 
 
 class Status(IntEnum):
@@ -130,6 +135,9 @@ def _write_group(path: Path, data: BlockData) -> None:
 class Block:
     """Read access to a committed block.
 
+    What training reads, records and one view's params, is read from the files themselves, whose layout FORMAT.md fixes: a slice
+    of a memory map, and one chunk of a shard. The rest goes through zarr.
+
     Args:
         path: The block's directory.
         samples: S, views: V, columns: P, as the manifest says; a block of another shape is refused.
@@ -140,62 +148,66 @@ class Block:
 
     def __init__(self, path: Path, samples: int, views: int, columns: int) -> None:
         self.path = path
+        self.shape = (samples, views, columns)
         if not path.is_dir():
             raise StoreError(
                 f"Block {path.name} is missing.", expected=str(path), cause="an incomplete copy", fix="copy it again"
             )
-        expected = {
-            "params": ((samples, views, columns), "int32"),
-            "probes": ((samples,), "uint32"),
-            "offsets": ((samples + 1,), "uint64"),
-            "sha256": ((samples, 32), "uint8"),
-            "width_height": ((samples, 2), "uint32"),
-            "status": ((samples,), "uint8"),
-            "label_error": ((samples, 3), "float32"),
-            "records": (None, "uint8"),
-        }
         try:
-            self._group = zarr.open_group(path, mode="r", zarr_format=3)
-            arrays: dict[str, Any] = {name: self._group[name] for name in expected}
-            attributes: Any = self._group.attrs.asdict()
-        except Exception as error:  # zarr raises whatever its parsers raise
+            group = json.loads(self._text("zarr.json"))
+            lengths = {n: check_layout(n, self._text(f"{n}/zarr.json"), samples, views, columns) for n in ARRAYS}
+            about = group["attributes"].get("reinforce")
+            reasons = about.get("reasons") if isinstance(about, dict) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from None
-        for name, (shape, dtype) in expected.items():
-            array = arrays[name]
-            if not isinstance(array, zarr.Array):
-                raise _damaged(path, f"{name} is no array")
-            if (shape is not None and array.shape != shape) or str(array.dtype) != dtype or array.ndim < 1:
-                raise _damaged(path, f"{name} is {array.dtype} {list(array.shape)}, expected {dtype} {shape}")
+        for name, ndim in ARRAYS.items():
             # zarr reads a chunk that is not there as zeros, without a word.
-            chunk = path.joinpath(name, "c", *["0"] * array.ndim)
-            if not chunk.is_file() or not chunk.stat().st_size:
-                raise _damaged(path, f"{chunk.relative_to(path)} is missing or empty")
-        self._arrays = arrays
-        self.offsets = self._read("offsets").astype(np.int64)
-        self._records = self._map_records(arrays["records"].shape)
-        if self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0) or self.offsets[-1] > len(self._records):
+            file = os.path.join(path, name, "c", *["0"] * ndim)
+            if not os.path.isfile(file) or not os.path.getsize(file):
+                raise _damaged(path, f"{os.path.relpath(file, path)} is missing or empty")
+        self.offsets = self._raw_offsets(samples)
+        self._size = lengths["records"]
+        if os.path.getsize(self._file("records", "0")) != self._size:
+            raise _damaged(path, f"records/c/0 is not a file of {self._size} bytes")
+        if self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0) or self.offsets[-1] > self._size:
             raise _damaged(path, "record offsets are out of order or past the end")
-        about = attributes.get("reinforce")
-        reasons = about.get("reasons") if isinstance(about, dict) else None
         if not isinstance(reasons, dict) or not all(r.isdecimal() and int(r) < samples for r in reasons):
             raise _damaged(path, "the reasons of missing and corrupt samples cannot be read")
         self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
 
-    def _map_records(self, shape: tuple[int, ...]) -> np.ndarray:
-        file = self.path / "records" / "c" / "0"
-        if not file.is_file() or file.stat().st_size != shape[0]:
-            raise _damaged(self.path, f"records/c/0 is not a file of {shape[0]} bytes")
-        return np.memmap(file, np.uint8, mode="r")
+    def _file(self, name: str, chunk: str) -> str:
+        return os.path.join(self.path, name, "c", chunk)
+
+    def _text(self, name: str) -> bytes:
+        with open(os.path.join(self.path, name), "rb") as file:
+            return file.read(_MAX_METADATA)
+
+    def _raw_offsets(self, samples: int) -> np.ndarray:
+        found = np.fromfile(self._file("offsets", "0"), "<u8")
+        if len(found) != samples + 1 or (len(found) and found.max() >= 1 << 62):
+            raise _damaged(self.path, f"offsets/c/0 does not hold {samples + 1} offsets")
+        return found.astype(np.int64)
+
+    @cached_property
+    def _records(self) -> memoryview:
+        # torch's map keeps no file open: a data set has more blocks than a process may have files.
+        return torch.from_file(self._file("records", "0"), shared=False, size=self._size, dtype=torch.uint8).numpy().data
 
     def _read(self, name: str, selection: Any = slice(None)) -> np.ndarray:
         try:
-            return np.asarray(self._arrays[name][selection])
-        except Exception as error:
+            array: Any = zarr.open_array(self.path / name, mode="r", zarr_format=3)
+            return np.asarray(array[selection])
+        except Exception as error:  # zarr raises whatever its parsers raise
             raise _damaged(self.path, f"{name}: {type(error).__name__}: {error}") from None
 
     def params_of_view(self, view: int) -> np.ndarray:
         """Params of one view of all samples: int32 `[S, P]`."""
-        return self._read("params", (slice(None), view))
+        samples, views, columns = self.shape
+        try:
+            chunk = read_inner_chunk(self._file("params", "0/0/0"), view, views, 4 * samples * columns)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _damaged(self.path, f"params: {type(error).__name__}: {error}") from None
+        return np.frombuffer(chunk, "<i4").reshape(columns, samples).T
 
     def params(self) -> np.ndarray:
         """Params of all views of all samples: int32 `[S, V, P]`."""
@@ -203,7 +215,7 @@ class Block:
 
     def record(self, row: int) -> memoryview:
         """The record of one sample; empty where the sample is not ok."""
-        return self._records[self.offsets[row] : self.offsets[row + 1]].data
+        return self._records[self.offsets[row] : self.offsets[row + 1]]
 
     def probes(self) -> np.ndarray:
         """CRC-32 of view (row % V) of each sample: uint32 `[S]`."""

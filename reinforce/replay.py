@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -144,7 +146,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def _item(self, sample: int) -> int:
         index = int(self._index_of[sample])
         if index < 0:
-            raise unmatched(f"{self.store.samples.keys[sample]}, which has no labels, as a partner")
+            raise unmatched(f"{self.store.samples.key(sample)}, which has no labels, as a partner")
         return index
 
     def check_probe(self, index: int) -> None:
@@ -156,7 +158,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         store, sample = self.store, int(self.samples[index])
         block, row = store.place_of(sample)
         rows = store.samples_of(int(store.samples.block[sample]))
-        views, key, made_with = store.settings.views, store.samples.keys[sample], store.manifest.environment
+        views, key, made_with = store.settings.views, store.samples.key(sample), store.manifest.environment
         check_probe(block, row, store.spec, views, lambda other: self.checked(int(rows[other])), key, made_with)
 
     def check(self) -> int:
@@ -184,13 +186,13 @@ def match_keys(store: Store, source: ImageFolder, samples: np.ndarray) -> np.nda
     Raises:
         SourceError: a sample that has labels is not in the source.
     """
-    position = {key: i for i, key in enumerate(source.keys)}
-    found = np.array([position.get(store.samples.keys[s], -1) for s in samples], np.int64)
+    wanted = store.samples.key_column.take(pa.array(samples))
+    found = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
     absent = samples[found < 0]
     if len(absent):
         raise SourceError(
             f"{len(absent)} of {len(samples)} samples with labels are not in {source.root}.",
-            found=f"no image with the key {store.samples.keys[absent[0]]!r}",
+            found=f"no image with the key {store.samples.key(absent[0])!r}",
             expected="the images the data set was generated from",
             cause="another folder, or another level of it",
             fix="check --data: keys are paths below it, without the suffix",

@@ -102,7 +102,11 @@ class Sqrt(Codec):
         if not 0 <= view < num_views:
             raise _broken(f"no view {view} among {num_views}")
         body = _open(record, num_views, num_classes)
-        tokens = body.tokens.split(_END_TOKEN, view + 1)[view]
+        # Counted from the nearer end; behind the last end is nothing.
+        if 2 * view < num_views:
+            tokens = body.tokens.split(_END_TOKEN, view + 1)[view]
+        else:
+            tokens = body.tokens.rsplit(_END_TOKEN, num_views - view + 1)[-2 - (num_views - 1 - view)]
         return self._label(body, tokens, body.remainders[view], num_classes)
 
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:

@@ -24,7 +24,7 @@ def summarise(root: Path) -> dict[str, Any]:
         return {"complete": False, **_about(job.settings), "blocks_done": done, "blocks": job.settings.num_blocks}
     manifest = read_manifest(root)
     store = Store(root)
-    failed = {store.samples.keys[i]: reason for i, reason in sorted(store.samples.reasons.items())}
+    failed = {store.samples.key(i): reason for i, reason in sorted(store.samples.reasons.items())}
     return {
         "complete": True,
         **_about(manifest.settings),

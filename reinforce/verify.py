@@ -112,7 +112,7 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
     every_view = settings.views * len(samples) <= _ALL_VIEWS_LIMIT
     ok = np.flatnonzero(columns["status"] == Status.OK)
     for row in ok:
-        key = samples.keys[part[row]]
+        key = samples.key(part[row])
         params.add(_bad_params(store, key, all_params[row], columns["width_height"][row]))
         labels.add(_bad_labels(store, key, int(part[row]), None if every_view else int(row) % settings.views))
     for view in range(settings.views):
@@ -197,7 +197,7 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
             drawn[other, : len(alone)] = alone
             return image
 
-        key = store.samples.keys[sample]
+        key = store.samples.key(sample)
         fresh = stored_view(drawn, row, settings.policy.spec(settings.size), image_of)
         stored = store.params_of(sample, view)
         if not np.array_equal(drawn[row], stored):

@@ -26,6 +26,7 @@ from reinforce.mix import mix, read_mixing
 from reinforce.params import PixelSpec
 from reinforce.seeds import view_rng
 from reinforce.source import ImageFolder
+from reinforce.worker import start_worker
 
 
 @dataclass(frozen=True)
@@ -163,5 +164,6 @@ def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: in
         batch_size=None,
         sampler=items,
         num_workers=workers,
+        worker_init_fn=start_worker,
         prefetch_factor=4 if workers else None,
     )

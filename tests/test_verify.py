@@ -403,10 +403,10 @@ def test_a_sample_table_that_differs_from_the_blocks_is_found(own_store, name) -
     assert verify_store(own_store)[1].failures[0].startswith("block 2: ")
 
 
-@pytest.mark.parametrize("name", ["keys", "labels"])
+@pytest.mark.parametrize("name", ["key_column", "labels"])
 def test_keys_and_hard_labels_that_are_not_those_of_the_index_are_found(own_store, name) -> None:
     samples = Store(own_store).samples
-    forge_samples(own_store, **{name: samples.keys[::-1] if name == "keys" else (samples.labels + 1) % 3})
+    forge_samples(own_store, **{name: pa.array(samples.keys[::-1]) if name == "key_column" else (samples.labels + 1) % 3})
     assert failed(own_store)["samples"] > 0
 
 

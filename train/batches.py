@@ -6,7 +6,6 @@ pair that is mixed always stand in one batch, and so do all repeats of a sample,
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -23,6 +22,7 @@ from reinforce.seeds import epoch_order
 from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.train.targets import Targets
 from reinforce.train.views import Item, Views
+from reinforce.worker import start_worker
 
 Batch = tuple[torch.Tensor, Targets]
 """`(images uint8 [B, 3, size, size], targets)`, on the CPU."""
@@ -125,7 +125,7 @@ def batches(
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own: the global one belongs to the model and must not depend on resuming
     )
     for batch in loader:
@@ -183,8 +183,3 @@ def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent finishes its step and stops the workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,43 @@
+"""`reinforce bench loader`: how fast one process decodes and makes views, beside timm's loader on the same files."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "loader"
+
+
+def command(
+    data: Annotated[Path, typer.Option(help="Image folder.")],
+    policy: Annotated[list[str] | None, typer.Option(help="rrc or rrc-ra, may be repeated; default: both.")] = None,
+    size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="Views in a batch.")] = 64,
+    images: Annotated[int, typer.Option(min=2, help="Views in a round, at least.")] = 700,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each loader is run, in turn.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Views per second of one decoding process: timm's loader, fresh views, replayed views, and decoding alone."""
+    import torch
+
+    from reinforce.paired import measure, table
+    from reinforce.probes import environment
+    from reinforce.train.loader_bench import contenders
+
+    torch.set_num_threads(1)
+    results = {}
+    for name in policy or ["rrc", "rrc-ra"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            runs = contenders(data, name, size, batch_size, images, Path(scratch))
+            results[name] = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))
+    about = {"data": str(data), "size": size, "images": images, "rounds": rounds, **environment().model_dump()}
+    if as_json:
+        typer.echo(json.dumps({"conditions": about, "policies": results}, indent=2))
+        return
+    for name, rows in results.items():
+        typer.echo(f"{name}\n\n{table(rows, 'views/s of one process')}\n")
+    typer.echo(", ".join(f"{k} {v}" for k, v in about.items()))

@@ -1,0 +1,44 @@
+"""`reinforce bench store`: what opening a reinforced dataset costs, and beginning an epoch, and reading one sample's label."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "store"
+
+
+def command(
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="SAMPLESxVIEWSxCLASSES, may be repeated; default: growing up to 1281167x300x1000."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture of how costs grow; needs matplotlib.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Write synthetic stores in a temporary folder, and open and read each in a fresh process."""
+    from reinforce.errors import UsageError
+    from reinforce.probes import environment
+    from reinforce.store_bench import COLUMNS, DEFAULT, draw, measure_store, parse_size, synthesise, table
+
+    sizes = [parse_size(text) for text in size] if size else list(DEFAULT)
+    if plot is not None and plot.suffix != ".png":
+        raise UsageError(f"{plot} is no PNG file.", expected="--plot NAME.png")
+    rows = []
+    for samples, views, classes in sizes:
+        typer.echo(f"{samples} samples x {views} views x {classes} classes", err=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch, "store")
+            written = synthesise(root, samples, views, classes)
+            rows.append({"samples": samples, "views": views, "classes": classes, **written, **measure_store(root)})
+    if plot is not None:
+        draw(rows, plot)
+    if as_json:
+        typer.echo(json.dumps({"conditions": environment().model_dump(), "columns": COLUMNS, "rows": rows}, indent=2))
+        return
+    typer.echo(table(rows))
+    typer.echo(", ".join(f"{k} {v}" for k, v in environment().model_dump().items()))

@@ -1,0 +1,52 @@
+"""Paired: contenders measured in turn, round after round, so that a machine that slows down slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Run = Callable[[int], float]
+"""Does the work of one round, given its number, and returns what was measured: a rate or a time, never both in one table."""
+
+
+def measure(
+    contenders: Mapping[str, Run], rounds: int, on_run: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Run every contender once in each round; the order turns around from round to round.
+
+    Args:
+        contenders: By name; the first is what the others are compared with.
+        rounds: How often.
+        on_run: Told after each run.
+
+    Returns:
+        A row per contender: `name`, `median`, `low`, `high` of what was measured, and `ratio`, the median over the rounds of
+        its value over the first contender's in the same round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            found[name].append(contenders[name](number))
+            on_run(f"round {number}, {name}: {found[name][-1]:.4g}")
+    first = found[names[0]]
+    return [
+        {
+            "name": name,
+            "median": statistics.median(values),
+            "low": min(values),
+            "high": max(values),
+            "ratio": statistics.median(a / b for a, b in zip(values, first, strict=True)),
+        }
+        for name, values in found.items()
+    ]
+
+
+def table(rows: list[dict[str, Any]], unit: str, digits: int = 0) -> str:
+    """The rows as a Markdown table: median (lowest to highest), and the ratio to the first row."""
+    lines = [f"| | {unit} | ratio to the first |", "|---|---|---|"]
+    for row in rows:
+        spread = f"{row['low']:.{digits}f} to {row['high']:.{digits}f}"
+        lines.append(f"| {row['name']} | {row['median']:.{digits}f} ({spread}) | {row['ratio']:.2f} |")
+    return "\n".join(lines)

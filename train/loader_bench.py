@@ -1,0 +1,156 @@
+"""Loader bench: views per second of one decoding process: timm's loader, fresh views and replayed ones, on the same files."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import ImageDataset, create_loader
+
+from reinforce.decode import decode
+from reinforce.errors import UsageError
+from reinforce.generate import Execution, generate, limit_source
+from reinforce.manifest import Settings, SourceInfo
+from reinforce.paired import Run
+from reinforce.policy import Policy, parse_policy
+from reinforce.replay import ReinforcedDataset
+from reinforce.source import ImageFolder
+from reinforce.teacher import TeacherSpec, load_teacher
+from reinforce.tiers import TIERS
+from reinforce.train.batches import batch_plan, batches
+from reinforce.train.views import FreshViews, ReplayedViews, Views
+
+CLASSES = 1000
+VIEWS = 8
+_TIMM = {"rrc": None, "rrc-ra": "rand-m7-mstd0.5-inc1"}
+
+
+class _Files:
+    """What timm calls a reader, over an indexed folder, `rounds` times over."""
+
+    def __init__(self, source: ImageFolder, rounds: int) -> None:
+        self.source, self.rounds = source, rounds
+
+    def __len__(self) -> int:
+        return self.rounds * len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        return open(self.source.root / self.source.paths[index % len(self.source)], "rb"), 0
+
+
+def contenders(data: Path, policy: str, size: int, batch_size: int, images: int, scratch: Path) -> dict[str, Run]:
+    """The loaders to compare.
+
+    Args:
+        data: Image folder.
+        policy: `rrc` or `rrc-ra`, which timm has too.
+        size: Of a view in pixels.
+        batch_size: Views.
+        images: Views in a round, at least.
+        scratch: An empty folder for stores, with labels of a small random model of 1000 classes.
+
+    Returns:
+        Functions of a round's number to views per second, from the first batch to the last; one decoding process each.
+    """
+    if policy not in _TIMM:
+        raise UsageError(f"timm's loader has no policy {policy!r}.", expected=" or ".join(_TIMM))
+    source = limit_source(ImageFolder.open(data), images)
+    packed = pack(source, scratch / "packed", 256)
+    chosen = parse_policy(policy)
+    rounds = -(-images // len(source))
+    theirs = create_loader(
+        ImageDataset(str(data), reader=_Files(source, rounds)),
+        (3, size, size),
+        batch_size,
+        is_training=True,
+        auto_augment=_TIMM[policy],
+        interpolation="bicubic",
+        color_jitter=0.0,
+        num_workers=1,
+        pin_memory=False,
+        device=torch.device("cpu"),
+    )
+    fresh = FreshViews(source, np.arange(len(source)), np.zeros(len(source), np.int64), chosen, size, CLASSES)
+    replayed = ReplayedViews(_labelled(source, chosen, size, scratch / "labels"))
+    smaller = ReplayedViews(_labelled(packed, chosen, size, scratch / "packed-labels"))
+    return {
+        "timm": lambda number: rate(theirs),
+        "fresh views": _ours(fresh, batch_size, rounds),
+        "replay": _ours(replayed, batch_size, rounds),
+        "replay, four views per decode": _ours(replayed, batch_size, rounds, repeats=4),
+        "replay, images packed at 256 px": _ours(smaller, batch_size, rounds),
+        "decoding alone": lambda number: _decoding(source, rounds),
+    }
+
+
+def rate(loader: Iterable[Sequence[Any]]) -> float:
+    """Views per second from the first batch to the last."""
+    started, count = 0.0, 0
+    for batch in loader:
+        if started:
+            count += len(batch[0])
+        else:
+            started = time.perf_counter()
+    return count / (time.perf_counter() - started)
+
+
+def _ours(views: Views, batch_size: int, rounds: int, repeats: int = 1) -> Run:
+    def run(number: int) -> float:
+        views.set_epoch(number, repeats)
+        plan = [batch for _ in range(repeats) for batch in batch_plan(0, number, len(views), batch_size, None, repeats)]
+        return rate(batches(views, plan * rounds, workers=1))
+
+    return run
+
+
+def _decoding(source: ImageFolder, rounds: int) -> float:
+    started = time.perf_counter()
+    for index in range(rounds * len(source)):
+        decode(source.read(index % len(source)))
+    return rounds * len(source) / (time.perf_counter() - started)
+
+
+def pack(source: ImageFolder, out: Path, shorter: int) -> ImageFolder:
+    """The same images with their shorter side at most so many pixels, as JPEGs of quality 92."""
+    for index, path in enumerate(source.paths):
+        image = Image.fromarray(decode(source.read(index)))
+        scale = shorter / min(image.size)
+        if scale < 1:
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=92)
+        target = (out / path).with_suffix(".jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.getvalue())
+    return ImageFolder.open(out)
+
+
+def _labelled(source: ImageFolder, policy: Policy, size: int, out: Path) -> ReinforcedDataset:
+    """A store over `source` whose teacher is a small model with random weights: its labels cost what others cost."""
+    weights = out.with_suffix(".safetensors")
+    save_file(timm.create_model("test_resnet", num_classes=CLASSES).state_dict(), weights)
+    spec, device = TeacherSpec("test_resnet", weights), torch.device("cpu")
+    teacher = load_teacher([spec], size=size, class_names=[], class_map=None, device=device, precision="fp32")
+    settings = Settings(
+        source=SourceInfo(kind="folder", num_samples=len(source), class_names=[], index_sha256=source.index_sha256()),
+        teachers=teacher.infos,
+        precision="fp32",
+        policy=policy,
+        size=size,
+        views=VIEWS,
+        seed=0,
+        codec=TIERS["sqrt"].to_dict(),
+        num_classes=CLASSES,
+        block_size=512,
+    )
+    unlabelled = ImageFolder(source.root, source.paths, source.keys, None, ())
+    generate(unlabelled, teacher, settings, out, Execution(workers=1))
+    return ReinforcedDataset(out, unlabelled)
