@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,6 +103,11 @@ class SparseLabels:
         """The same labels in page-locked memory (called by torch's DataLoader)."""
         return self._each(torch.Tensor.pin_memory)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes as arrays in one message: shared memory for each of six small tensors costs more than the labels.
+        tensors = (self.class_ids, self.probs, self.remainder, self.tail_ids, self.tail_levels, self.tail_floor)
+        return _from_arrays, (*(t.numpy() for t in tensors), self.num_classes)
+
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseLabels:
         return SparseLabels(
             class_ids=change(self.class_ids),
@@ -124,6 +129,12 @@ class SparseLabels:
         # A row without a class left has no weight, and a remainder of zero.
         rows *= (self.remainder / rows.sum(dim=1).clamp(min=torch.finfo(rows.dtype).tiny))[:, None]
         return rows.scatter_(1, self.class_ids, self.probs)[:, : self.num_classes]
+
+
+def _from_arrays(*given: Any) -> SparseLabels:
+    *arrays, num_classes = given
+    ids, probs, remainder, tail_ids, tail_levels, tail_floor = map(torch.from_numpy, arrays)
+    return SparseLabels(ids, probs, remainder, tail_ids, tail_levels, tail_floor, num_classes)
 
 
 def _padded(rows: list[np.ndarray], padding: int, dtype: type) -> torch.Tensor:

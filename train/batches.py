@@ -20,6 +20,7 @@ from reinforce.mix import Mixing, mix
 from reinforce.rescale import rescale_boxes
 from reinforce.seeds import epoch_order
 from reinforce.sparse import SparseLabel, SparseLabels
+from reinforce.train.ring import PREFETCH, Ring
 from reinforce.train.targets import Targets
 from reinforce.train.views import Item, Views
 from reinforce.worker import start_worker
@@ -114,16 +115,25 @@ def batches(
     """Make the batches of `plan`, in its order, with the views of the epoch that was set.
 
     With repeats, a batch has the first view of each of its samples, then the second of each, and so on. `sizes` gives the
-    size of each batch in pixels, where it is not the views' own.
+    size of each batch in pixels, where it is not the views' own. With workers, a batch's pixels are overwritten after the
+    second batch behind it is asked for: keep a clone, if any.
 
     Raises:
         ReinforceError: what a worker met, as if it had been met here.
     """
+    sizes = sizes or [None] * len(plan)
+    ring = None
+    if workers and plan and not pin_memory:  # what pins memory copies into it
+        side = max(size or views.size for size in sizes)
+        ring = Ring(workers, max(map(len, plan)) * views.repeats * 3 * side**2)
     loader = DataLoader(
-        _Batches(views),
-        batch_sampler=[[size, *b.tolist()] for b, size in zip(plan, sizes or [None] * len(plan), strict=True)],
+        _Batches(views, ring),
+        batch_sampler=[
+            [ring.slot(n) if ring else None, size, *b.tolist()] for n, (b, size) in enumerate(zip(plan, sizes, strict=True))
+        ],
         collate_fn=_as_it_is,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own: the global one belongs to the model and must not depend on resuming
@@ -131,33 +141,36 @@ def batches(
     for batch in loader:
         if isinstance(batch, ReinforceError):
             raise batch
-        yield batch
+        images, targets = batch
+        yield (images if ring is None else ring.view(*images)), targets
 
 
 class _Batches(Dataset[Batch]):
     """Hands errors on as values: torch's loader would turn one raised in a worker into a traceback."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, ring: Ring | None = None) -> None:
         self.views = views
+        self.ring = ring
 
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitems__(self, wanted: list[Any]) -> Batch | ReinforceError:
-        size, *samples = wanted
+    def __getitems__(self, wanted: list[Any]) -> tuple[Any, Targets] | ReinforceError:
+        slot, size, *samples = wanted
         try:
-            return self._batch(samples, size)
+            return self._batch(samples, size, slot)
         except ReinforceError as error:
             return error
 
-    def _batch(self, samples: list[int], size: int | None) -> Batch:
+    def _batch(self, samples: list[int], size: int | None, slot: int | None) -> tuple[Any, Targets]:
+        """Images, or where they are in the ring as (slot, shape); and targets."""
         by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
-        images = torch.stack([item.image for item in items])
         soft = [item.soft for item in items if item.soft is not None]
         hard = torch.tensor([item.hard for item in items])
         if not self.views.mixing:
-            return images, Targets(hard, self._stacked(soft))
+            return self._sent([item.image for item in items], slot), Targets(hard, self._stacked(soft))
+        images = torch.stack([item.image for item in items])
         mixing = _in_batch(self.views.mixing, np.array(samples))
         mixing = mixing._replace(boxes=rescale_boxes(mixing.boxes, self.views.size, images.shape[-1]))
         mixed = torch.from_numpy(mix(images.numpy(), mixing))
@@ -165,7 +178,15 @@ class _Batches(Dataset[Batch]):
         if self.views.labels_alone:
             each = zip(soft, mixing.partner, share.tolist(), strict=True)
             soft = [mixed_label(own, soft[other], of_own, self.views.num_classes) for own, other, of_own in each]
-        return mixed, Targets(hard, self._stacked(soft), hard[torch.from_numpy(mixing.partner)], share)
+        targets = Targets(hard, self._stacked(soft), hard[torch.from_numpy(mixing.partner)], share)
+        return self._sent(list(mixed), slot), targets
+
+    def _sent(self, images: list[torch.Tensor], slot: int | None) -> torch.Tensor | tuple[int, tuple[int, ...]]:
+        if self.ring is None or slot is None:
+            return torch.stack(images)
+        shape = (len(images), *images[0].shape)
+        torch.stack(images, out=self.ring.view(slot, shape))
+        return slot, shape
 
     def _stacked(self, labels: list[SparseLabel]) -> SparseLabels | None:
         return SparseLabels.stack(labels, self.views.num_classes) if labels else None

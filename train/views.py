@@ -48,6 +48,10 @@ class Views(Protocol):
         """Height and width in pixels that boxes of mixing refer to."""
 
     @property
+    def repeats(self) -> int:
+        """Views of a sample that the epoch which was set shows."""
+
+    @property
     def labels_alone(self) -> bool:
         """Whether soft labels are of each view by itself, to be mixed as the images are."""
 
@@ -77,6 +81,10 @@ class ReplayedViews:
     @property
     def size(self) -> int:
         return self.dataset.store.settings.size
+
+    @property
+    def repeats(self) -> int:
+        return self.dataset.epoch.repeats
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,6 +130,10 @@ class FreshViews:
     visits: range = range(1)
     mixing: list[Mixing] | None = field(default=None, init=False)
     labels_alone: ClassVar[bool] = False
+
+    @property
+    def repeats(self) -> int:
+        return len(self.visits)
 
     def __len__(self) -> int:
         return len(self.samples)
