@@ -52,68 +52,39 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
-    from reinforce.device import default_workers, resolve_device
-    from reinforce.errors import UsageError
-    from reinforce.generate import Execution, generate, limit_source
-    from reinforce.label_map import MapCodec
-    from reinforce.manifest import Settings, SourceInfo
-    from reinforce.models import parse_kwargs
-    from reinforce.policy_file import read_policy
-    from reinforce.source import ImageFolder
+    from reinforce.cli.job import prepare
+    from reinforce.device import default_workers
+    from reinforce.generate import Execution, generate
     from reinforce.summary import summarise
-    from reinforce.teacher import TeacherSpec, load_teacher
-    from reinforce.tiers import parse_codec
 
-    maps = labels == "map"
-    chosen_policy = read_policy(policy or ("whole" if maps else "rrc-ra"))
-    chosen_codec = parse_codec(codec or ("map" if maps else "sqrt"))
-    views = views or (1 if maps else 10)
-    if maps != isinstance(chosen_codec, MapCodec):
-        raise UsageError(
-            f"--codec {codec} is not for --labels {labels}.",
-            expected="map:K" if maps else "sqrt or topk:K; map:K belongs to --labels map",
-        )
-    if maps and (views != 1 or chosen_policy.crop != "whole"):
-        raise UsageError(
-            "A label map is of the whole image, once.",
-            found=f"policy {chosen_policy.name}, {views} views",
-            expected="--policy whole and --views 1, the defaults of --labels map",
-            fix="give --policy to `reinforce train`: with maps the views are drawn there",
-        )
-    kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
-    if teacher_weights and len(teacher_weights) != len(teacher):
-        raise UsageError(
-            f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none"
-        )
-    weights: list[Path | None] = list(teacher_weights) if teacher_weights else [None] * len(teacher)
-    specs = [TeacherSpec(name, path, kwargs) for name, path in zip(teacher, weights, strict=True)]
-    chosen_device = resolve_device(device)
-    source = limit_source(ImageFolder.open(data), limit)
-    names = list(source.class_names)
-    model = load_teacher(specs, size=size, class_names=names, class_map=class_map, device=chosen_device, precision=precision)
-    if maps:
-        model.require_maps(size)
-    first = model.infos[0]
-    settings = Settings(
-        source=SourceInfo(kind="folder", num_samples=len(source), class_names=names, index_sha256=source.index_sha256()),
-        teachers=model.infos,
-        precision=precision,
-        policy=chosen_policy,
+    job = prepare(
+        data=data,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+        teacher_kwargs=teacher_kwargs,
+        class_map=class_map,
+        labels=labels,
+        policy=policy,
         size=size,
         views=views,
+        codec=codec,
         seed=seed,
-        codec=chosen_codec.to_dict(),
-        num_classes=len(first.class_map) if first.class_map else first.num_classes,
         block_size=block_size,
+        device=device,
+        precision=precision,
+        limit=limit,
     )
-    execution = Execution(batch_size, default_workers(chosen_device) if workers is None else workers)
-    manifest = generate(source, model, settings, out, execution, Progress("generate", "images", quiet=as_json))
+    settings = job.settings
+    execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)
+    progress = Progress("generate", "images", quiet=as_json)
+    manifest = generate(job.source, job.teacher, settings, out, execution, progress)
     if as_json:
         typer.echo(json.dumps(summarise(out), indent=2))
         return
     counts = manifest.counts
     agreement = manifest.statistics.hard_label_agreement
-    typer.echo(f"{out}: {counts.ok} samples x {views} views, {counts.missing} missing, {counts.corrupt} corrupt images")
+    made = f"{counts.ok} samples x {settings.views} views"
+    typer.echo(f"{out}: {made}, {counts.missing} missing, {counts.corrupt} corrupt images")
     if agreement is not None:
-        what = "whole images" if maps else "views"
+        what = "whole images" if settings.has_maps else "views"
         typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {what}")

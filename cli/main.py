@@ -7,9 +7,22 @@ import warnings
 
 import typer
 
-from reinforce.cli import bench_codec, bench_loader, bench_modes, bench_store, demo, generate, inspect, show, train, verify
+from reinforce.cli import (
+    bench_codec,
+    bench_generate,
+    bench_loader,
+    bench_modes,
+    bench_store,
+    demo,
+    generate,
+    inspect,
+    show,
+    train,
+    verify,
+)
 from reinforce.cli import list as listing
 from reinforce.errors import ReinforceError
+from reinforce.memory import keep_freed_memory
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
 
@@ -24,7 +37,7 @@ app = typer.Typer(
 for module in (generate, train, inspect, verify, show, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_store):
+for measurement in (bench_modes, bench_codec, bench_loader, bench_generate, bench_store):
     bench.command(measurement.NAME)(measurement.command)
 app.add_typer(bench, name="bench")
 
@@ -56,6 +69,7 @@ def spread(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
+    keep_freed_memory()
     # A user who asks for more processes than cores means it.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     try:

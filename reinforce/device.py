@@ -8,6 +8,8 @@ import torch
 
 from reinforce.errors import UsageError
 
+_FEW_CORES = 4
+
 
 def resolve_device(name: str) -> torch.device:
     """The device that a user means.
@@ -31,6 +33,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Decoding processes: all cores beside a GPU, one beside a model that needs the cores itself."""
+    """Decoding processes: all cores beside a GPU; none beside a model on a few cores.
+
+    The threads of one layer wait for each other: a process that takes one of their cores slows all of them. On two cores
+    a teacher took twice its time beside one decoding process, and a ninth more than its time with the decoding in between.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores) if device.type == "cuda" else 1
+    return min(16, cores) if device.type == "cuda" else int(cores > _FEW_CORES)

@@ -1,0 +1,98 @@
+"""Job: from the options of `generate` to source, teacher and settings; `plan` and `bench generate` take the same ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from reinforce.manifest import Settings
+    from reinforce.source import ImageFolder
+    from reinforce.teacher import Teacher
+
+
+class Job(NamedTuple):
+    """What a generation is made of."""
+
+    source: ImageFolder
+    teacher: Teacher
+    settings: Settings
+
+
+def prepare(
+    *,
+    data: Path,
+    teacher: list[str],
+    teacher_weights: list[Path] | None,
+    teacher_kwargs: list[str] | None,
+    class_map: str | None,
+    policy: str | None,
+    size: int,
+    views: int | None,
+    codec: str | None,
+    device: str,
+    precision: str,
+    limit: int | None,
+    labels: str = "views",
+    seed: int = 0,
+    block_size: int = 512,
+) -> Job:
+    """Open the source and load the teacher.
+
+    Raises:
+        ReinforceError: whatever does not fit, before anything is written.
+    """
+    from reinforce.device import resolve_device
+    from reinforce.errors import UsageError
+    from reinforce.generate import limit_source
+    from reinforce.label_map import MapCodec
+    from reinforce.manifest import Settings, SourceInfo
+    from reinforce.models import parse_kwargs
+    from reinforce.policy_file import read_policy
+    from reinforce.source import ImageFolder
+    from reinforce.teacher import TeacherSpec, load_teacher
+    from reinforce.tiers import parse_codec
+
+    maps = labels == "map"
+    chosen_policy = read_policy(policy or ("whole" if maps else "rrc-ra"))
+    chosen_codec = parse_codec(codec or ("map" if maps else "sqrt"))
+    views = views or (1 if maps else 10)
+    if maps != isinstance(chosen_codec, MapCodec):
+        raise UsageError(
+            f"--codec {codec} is not for --labels {labels}.",
+            expected="map:K" if maps else "sqrt or topk:K; map:K belongs to --labels map",
+        )
+    if maps and (views != 1 or chosen_policy.crop != "whole"):
+        raise UsageError(
+            "A label map is of the whole image, once.",
+            found=f"policy {chosen_policy.name}, {views} views",
+            expected="--policy whole and --views 1, the defaults of --labels map",
+            fix="give --policy to `reinforce train`: with maps the views are drawn there",
+        )
+    kwargs = parse_kwargs(teacher_kwargs or [], "--teacher-kwargs")
+    if teacher_weights and len(teacher_weights) != len(teacher):
+        raise UsageError(
+            f"{len(teacher)} teachers and {len(teacher_weights)} weights files.", expected="one file per teacher, or none"
+        )
+    weights: list[Path | None] = list(teacher_weights) if teacher_weights else [None] * len(teacher)
+    specs = [TeacherSpec(name, path, kwargs) for name, path in zip(teacher, weights, strict=True)]
+    chosen_device = resolve_device(device)
+    source = limit_source(ImageFolder.open(data), limit)
+    names = list(source.class_names)
+    model = load_teacher(specs, size=size, class_names=names, class_map=class_map, device=chosen_device, precision=precision)
+    if maps:
+        model.require_maps(size)
+    first = model.infos[0]
+    settings = Settings(
+        source=SourceInfo(kind="folder", num_samples=len(source), class_names=names, index_sha256=source.index_sha256()),
+        teachers=model.infos,
+        precision=precision,  # type: ignore[arg-type]
+        policy=chosen_policy,
+        size=size,
+        views=views,
+        seed=seed,
+        codec=chosen_codec.to_dict(),
+        num_classes=len(first.class_map) if first.class_map else first.num_classes,
+        block_size=block_size,
+    )
+    return Job(source, model, settings)
