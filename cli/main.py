@@ -16,6 +16,7 @@ from reinforce.cli import (
     demo,
     generate,
     inspect,
+    plan,
     show,
     train,
     verify,
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, train, inspect, verify, show, listing, demo):
+for module in (generate, train, plan, inspect, verify, show, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_generate, bench_store):

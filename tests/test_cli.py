@@ -23,7 +23,7 @@ from reinforce.cli.main import spread
 from reinforce.cli.progress import Progress
 from reinforce.errors import ReinforceError
 
-COMMANDS = ("generate", "train", "inspect", "verify", "show", "list", "demo", "bench")
+COMMANDS = ("generate", "train", "plan", "inspect", "verify", "show", "list", "demo", "bench")
 
 
 @dataclass
@@ -72,7 +72,7 @@ def test_help_lists_every_command(cli) -> None:
 
 
 def test_every_file_of_the_command_line_is_a_registered_command() -> None:
-    files = {p.stem for p in Path(main.__file__).parent.glob("*.py")} - {"__init__", "main", "progress"}
+    files = {p.stem for p in Path(main.__file__).parent.glob("*.py")} - {"__init__", "main", "progress", "job"}
     registered = {c.name for c in main.app.registered_commands} | {f"bench_{c.name}" for c in main.bench.registered_commands}
     assert files == registered
     assert {name.partition("_")[0] for name in files} == set(COMMANDS)
@@ -110,6 +110,10 @@ PROMISED = {
     "demo": "out json",
     "bench modes": "data labels out json",
     "bench codec": "logits codec views top1 json",
+    "bench loader": "data policy rounds json",
+    "bench generate": "data teacher rounds json",
+    "bench store": "size plot json",
+    "plan": "data teacher views epochs gpu-hours gpu-rate json",
 }
 
 
