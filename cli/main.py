@@ -12,6 +12,7 @@ from reinforce.cli import (
     bench_generate,
     bench_loader,
     bench_modes,
+    bench_step,
     bench_store,
     demo,
     generate,
@@ -38,7 +39,7 @@ app = typer.Typer(
 for module in (generate, train, plan, inspect, verify, show, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_generate, bench_store):
+for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
     bench.command(measurement.NAME)(measurement.command)
 app.add_typer(bench, name="bench")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import SIZE, TEACHER
@@ -87,6 +89,16 @@ def test_bench_loader_runs_every_loader_on_the_same_files(images, cli) -> None:
     assert "rrc or rrc-ra" in err
 
 
+@pytest.mark.slow
+def test_bench_step_compares_the_modes_on_one_batch(cli) -> None:
+    line = ("bench", "step", "--student", "test_resnet", "--teacher", "test_vit2", "--size", 160, "--batch-size", 4)
+    code, out, err = cli(*line, "--classes", 20, "--steps", 1, "--rounds", 1, "--device", "cpu", "--json")
+    assert code == 0, err
+    (rows,) = json.loads(out)["students"].values()
+    assert [row["name"] for row in rows] == ["plain", "replay", "online"]
+    assert all(row["low"] > 0 for row in rows)
+
+
 FAULTS = """
 import resource, sys, numpy as np
 from reinforce.memory import keep_freed_memory
@@ -110,3 +122,17 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
     )
     assert kept < 50
     assert kept < given_back
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_a_cpu(images, tmp_path) -> None:
+    script = Path(__file__).parent / "bench" / "gpu.sh"
+    where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    line = ["bash", script, "--device", "cpu", "--images", images / "apple", "--out", tmp_path / "out"]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PATH": where, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert list(found) == ["generate-test_resnet", "loader", "step"]
+    assert "bare teacher" in done.stdout
+    assert "replay" in done.stdout
+    assert subprocess.run(["bash", script, "--images", tmp_path / "none"], capture_output=True).returncode == 2

@@ -112,6 +112,7 @@ PROMISED = {
     "bench codec": "logits codec views top1 json",
     "bench loader": "data policy rounds json",
     "bench generate": "data teacher rounds json",
+    "bench step": "student teacher rounds json",
     "bench store": "size plot json",
     "plan": "data teacher views epochs gpu-hours gpu-rate json",
 }

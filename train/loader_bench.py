@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from timm.data import ImageDataset, create_loader
 
 from reinforce.decode import decode
@@ -21,9 +19,9 @@ from reinforce.generate import Execution, generate, limit_source
 from reinforce.manifest import Settings, SourceInfo
 from reinforce.paired import Run
 from reinforce.policy import Policy, parse_policy
+from reinforce.random_teacher import random_teacher
 from reinforce.replay import ReinforcedDataset
 from reinforce.source import ImageFolder
-from reinforce.teacher import TeacherSpec, load_teacher
 from reinforce.tiers import TIERS
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.views import FreshViews, ReplayedViews, Views
@@ -135,10 +133,7 @@ def pack(source: ImageFolder, out: Path, shorter: int) -> ImageFolder:
 
 def _labelled(source: ImageFolder, policy: Policy, size: int, out: Path) -> ReinforcedDataset:
     """A store over `source` whose teacher is a small model with random weights: its labels cost what others cost."""
-    weights = out.with_suffix(".safetensors")
-    save_file(timm.create_model("test_resnet", num_classes=CLASSES).state_dict(), weights)
-    spec, device = TeacherSpec("test_resnet", weights), torch.device("cpu")
-    teacher = load_teacher([spec], size=size, class_names=[], class_map=None, device=device, precision="fp32")
+    teacher = random_teacher("test_resnet", num_classes=CLASSES, size=size, device=torch.device("cpu"))
     settings = Settings(
         source=SourceInfo(kind="folder", num_samples=len(source), class_names=[], index_sha256=source.index_sha256()),
         teachers=teacher.infos,

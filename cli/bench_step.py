@@ -1,0 +1,43 @@
+"""`reinforce bench step`: what replaying adds to a training step, and what a live teacher adds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+NAME = "step"
+
+
+def command(
+    student: Annotated[list[str], typer.Option(help="timm model or short name, may be repeated.")],
+    teacher: Annotated[str | None, typer.Option(help="Live teacher to compare with, with random weights.")] = None,
+    size: Annotated[int, typer.Option(min=8, help="Height and width of a view in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=2, help="Views in a batch.")] = 32,
+    classes: Annotated[int, typer.Option(min=2, help="Classes.")] = 1000,
+    amp: Annotated[bool, typer.Option("--amp/--no-amp", help="bfloat16.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in a round.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each mode is run, in turn.")] = 7,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Milliseconds of a training step: plain, replayed, and with a live teacher, on the same batch."""
+    from reinforce.paired import measure, table
+    from reinforce.probes import environment
+    from reinforce.train.ranks import joined
+    from reinforce.train.step_bench import contenders
+
+    results = {}
+    with joined(device) as ranks:
+        for name in student:
+            how = {"size": size, "batch_size": batch_size, "num_classes": classes, "steps": steps}
+            runs = contenders(name, teacher, ranks, amp=amp, **how)
+            results[name] = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))
+        about = {"device": str(ranks.device), "amp": amp, "rounds": rounds, **how, **environment().model_dump()}
+    if as_json:
+        typer.echo(json.dumps({"conditions": about, "students": results}, indent=2))
+        return
+    for name, rows in results.items():
+        typer.echo(f"{name}\n\n{table(rows, 'ms per step', digits=1)}\n")
+    typer.echo(", ".join(f"{k} {v}" for k, v in about.items()))
