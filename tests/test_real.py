@@ -57,6 +57,21 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_label_map_of_the_real_teacher_knows_the_whole_images(tmp_path) -> None:
+    source, out = REAL_DATA / "imagenette" / "train", tmp_path / "maps"
+    done = run_cli(
+        "generate", "--labels", "map", "--data", source, "--teacher", "mobilenetv2_100", "--teacher-weights", TEACHER,
+        "--teacher-kwargs", "pad_type=same", "mean=0.5", "std=0.5", "--class-map", "auto", "--size", 160, "--limit", 40,
+        "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(run_cli("inspect", out, "--json").stdout)
+    assert summary["statistics"]["hard_label_agreement"] > 0.8
+    assert summary["statistics"]["codec_kl"] < 1e-4  # all ten classes are listed
+    done = run_cli("verify", out, "--data", source, "--teacher-weights", TEACHER, "--views", 40)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_200_of_200_views_replay_in_a_fresh_process_with_other_workers(labels) -> None:
     command = [sys.executable, "-W", "ignore", "-c", VIEWS_AGAIN, labels, REAL_DATA / "imagenette" / "train"]
     done = subprocess.run(command, capture_output=True, text=True)
