@@ -34,7 +34,7 @@ def command(
     from reinforce.cli.job import prepare
     from reinforce.device import default_workers
     from reinforce.generate import Execution
-    from reinforce.generate_bench import contenders
+    from reinforce.generate_bench import contenders, precision_error
     from reinforce.paired import measure, table
     from reinforce.probes import environment
 
@@ -56,6 +56,7 @@ def command(
     with tempfile.TemporaryDirectory() as scratch:
         runs = contenders(*job, execution, Path(scratch))
         rows = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))
+    error = precision_error(job.source, job.teacher, job.settings, batch_size) if precision == "bf16" else None
     about = {
         "device": str(job.teacher.device),
         "teacher": ", ".join(t.name for t in job.settings.teachers),
@@ -66,6 +67,7 @@ def command(
         "batch_size": batch_size,
         "workers": execution.workers,
         "rounds": rounds,
+        **({"kl_to_fp32": error[0], "top1_as_fp32": error[1]} if error else {}),
         **environment().model_dump(),
     }
     if as_json:

@@ -13,6 +13,7 @@ from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings
 from reinforce.paired import Run
 from reinforce.source import ImageFolder
+from reinforce.sparse import kl_divergence
 from reinforce.teacher import Teacher, label_of
 from reinforce.views import make_views
 
@@ -51,6 +52,19 @@ def contenders(
 
     label(batches[0])  # threads and kernels are there before the first round
     return {"bare teacher": bare, "generate": whole}
+
+
+def precision_error(source: ImageFolder, teacher: Teacher, settings: Settings, batch_size: int) -> tuple[float, float]:
+    """What bfloat16 does to the labels of a few batches: mean KL(fp32 || bf16) in nats, and share of equal top classes."""
+    batches = ready_batches(source, settings, batch_size)
+    found = {}
+    chosen = teacher.precision
+    for teacher.precision in ("fp32", "bf16"):
+        found[teacher.precision] = torch.cat([teacher(batch).float().cpu() for batch in batches])
+    teacher.precision = chosen
+    true, rounded = found["fp32"], found["bf16"]
+    agreeing = (true.argmax(dim=1) == rounded.argmax(dim=1)).float().mean()
+    return float(kl_divergence(true, rounded / rounded.sum(dim=1, keepdim=True)).mean()), float(agreeing)
 
 
 def ready_batches(source: ImageFolder, settings: Settings, batch_size: int) -> list[torch.Tensor]:

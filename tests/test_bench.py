@@ -71,6 +71,16 @@ def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cl
     assert [row["name"] for row in said["rows"]] == ["bare teacher", "generate"]
     assert said["conditions"]["images"] == 6
     assert all(row["low"] > 0 for row in said["rows"])
+    assert "kl_to_fp32" not in said["conditions"]
+
+
+def test_bench_generate_says_what_bfloat16_does_to_the_labels(images, weights, cli) -> None:
+    line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
+    code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 1, "--precision", "bf16", "--json")
+    assert code == 0, err
+    about = json.loads(out)["conditions"]
+    assert 0 < about["kl_to_fp32"] < 0.01
+    assert about["top1_as_fp32"] > 0.8
 
 
 @pytest.mark.slow
