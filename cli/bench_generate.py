@@ -13,7 +13,7 @@ NAME = "generate"
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Image folder.")],
+    data: Annotated[str, typer.Option(help="As in generate.")],
     teacher: Annotated[list[str], typer.Option(help="timm model or short name.")],
     teacher_weights: Annotated[list[Path] | None, typer.Option(help="Local state dict; default: timm's own.")] = None,
     teacher_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,

@@ -12,10 +12,10 @@ NAME = "modes"
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
+    data: Annotated[str, typer.Option(help="The images that the labels were generated from.")],
     labels: Annotated[Path, typer.Option(help="Reinforced dataset.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
-    val: Annotated[Path | None, typer.Option(help="Labelled image folder to evaluate on.")] = None,
+    val: Annotated[str | None, typer.Option(help="Labelled images to evaluate on.")] = None,
     student: Annotated[str, typer.Option(help="timm model or short name.")] = "mobilenetv3_small_050",
     student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
     teacher_weights: Annotated[

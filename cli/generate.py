@@ -14,7 +14,10 @@ NAME = "generate"
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Folder of class folders with images, or of images.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Images: a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME, or a URL."),
+    ],
     teacher: Annotated[list[str], typer.Option(help="timm model or short name; several: the mean of their softmaxes.")],
     out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run in it is continued.")],
     labels: Annotated[
@@ -49,6 +52,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the teacher.")] = "fp32",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples, spread evenly over the index.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is not there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
@@ -73,6 +77,7 @@ def command(
         device=device,
         precision=precision,
         limit=limit,
+        download=download,
     )
     settings = job.settings
     execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from reinforce.manifest import Settings
-    from reinforce.source import ImageFolder
+    from reinforce.source import Source
     from reinforce.teacher import Teacher
 
 
 class Job(NamedTuple):
     """What a generation is made of."""
 
-    source: ImageFolder
+    source: Source
     teacher: Teacher
     settings: Settings
 
 
 def prepare(
     *,
-    data: Path,
+    data: str,
     teacher: list[str],
     teacher_weights: list[Path] | None,
     teacher_kwargs: list[str] | None,
@@ -36,6 +36,7 @@ def prepare(
     labels: str = "views",
     seed: int = 0,
     block_size: int = 512,
+    download: bool = False,
 ) -> Job:
     """Open the source and load the teacher.
 
@@ -49,7 +50,7 @@ def prepare(
     from reinforce.manifest import Settings, SourceInfo
     from reinforce.models import parse_kwargs
     from reinforce.policy_file import read_policy
-    from reinforce.source import ImageFolder
+    from reinforce.sources import open_source
     from reinforce.teacher import TeacherSpec, load_teacher
     from reinforce.tiers import parse_codec
 
@@ -77,14 +78,19 @@ def prepare(
     weights: list[Path | None] = list(teacher_weights) if teacher_weights else [None] * len(teacher)
     specs = [TeacherSpec(name, path, kwargs) for name, path in zip(teacher, weights, strict=True)]
     chosen_device = resolve_device(device)
-    source = limit_source(ImageFolder.open(data), limit)
+    source = limit_source(open_source(data, download), limit)
     names = list(source.class_names)
     model = load_teacher(specs, size=size, class_names=names, class_map=class_map, device=chosen_device, precision=precision)
     if maps:
         model.require_maps(size)
     first = model.infos[0]
     settings = Settings(
-        source=SourceInfo(kind="folder", num_samples=len(source), class_names=names, index_sha256=source.index_sha256()),
+        source=SourceInfo(
+            kind=source.kind,  # type: ignore[arg-type]
+            num_samples=len(source),
+            class_names=names,
+            index_sha256=source.index_sha256(),
+        ),
         teachers=model.infos,
         precision=precision,  # type: ignore[arg-type]
         policy=chosen_policy,

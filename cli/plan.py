@@ -13,7 +13,7 @@ NAME = "plan"
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Image folder.")],
+    data: Annotated[str, typer.Option(help="As in generate.")],
     teacher: Annotated[list[str], typer.Option(help="timm model or short name.")],
     views: Annotated[int, typer.Option(min=1, max=65535, help="Views per image.")] = 10,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.")] = 100,

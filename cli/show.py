@@ -12,7 +12,7 @@ NAME = "show"
 
 def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
-    data: Annotated[Path, typer.Option(help="The images it was generated from.")],
+    data: Annotated[str, typer.Option(help="The images it was generated from.")],
     sample: Annotated[str, typer.Option(help="Key of the sample: its path below the source without suffix.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     views: Annotated[int, typer.Option(min=1, help="At most so many views.")] = 16,

@@ -16,12 +16,15 @@ NAME = "train"
 
 def command(
     student: Annotated[str, typer.Option(help="timm model or short name.")],
-    data: Annotated[Path, typer.Option(help="The images that the labels were generated from.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Images: a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME, or a URL."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.")],
     labels: Annotated[Path | None, typer.Option(help="Reinforced dataset.")] = None,
     val: Annotated[
         list[str] | None,
-        typer.Option(help="Labelled image folder to evaluate on after each epoch; further ones as NAME=DIR."),
+        typer.Option(help="Labelled images to evaluate on after each epoch, as in --data; further ones as NAME=SOURCE."),
     ] = None,
     mode: Annotated[
         Literal["replay", "plain", "online"],
@@ -96,6 +99,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, if there is one.")] = False,
     save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints within an epoch; 0: none.")] = 1000,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is not there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Train any timm student by replaying the stored views; or plainly, or with a live teacher, to compare."""
@@ -144,6 +148,7 @@ def command(
         workers=default_workers(resolve_device(device)) if workers is None else workers,
         device=device,
         resume=resume,
+        download=download,
         save_every=save_every,
     )
     if labels is not None and mode == "replay" and not as_json:
@@ -170,20 +175,20 @@ def command(
         typer.echo(f"{out}: best epoch {summary['best_epoch']}: {best}; {summary['images_per_second']:.0f} img/s")
 
 
-def _val_folders(given: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """The main validation folder, and further ones by name."""
+def _val_folders(given: list[str]) -> tuple[str | None, dict[str, str]]:
+    """The main validation set, and further ones by name."""
     from reinforce.errors import UsageError
 
-    plain = [v for v in given if Path(v).is_dir() or not v.partition("=")[0].isidentifier() or "=" not in v]
+    plain = [v for v in given if not v.partition("=")[0].isidentifier() or "=" not in v or Path(v).is_dir()]
     named = [v.split("=", 1) for v in given if v not in plain]
     if len(plain) > 1 or len({name for name, _ in named}) < len(named):
         raise UsageError(
             "Several validation sets need names of their own.",
             found=", ".join(given),
-            expected="one folder, and further ones as NAME=DIR",
+            expected="one source, and further ones as NAME=SOURCE",
             fix=f"--val {plain[0] if plain else 'DIR'} --val v2={plain[-1] if plain else 'DIR'}",
         )
-    return (Path(plain[0]) if plain else None), {name: Path(folder) for name, folder in named}
+    return (plain[0] if plain else None), dict(named)
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:

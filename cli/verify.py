@@ -16,7 +16,7 @@ NAME = "verify"
 
 def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
-    data: Annotated[Path | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
+    data: Annotated[str | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
     views: Annotated[int, typer.Option(min=0, help="Also make so many random views anew and compare them byte for byte.")] = 0,
     teacher: Annotated[
         bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")

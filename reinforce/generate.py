@@ -20,7 +20,7 @@ from reinforce.label_means import LabelMeans
 from reinforce.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
 from reinforce.probes import check_block_probes, environment
 from reinforce.samples import Samples
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teacher import Teacher, label_of
 from reinforce.views import SampleViews, ViewMaker, views_loader
@@ -40,7 +40,7 @@ class Execution:
     workers: int = 1
 
 
-def limit_source(source: ImageFolder, limit: int | None) -> ImageFolder:
+def limit_source(source: Source, limit: int | None) -> Source:
     """At most `limit` samples, spread evenly over the index, so that every class of a sorted folder has its share."""
     if limit is None or limit >= len(source):
         return source
@@ -50,7 +50,7 @@ def limit_source(source: ImageFolder, limit: int | None) -> ImageFolder:
 
 
 def generate(
-    source: ImageFolder,
+    source: Source,
     teacher: Teacher,
     settings: Settings,
     out: Path,
@@ -90,7 +90,7 @@ def generate(
 
 
 def _generate_locked(
-    source: ImageFolder, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
 ) -> Manifest:
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
@@ -119,7 +119,7 @@ def _generate_locked(
     return _finish(source, settings, job.environment, out)
 
 
-def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> None:
+def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
     """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
     columns = len(settings.policy.spec(settings.size).fields)
     for number in sorted(committed_blocks(out)):
@@ -129,7 +129,7 @@ def _check_same_pixels(source: ImageFolder, settings: Settings, env: Environment
 
 
 def _generate_blocks(
-    source: ImageFolder, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
 ) -> None:
     missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
     total, views = len(source), settings.views
@@ -152,7 +152,7 @@ def _generate_blocks(
         write_block(out, block, label_block(stream, block, label, settings, execution.batch_size))
 
 
-def _finish(source: ImageFolder, settings: Settings, env: Environment, out: Path) -> Manifest:
+def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
     """Write the sample table and, last, the manifest; then the job file has served."""
     spec = settings.policy.spec(settings.size)
     table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])

@@ -12,7 +12,7 @@ from reinforce.decode import decode
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings
 from reinforce.paired import Run
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.sparse import kl_divergence
 from reinforce.teacher import Teacher, label_of
 from reinforce.views import make_views
@@ -21,9 +21,7 @@ _READY = 4
 """Batches that the bare loop goes through in turn."""
 
 
-def contenders(
-    source: ImageFolder, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path
-) -> dict[str, Run]:
+def contenders(source: Source, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path) -> dict[str, Run]:
     """The two, as functions of a round's number to seconds for all views of `source`.
 
     Args:
@@ -54,7 +52,7 @@ def contenders(
     return {"bare teacher": bare, "generate": whole}
 
 
-def precision_error(source: ImageFolder, teacher: Teacher, settings: Settings, batch_size: int) -> tuple[float, float]:
+def precision_error(source: Source, teacher: Teacher, settings: Settings, batch_size: int) -> tuple[float, float]:
     """What bfloat16 does to the labels of a few batches: mean KL(fp32 || bf16) in nats, and share of equal top classes."""
     batches = ready_batches(source, settings, batch_size)
     found = {}
@@ -67,7 +65,7 @@ def precision_error(source: ImageFolder, teacher: Teacher, settings: Settings, b
     return float(kl_divergence(true, rounded / rounded.sum(dim=1, keepdim=True)).mean()), float(agreeing)
 
 
-def ready_batches(source: ImageFolder, settings: Settings, batch_size: int) -> list[torch.Tensor]:
+def ready_batches(source: Source, settings: Settings, batch_size: int) -> list[torch.Tensor]:
     """A few batches of real views, uint8 `[batch_size, 3, size, size]`."""
     views: list[torch.Tensor] = []
     wanted = min(_READY * batch_size, len(source) * settings.views)

@@ -50,7 +50,7 @@ class TeacherInfo(_Model):
 class SourceInfo(_Model):
     """What the images were read from; the location is not recorded, it differs from machine to machine."""
 
-    kind: Literal["folder"]
+    kind: Literal["folder", "wds", "parquet", "npz", "torchvision"]
     num_samples: int = Field(ge=1)
     class_names: list[str] = Field(description="empty: unlabelled")
     index_sha256: _SHA256 = Field(description="hash over class names, keys and labels in order")

@@ -10,7 +10,7 @@ from pathlib import Path
 from reinforce.generate import Execution, generate
 from reinforce.generate_bench import ready_batches
 from reinforce.manifest import Settings
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.summary import bytes_per_view
 from reinforce.teacher import Teacher, label_of
 
@@ -55,7 +55,7 @@ class Cost:
     students: float
 
 
-def measure_rates(source: ImageFolder, teacher: Teacher, settings: Settings, execution: Execution, seconds: float) -> Rates:
+def measure_rates(source: Source, teacher: Teacher, settings: Settings, execution: Execution, seconds: float) -> Rates:
     """Run stage one on a few images of `source` for about `seconds`, and the teacher alone for a fifth of that."""
     count = min(_FIRST_TRIAL, len(source))
     with tempfile.TemporaryDirectory() as scratch:

@@ -18,7 +18,7 @@ from reinforce.decode import decode
 from reinforce.errors import ReplayError
 from reinforce.manifest import Environment, Settings
 from reinforce.params import PixelSpec
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.views import pixel_crc, stored_view
 
 
@@ -28,7 +28,7 @@ def environment() -> Environment:
     return Environment(**{n: version(n) for n in names}, machine=platform.machine())
 
 
-def read_checked(source: ImageFolder, index: int, sha256: np.ndarray) -> bytes:
+def read_checked(source: Source, index: int, sha256: np.ndarray) -> bytes:
     """The encoded bytes of a sample, which must be those that the teacher's views were made from.
 
     Raises:
@@ -40,7 +40,7 @@ def read_checked(source: ImageFolder, index: int, sha256: np.ndarray) -> bytes:
     except OSError as error:
         raise ReplayError(
             f"Image {key} cannot be read.",
-            found=f"{error.strerror}: {source.root / source.paths[index]}",
+            found=f"{error.strerror or error}: {source.where(index)}",
             expected="every image that has labels",
             fix="bring the image back, or generate again without it",
         ) from None
@@ -57,7 +57,7 @@ def read_checked(source: ImageFolder, index: int, sha256: np.ndarray) -> bytes:
 
 
 def check_block_probes(
-    block: Block, rows: np.ndarray, source: ImageFolder, settings: Settings, made_with: Environment, limit: int
+    block: Block, rows: np.ndarray, source: Source, settings: Settings, made_with: Environment, limit: int
 ) -> int:
     """Replay up to `limit` probes of a block, evenly spread; `rows` are the positions of its samples in `source`, `[S]`.
 

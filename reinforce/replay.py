@@ -22,7 +22,8 @@ from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.probes import check_probe, read_checked
 from reinforce.rescale import rescale
 from reinforce.seeds import choice_rng
-from reinforce.source import ImageFolder
+from reinforce.source import Source
+from reinforce.sources import open_source
 from reinforce.sparse import SparseLabels
 from reinforce.store import Store
 from reinforce.views import stored_view, unmatched
@@ -41,7 +42,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     Args:
         root: The reinforced dataset.
-        data: The images it was generated from: a folder, or an `ImageFolder`. Samples are found by key.
+        data: The images it was generated from: what `--data` takes, or an opened source. Samples are found by key.
         seed: Seed of the view schedule.
         views: Use only the first so many views. Default: all that are stored.
         size: Height and width of the views in pixels. Default: those of the teacher; at another size the boxes are the same,
@@ -58,7 +59,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def __init__(
         self,
         root: str | Path,
-        data: str | Path | ImageFolder,
+        data: str | Path | Source,
         *,
         seed: int = 0,
         views: int | None = None,
@@ -67,7 +68,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     ) -> None:
         self.store = Store(root)
         self.size = self.store.settings.size if size is None else size
-        self.source = data if isinstance(data, ImageFolder) else ImageFolder.open(data)
+        self.source = open_source(data)
         self.seed = seed
         self.views = self.store.settings.views if views is None else views
         if not 1 <= self.views <= self.store.settings.views:
@@ -180,7 +181,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return min(STARTUP_PROBES, len(self))
 
 
-def match_keys(store: Store, source: ImageFolder, samples: np.ndarray) -> np.ndarray:
+def match_keys(store: Store, source: Source, samples: np.ndarray) -> np.ndarray:
     """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
 
     Raises:
@@ -191,7 +192,7 @@ def match_keys(store: Store, source: ImageFolder, samples: np.ndarray) -> np.nda
     absent = samples[found < 0]
     if len(absent):
         raise SourceError(
-            f"{len(absent)} of {len(samples)} samples with labels are not in {source.root}.",
+            f"{len(absent)} of {len(samples)} samples with labels are not in {source.location}.",
             found=f"no image with the key {store.samples.key(absent[0])!r}",
             expected="the images the data set was generated from",
             cause="another folder, or another level of it",

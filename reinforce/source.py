@@ -1,16 +1,17 @@
-"""Source: where encoded images and hard labels come from. An image folder is indexed once and read by key.
+"""Source: where encoded images and hard labels come from, whatever the kind: indexed once, read by position, known by key.
 
-Order and class ids are torchvision's ImageFolder's: classes are the sorted folder names, images follow by sorted path. The
-key of a sample is its path below the root without the suffix. A folder with images and no class folders is unlabelled.
+`reinforce.sources.open_source` opens any kind. A kind is a subclass with a `kind`, an `open` and a `read`; what a sample's
+`places` hold is its own affair. All pass one set of tests (tests/test_sources.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from reinforce.errors import SourceError
 
@@ -18,57 +19,26 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """An indexed image folder.
+class Source:
+    """An indexed source of N samples.
 
     Attributes:
-        root: The folder.
-        paths: Path of every sample below the root, with suffix, in index order.
-        keys: Key of every sample: the path without its suffix, with forward slashes.
-        labels: Class id of every sample, or None where the folder is unlabelled.
-        class_names: Sorted class folder names; empty where the folder is unlabelled.
+        location: What it was opened from, as given.
+        keys: Key of every sample, unique, in index order.
+        labels: Class id of every sample, or None where the source is unlabelled.
+        class_names: Name of every class; empty where the source is unlabelled.
+        places: Where each sample's bytes lie: something of length N.
+        groups: int64 `[N]`, samples with one number lie together and are quick to read one after the other; None: no matter.
     """
 
-    root: Path
-    paths: tuple[str, ...]
+    location: str
     keys: tuple[str, ...]
     labels: tuple[int, ...] | None
     class_names: tuple[str, ...]
+    places: Any
+    groups: np.ndarray | None = None
 
-    kind = "folder"
-
-    @classmethod
-    def open(cls, root: str | Path) -> ImageFolder:
-        """Index a folder.
-
-        Raises:
-            SourceError: no folder, no images, images beside class folders, or two files with one key.
-        """
-        root = Path(root)
-        if not root.is_dir():
-            raise SourceError(
-                f"There is no image folder at {root}.",
-                expected="a folder of class folders with images, or a folder of images",
-                fix="check --data",
-            )
-        classes = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
-        loose = _loose_images(root)
-        if loose and classes:
-            raise SourceError(
-                f"{root} has images both in class folders and beside them.",
-                found=f"{len(loose)} images directly in the folder, such as {loose[0]}, and {len(classes)} folders",
-                expected="one or the other",
-                fix="move the loose images into a class folder, or out",
-            )
-        labelled = [(f"{name}/{path}", label) for label, name in enumerate(classes) for path in _images(root / name)]
-        paths = [path for path, _ in labelled] if classes else loose
-        if not paths:
-            raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
-        _check_text([*classes, *paths])
-        keys = [os.path.splitext(p)[0] for p in paths]
-        _check_keys(keys, paths)
-        labels = tuple(label for _, label in labelled) if classes else None
-        return cls(root, tuple(paths), tuple(keys), labels, tuple(classes))
+    kind: ClassVar[str]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -81,16 +51,24 @@ class ImageFolder:
         """The encoded bytes of a sample.
 
         Raises:
-            OSError: the file is gone or cannot be read.
+            OSError: they are gone or cannot be read.
         """
-        with open(self.root / self.paths[index], "rb") as file:
-            return file.read()
+        raise NotImplementedError
 
-    def take(self, indices: list[int]) -> ImageFolder:
+    def where(self, index: int) -> str:
+        """Where a sample lies, for people."""
+        return f"{self.keys[index]} in {self.location}"
+
+    def take(self, indices: Sequence[int]) -> Self:
         """The same source with only the samples at `indices`, in that order."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        keys, paths = tuple(self.keys[i] for i in indices), tuple(self.paths[i] for i in indices)
-        return ImageFolder(self.root, paths, keys, labels, self.class_names)
+        rows = np.asarray(indices, np.int64)
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in rows),
+            labels=None if self.labels is None else tuple(self.labels[i] for i in rows),
+            places=self.places[rows] if isinstance(self.places, np.ndarray) else tuple(self.places[i] for i in rows),
+            groups=None if self.groups is None else self.groups[rows],
+        )
 
     def index_sha256(self) -> str:
         """A hash of what the index says: classes, keys and labels in order. Image bytes are hashed one by one elsewhere."""
@@ -105,37 +83,50 @@ def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequen
     return digest.hexdigest()
 
 
-def _loose_images(root: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(root) if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
+def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence[str] = ()) -> None:
+    """Refuse an index that a sample could not be known by.
 
+    Args:
+        keys: Key of every sample.
+        names: What each is called where it lies.
+        class_names: Of the source.
 
-def _images(root: Path) -> list[str]:
-    found = []
-    for folder, _, names in sorted(os.walk(root, followlinks=True)):
-        relative = os.path.relpath(folder, root)
-        prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-        found += [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_SUFFIXES)]
-    return found
-
-
-def _check_keys(keys: list[str], paths: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for key, path in zip(keys, paths, strict=True):
-        if key in seen:
-            raise SourceError(
-                "Two images have one key.",
-                found=f"{seen[key]} and {path}",
-                expected="paths that differ without their suffix: that is how a sample is known",
-                fix="rename one of them",
-            )
-        seen[key] = path
-
-
-def _check_text(names: list[str]) -> None:
-    for name in names:
+    Raises:
+        SourceError: no samples, two with one key, or a name that is not text.
+    """
+    if not len(keys):
+        raise SourceError("There are no images.", expected="files ending in " + " ".join(IMAGE_SUFFIXES), fix="check --data")
+    for name in (*class_names, *keys):
         try:
             name.encode()
         except UnicodeEncodeError:
             raise SourceError(
                 "A file name is not UTF-8.", found=ascii(name), expected="names that can be stored as text", fix="rename it"
             ) from None
+    if len(set(keys)) == len(keys):
+        return
+    seen: dict[str, str] = {}
+    for key, name in zip(keys, names, strict=True):
+        if key in seen:
+            raise SourceError(
+                "Two images have one key.",
+                found=f"{seen[key]} and {name}",
+                expected="paths that differ without their suffix: that is how a sample is known",
+                fix="rename one of them",
+            )
+        seen[key] = name
+
+
+def numbered_classes(labels: Sequence[int], names: Sequence[str] | None, location: str) -> tuple[str, ...]:
+    """Names of the classes of a source whose labels are numbers: those given, or the numbers up to the highest.
+
+    Raises:
+        SourceError: labels without a name, or negative ones.
+    """
+    low, high = min(labels, default=0), max(labels, default=-1)
+    count = high + 1 if names is None else len(names)
+    if low < 0 or high >= min(count, 1 << 24):
+        raise SourceError(
+            f"The labels of {location} are not class ids.", found=f"{low} to {high}", expected=f"0 to {min(count, 1 << 24) - 1}"
+        )
+    return tuple(names) if names is not None else tuple(map(str, range(count)))

@@ -25,7 +25,7 @@ from reinforce.manifest import Settings
 from reinforce.mix import mix, read_mixing
 from reinforce.params import PixelSpec
 from reinforce.seeds import view_rng
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.worker import start_worker
 
 
@@ -126,7 +126,7 @@ class ViewMaker(Dataset[SampleViews]):
     Never raises for a bad image.
     """
 
-    def __init__(self, source: ImageFolder, settings: Settings) -> None:
+    def __init__(self, source: Source, settings: Settings) -> None:
         self.source = source
         self.settings = settings
 

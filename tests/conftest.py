@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reinforce.cli import main
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings, SourceInfo
 from reinforce.policy import parse_policy
-from reinforce.source import ImageFolder
 from reinforce.teacher import Teacher, TeacherSpec, load_teacher
 
 TEACHER = "test_resnet"
@@ -51,6 +51,12 @@ def write_folder(root: Path, per_class: int = IMAGES_PER_CLASS, first: int = 0) 
             image = picture(number, 40 + 7 * i, 36 + 5 * c)
             image.save(root / name / f"{i:03d}.{'png' if i % 4 == 3 else 'jpg'}", **({} if i % 4 == 3 else {"quality": 90}))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indexes and remote files are kept where nothing of the user's is."""
+    os.environ["REINFORCE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

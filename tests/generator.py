@@ -15,8 +15,8 @@ import torch
 from conftest import CLASSES, SIZE, TEACHER, make_settings
 
 from reinforce.errors import ReinforceError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
-from reinforce.source import ImageFolder
 from reinforce.teacher import TeacherSpec, load_teacher
 
 

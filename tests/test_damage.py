@@ -20,11 +20,11 @@ from reinforce.apply import apply
 from reinforce.block import Block, block_path, write_block
 from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, StoreError, UsageError
 from reinforce.files import only_writer
+from reinforce.folder import ImageFolder
 from reinforce.manifest import Settings, check_same_settings
 from reinforce.params import Q16, PixelSpec
 from reinforce.policy import Policy, parse_policy
 from reinforce.samples import Samples
-from reinforce.source import ImageFolder
 from reinforce.tiers import parse_codec
 from reinforce.topk import TopK
 

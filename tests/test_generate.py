@@ -23,9 +23,9 @@ import reinforce.views
 from reinforce import ReinforcedDataset
 from reinforce.block import committed_blocks
 from reinforce.errors import LabelError, StoreError, TeacherError, UsageError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate, limit_source
 from reinforce.policy import parse_policy
-from reinforce.source import ImageFolder
 from reinforce.store import Store, read_manifest
 from reinforce.teacher import TeacherSpec, load_teacher
 from reinforce.topk import TopK

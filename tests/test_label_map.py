@@ -23,13 +23,13 @@ from reinforce.block import Block, block_path
 from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.errors import LabelError, ReplayError, TeacherError, UsageError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.label_map import WHOLE, Box, LabelMap, MapCodec, box_of, mixed_label
 from reinforce.manifest import read_model
 from reinforce.policy import parse_policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import fresh_view_rng
-from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.store import Store
 from reinforce.teacher import TeacherSpec, load_teacher

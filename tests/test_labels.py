@@ -17,9 +17,9 @@ from reinforce.block_labels import MEASURE_EVERY
 from reinforce.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
 from reinforce.fidelity import measure
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings
-from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabels
 from reinforce.store import Store, read_manifest
 from reinforce.teacher import Teacher

@@ -19,13 +19,13 @@ from reinforce.block import block_path
 from reinforce.draw import draw
 from reinforce.errors import ReplayError, SourceError, StoreError, UsageError
 from reinforce.files import file_sha256
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.mix import WHOLE, Mixing, MixOptions, draw_mixing, mix, mixing_columns, read_mixing
 from reinforce.params import Field
 from reinforce.policy import parse_policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import scheduled_views, view_rng
-from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.train.batches import batch_plan, batches, check_batch_size, partners, share_of_rank
 from reinforce.train.views import FreshViews, ReplayedViews

@@ -18,9 +18,9 @@ from conftest import make_settings, write_folder
 from safetensors.torch import load_file
 
 from reinforce.errors import UsageError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.loop import BEST, LAST, METRICS, train

@@ -21,7 +21,7 @@ from reinforce.apply import apply
 from reinforce.decode import decode
 from reinforce.draw import draw
 from reinforce.seeds import view_rng
-from reinforce.source import ImageFolder
+from reinforce.folder import ImageFolder
 from reinforce.store import Store
 from reinforce import ReinforcedDataset
 from torch.utils.data import DataLoader

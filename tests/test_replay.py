@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from reinforce import ReinforcedDataset, ops
 from reinforce.errors import ReplayError, SourceError, UsageError
-from reinforce.source import ImageFolder
+from reinforce.folder import ImageFolder
 from reinforce.views import ViewMaker, views_loader
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reinforce.apply import apply
 from reinforce.draw import draw
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.mix import MixOptions, draw_mixing
 from reinforce.params import Field
@@ -20,7 +21,6 @@ from reinforce.policy import parse_policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.rescale import rescale, rescale_boxes
 from reinforce.seeds import view_rng
-from reinforce.source import ImageFolder
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.views import ReplayedViews
 

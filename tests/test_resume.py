@@ -16,10 +16,10 @@ from conftest import CLASSES, TEACHER, make_settings, picture, run_cli
 
 from reinforce.block import Block, block_path, committed_blocks
 from reinforce.errors import ReplayError, SettingsError, StoreError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Job, to_json
 from reinforce.policy import parse_policy
-from reinforce.source import ImageFolder
 from reinforce.store import JOB, MANIFEST, Store, read_manifest
 
 GENERATOR = Path(__file__).parent / "generator.py"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import CLASSES
 
+from reinforce.folder import ImageFolder
 from reinforce.policy import parse_policy
 from reinforce.replay import ReinforcedDataset
-from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabels
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.ring import PREFETCH, Ring

@@ -15,9 +15,9 @@ from test_block import SHAPE, some_block
 
 from reinforce.block import Block, block_path, write_block
 from reinforce.errors import StoreError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.shard import ARRAYS, check_layout, read_inner_chunk
-from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.store_bench import measure_store, parse_size, synthesise
 

@@ -11,12 +11,12 @@ import torch
 from conftest import CLASSES, make_settings, write_folder
 from safetensors.torch import load_file
 
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.models import create
 from reinforce.names import timm_name
 from reinforce.policy import parse_policy
 from reinforce.seeds import torch_seed
-from reinforce.source import ImageFolder
 from reinforce.train.loop import BEST, train
 from reinforce.train.recipe import load_recipe
 from reinforce.train.setup import TrainConfig

@@ -37,9 +37,9 @@ from reinforce.errors import (
     TeacherError,
     UsageError,
 )
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.policy import Policy, parse_policy
-from reinforce.source import ImageFolder
 from reinforce.store import Store
 from reinforce.teacher import TeacherSpec, load_teacher, teacher_of
 from reinforce.train import tasks

@@ -24,11 +24,11 @@ from reinforce import ReinforcedDataset, ops
 from reinforce.block import BlockData, Status, block_path, write_block
 from reinforce.errors import StoreError
 from reinforce.files import file_sha256
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate, list_files
 from reinforce.manifest import Job, to_json
 from reinforce.params import Op
 from reinforce.samples import Samples
-from reinforce.source import ImageFolder
 from reinforce.store import Store, read_manifest
 from reinforce.verify import require, verify_labels, verify_pixels, verify_store
 

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from reinforce.errors import UsageError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.manifest import Settings, SourceInfo
 from reinforce.policy import parse_policy
 from reinforce.replay import ReinforcedDataset
-from reinforce.source import ImageFolder
 from reinforce.summary import summarise
 from reinforce.teacher import TeacherSpec, load_teacher
 from reinforce.tiers import parse_codec
@@ -48,7 +48,14 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
     say(f"training the teacher, {TEACHER}, on {TEACHER_IMAGES} labelled digits")
     recipe = load_recipe("kd", {"epochs": TEACHER_EPOCHS, "batch_size": 64, "lr": 2e-3, "warmup_epochs": 2, "crop_pct": 1.0})
     teacher_config = TrainConfig(
-        TEACHER, folder["teacher"].root, out / "teacher", recipe, mode="plain", size=SIZE, policy=POLICY, val=folder["val"].root
+        TEACHER,
+        folder["teacher"].location,
+        out / "teacher",
+        recipe,
+        mode="plain",
+        size=SIZE,
+        policy=POLICY,
+        val=folder["val"].location,
     )
     teacher_top1 = train(teacher_config)["last"]["top1"]
 
@@ -78,7 +85,14 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
     say(f"training the student, {STUDENT}, {STUDENT_EPOCHS} epochs, replayed and plain, {len(seeds)} seeds each")
     recipe = load_recipe("kd", {"epochs": STUDENT_EPOCHS, "batch_size": 50, "lr": 4e-3, "warmup_epochs": 2, "crop_pct": 1.0})
     config = TrainConfig(
-        STUDENT, source.root, out / "students", recipe, labels=out / "labels", val=folder["val"].root, workers=0, save_every=0
+        STUDENT,
+        source.location,
+        out / "students",
+        recipe,
+        labels=out / "labels",
+        val=folder["val"].location,
+        workers=0,
+        save_every=0,
     )
     rows = compare_modes(config, seeds, modes=("replay", "plain"), on_run=say)
     return {

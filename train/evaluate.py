@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from reinforce.errors import SourceError
 from reinforce.policy import make_policy
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.train.batches import batches
 from reinforce.train.ranks import Ranks
 from reinforce.train.views import FreshViews
@@ -34,17 +34,17 @@ class Validation:
     """
 
     def __init__(
-        self, source: ImageFolder, class_names: list[str], num_classes: int, size: int, crop_pct: float, subset: bool = False
+        self, source: Source, class_names: list[str], num_classes: int, size: int, crop_pct: float, subset: bool = False
     ) -> None:
         if source.labels is None:
-            raise SourceError(f"{source.root} has no class folders to evaluate against.", fix="check --val")
+            raise SourceError(f"{source.location} has no class folders to evaluate against.", fix="check --val")
         names = class_names or ([] if len(source.class_names) != num_classes else list(source.class_names))
         if not set(source.class_names) <= set(names) and _are_indices(source.class_names, num_classes):
             names = [str(c) for c in range(num_classes)]  # folders named by class index, as ImageNet-V2's
         unknown = [n for n in source.class_names if n not in names]
         if unknown:
             raise SourceError(
-                f"{source.root} has classes that the student does not learn.",
+                f"{source.location} has classes that the student does not learn.",
                 found=f"{len(unknown)} of {len(source.class_names)}, such as {unknown[0]!r}",
                 expected="class folders named as in the training data" if names else f"{num_classes} class folders",
                 fix="check --val",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,13 +16,14 @@ from timm.data import ImageDataset, create_loader
 
 from reinforce.decode import decode
 from reinforce.errors import UsageError
+from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate, limit_source
 from reinforce.manifest import Settings, SourceInfo
 from reinforce.paired import Run
 from reinforce.policy import Policy, parse_policy
 from reinforce.random_teacher import random_teacher
 from reinforce.replay import ReinforcedDataset
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.tiers import TIERS
 from reinforce.train.batches import batch_plan, batches
 from reinforce.train.views import FreshViews, ReplayedViews, Views
@@ -34,14 +36,14 @@ _TIMM = {"rrc": None, "rrc-ra": "rand-m7-mstd0.5-inc1"}
 class _Files:
     """What timm calls a reader, over an indexed folder, `rounds` times over."""
 
-    def __init__(self, source: ImageFolder, rounds: int) -> None:
+    def __init__(self, source: Source, rounds: int) -> None:
         self.source, self.rounds = source, rounds
 
     def __len__(self) -> int:
         return self.rounds * len(self.source)
 
     def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
-        return open(self.source.root / self.source.paths[index % len(self.source)], "rb"), 0
+        return open(self.source.where(index % len(self.source)), "rb"), 0
 
 
 def contenders(data: Path, policy: str, size: int, batch_size: int, images: int, scratch: Path) -> dict[str, Run]:
@@ -109,16 +111,16 @@ def _ours(views: Views, batch_size: int, rounds: int, repeats: int = 1) -> Run:
     return run
 
 
-def _decoding(source: ImageFolder, rounds: int) -> float:
+def _decoding(source: Source, rounds: int) -> float:
     started = time.perf_counter()
     for index in range(rounds * len(source)):
         decode(source.read(index % len(source)))
     return rounds * len(source) / (time.perf_counter() - started)
 
 
-def pack(source: ImageFolder, out: Path, shorter: int) -> ImageFolder:
+def pack(source: Source, out: Path, shorter: int) -> Source:
     """The same images with their shorter side at most so many pixels, as JPEGs of quality 92."""
-    for index, path in enumerate(source.paths):
+    for index, path in enumerate(source.places):
         image = Image.fromarray(decode(source.read(index)))
         scale = shorter / min(image.size)
         if scale < 1:
@@ -131,7 +133,7 @@ def pack(source: ImageFolder, out: Path, shorter: int) -> ImageFolder:
     return ImageFolder.open(out)
 
 
-def _labelled(source: ImageFolder, policy: Policy, size: int, out: Path) -> ReinforcedDataset:
+def _labelled(source: Source, policy: Policy, size: int, out: Path) -> ReinforcedDataset:
     """A store over `source` whose teacher is a small model with random weights: its labels cost what others cost."""
     teacher = random_teacher("test_resnet", num_classes=CLASSES, size=size, device=torch.device("cpu"))
     settings = Settings(
@@ -146,6 +148,6 @@ def _labelled(source: ImageFolder, policy: Policy, size: int, out: Path) -> Rein
         num_classes=CLASSES,
         block_size=512,
     )
-    unlabelled = ImageFolder(source.root, source.paths, source.keys, None, ())
+    unlabelled = replace(source, labels=None, class_names=())
     generate(unlabelled, teacher, settings, out, Execution(workers=1))
     return ReinforcedDataset(out, unlabelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from reinforce.policy import Policy
 from reinforce.policy_file import read_policy
 from reinforce.replay import ReinforcedDataset, match_keys
 from reinforce.seeds import torch_seed
-from reinforce.source import ImageFolder
+from reinforce.source import Source
+from reinforce.sources import open_source
 from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
 from reinforce.train.evaluate import Validation
@@ -40,12 +42,12 @@ class TrainConfig:
     """One training run, as the command line describes it; see `reinforce train --help`."""
 
     student: str
-    data: Path
+    data: str | Path
     out: Path
     recipe: Recipe
     labels: Path | None = None
-    val: Path | None = None
-    more_val: dict[str, Path] = field(default_factory=dict)
+    val: str | Path | None = None
+    more_val: Mapping[str, str | Path] = field(default_factory=dict)
     mode: Mode = "replay"
     size: int | None = None
     sizes: tuple[int, ...] = ()
@@ -65,6 +67,7 @@ class TrainConfig:
     workers: int = 1
     device: str = "auto"
     resume: bool = False
+    download: bool = False
     save_every: int = 1000
 
 
@@ -102,7 +105,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
         ReinforceError: whatever does not fit, before anything is written.
     """
     device = device or resolve_device(config.device)
-    source = ImageFolder.open(config.data)
+    source = open_source(config.data, config.download)
     store = _store(config)
     _check_sizes(config)
     size = _size(config, store)
@@ -117,7 +120,12 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
     validations = {
         name: Validation(
-            ImageFolder.open(folder), class_names, views.num_classes, size, config.recipe.crop_pct, subset=bool(name)
+            open_source(folder, config.download),
+            class_names,
+            views.num_classes,
+            size,
+            config.recipe.crop_pct,
+            subset=bool(name),
         )
         for name, folder in folders.items()
     }
@@ -201,7 +209,7 @@ def _takes_any_size(config: TrainConfig) -> bool:
     return bool(config.student_kwargs.get("dynamic_img_size"))
 
 
-def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: int) -> tuple[Views, list[str]]:
+def _views(config: TrainConfig, source: Source, store: Store | None, size: int) -> tuple[Views, list[str]]:
     """The samples are those that have labels, in every mode, so that the modes can be compared."""
     policy, dataset = _policy(config, store), None
     if config.mode == "replay":
@@ -218,7 +226,7 @@ def _views(config: TrainConfig, source: ImageFolder, store: Store | None, size: 
         class_names, num_classes = list(source.class_names), len(source.class_names)
     if config.mode == "plain" and not class_names:
         raise SourceError(
-            f"{source.root} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
+            f"{source.location} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
         )
     if not num_classes:
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")

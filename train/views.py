@@ -20,7 +20,7 @@ from reinforce.policy import Policy
 from reinforce.replay import ReinforcedDataset
 from reinforce.rescale import rescale
 from reinforce.seeds import fresh_mixing_rngs, fresh_view_rng
-from reinforce.source import ImageFolder
+from reinforce.source import Source
 from reinforce.sparse import SparseLabel
 
 
@@ -120,7 +120,7 @@ class FreshViews:
         visits: Which views of a sample, counted from its first, the epoch shows; one per repeat.
     """
 
-    source: ImageFolder
+    source: Source
     samples: np.ndarray
     labels: np.ndarray
     policy: Policy

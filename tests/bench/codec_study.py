@@ -19,10 +19,10 @@ import torch
 from reinforce.block import Block, BlockData, block_path, write_block
 from reinforce.fidelity import measure
 from reinforce.files import file_sha256, write_atomic
+from reinforce.folder import ImageFolder
 from reinforce.generate import list_files
 from reinforce.manifest import to_json
 from reinforce.models import create
-from reinforce.source import ImageFolder
 from reinforce.sparse import SparseLabels
 from reinforce.store import MANIFEST, Store
 from reinforce.tiers import parse_codec

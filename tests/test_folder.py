@@ -10,7 +10,7 @@ from conftest import picture
 from torchvision.datasets import ImageFolder as Reference
 
 from reinforce.errors import SourceError
-from reinforce.source import ImageFolder
+from reinforce.folder import ImageFolder
 
 NAMES = ["b/2.jpg", "b/10.jpg", "b/1.JPEG", "a/x/deep.png", "a/x.png", "a/Z.png", "a/z.webp", "C/u.bmp", "10/u.ppm", "9/u.tif"]
 
@@ -28,10 +28,10 @@ def test_order_and_classes_are_torchvisions(tmp_path) -> None:
     root = tree(tmp_path / "d", NAMES)
     (root / "a" / "notes.txt").write_text("no image")
     ours, theirs = ImageFolder.open(root), Reference(str(root))
-    assert [str(root / p) for p in ours.paths] == [p for p, _ in theirs.samples]
+    assert [str(root / p) for p in ours.places] == [p for p, _ in theirs.samples]
     assert list(ours.labels) == [label for _, label in theirs.samples]
     assert list(ours.class_names) == theirs.classes
-    assert ours.keys[ours.paths.index("a/x/deep.png")] == "a/x/deep"
+    assert ours.keys[ours.places.index("a/x/deep.png")] == "a/x/deep"
     assert ours.read(0) == Path(theirs.samples[0][0]).read_bytes()
 
 

@@ -1,0 +1,244 @@
+"""Location: a file on this machine or behind a URL that fsspec knows, read by byte ranges; URLs through a cache on disk.
+
+Remote files are fetched in chunks, each of which is a file of the cache: written whole and renamed, so that any number of
+processes share it without a lock, and a killed one leaves nothing half. (fsspec's own block cache keeps one sparse file and a
+table of what is in it, which several processes at once do not keep right.)
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from reinforce.errors import SourceError
+
+CHUNK_BYTES = 1 << 20
+"""Of a remote file that are fetched and kept together."""
+MAX_EXPANDED = 1_000_000
+_TRIES = 4
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL, `https://...` or `s3://...` or another that fsspec knows."""
+    return "://" in location
+
+
+def cache_root() -> Path:
+    """Where remote files and indexes are kept: `$REINFORCE_CACHE`, or `reinforce` in the user's cache folder."""
+    given = os.environ.get("REINFORCE_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reinforce"
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that a pattern names: brace ranges in their order, globs sorted.
+
+    Raises:
+        SourceError: a pattern that names nothing, or too much.
+    """
+    found: list[str] = []
+    for each in _braces(pattern):
+        if not any(c in each for c in "*?["):
+            found.append(each)
+        elif is_remote(each):
+            fs, path = file_system(each)
+            found += sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(path))
+        else:
+            found += sorted(glob.glob(each, recursive=True))
+    if not found:
+        raise SourceError(f"No file matches {pattern}.", expected="existing files", fix="check --data")
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    expanded = []
+    try:
+        for each in braceexpand(pattern):
+            expanded.append(each)
+            if len(expanded) > MAX_EXPANDED:
+                raise ValueError(f"more than {MAX_EXPANDED} names")
+    except ValueError as error:
+        raise SourceError(
+            f"{pattern} is no pattern of files.", found=str(error), expected="as in shards-{000..127}.tar"
+        ) from None
+    return expanded
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and its path there.
+
+    Raises:
+        SourceError: no such protocol, or its package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        protocol = url.partition("://")[0]
+        package = {"s3": "pip install 'reinforce[s3]'"}.get(protocol, "install the package that it names")
+        raise SourceError(f"{protocol}:// cannot be opened.", found=str(error), fix=package) from None
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that is read by ranges.
+
+    Attributes:
+        location: Path or URL.
+        size: In bytes.
+        version: What changes when the content does: time of change or entity tag, as text.
+    """
+
+    location: str
+    size: int
+    version: str
+
+    @classmethod
+    def open(cls, location: str) -> File:
+        """Look at a file.
+
+        Raises:
+            SourceError: it is not there, or its size is not known.
+        """
+        try:
+            if not is_remote(location):
+                about = os.stat(location)
+                return cls(location, about.st_size, str(about.st_mtime_ns))
+            info = _retried(lambda: _info(location))
+        except OSError as error:
+            raise SourceError(f"{location} cannot be read.", found=error.strerror or error, fix="check the location") from None
+        if not isinstance(info.get("size"), int):
+            raise SourceError(f"The size of {location} is not known.", expected="a server that tells the length of a file")
+        tags = ("ETag", "etag", "LastModified", "last_modified", "mtime", "blob_id", "mimetype")
+        return cls(location, info["size"], " ".join(str(info[tag]) for tag in tags if info.get(tag) is not None))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest over location, size and version."""
+        place = self.location if is_remote(self.location) else os.path.abspath(self.location)
+        return hashlib.sha256(f"{place}\0{self.size}\0{self.version}".encode()).hexdigest()
+
+    def read(self, offset: int = 0, length: int | None = None) -> bytes:
+        """A range of bytes.
+
+        Raises:
+            OSError: it cannot be read, or the file is shorter.
+        """
+        length = self.size - offset if length is None else length
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise OSError(f"bytes {offset} to {offset + length} of a file of {self.size} bytes")
+        if is_remote(self.location):
+            return self._cached(offset, length)
+        with open(self.location, "rb") as file:
+            content = os.pread(file.fileno(), length, offset)
+        if len(content) != length:
+            raise OSError("the file became shorter")
+        return content
+
+    def copied(self) -> Path:
+        """A remote file whole, as a file of the cache.
+
+        Raises:
+            OSError: it cannot be fetched, or the cache cannot be written.
+        """
+        whole = cache_root() / "files" / self.fingerprint
+        if _kept_length(whole) != self.size:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            temporary = whole.with_name(f".{whole.name}.{os.getpid()}")
+            with open(temporary, "wb") as file:
+                for at in range(0, self.size, 16 * CHUNK_BYTES):
+                    file.write(_retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))))
+            os.replace(temporary, whole)
+        return whole
+
+    def _cached(self, offset: int, length: int) -> bytes:
+        if not length:
+            return b""
+        first, last = offset // CHUNK_BYTES, (offset + length - 1) // CHUNK_BYTES
+        folder = cache_root() / "chunks" / self.fingerprint[:2] / self.fingerprint
+        chunks = [_kept(folder / str(number), self._chunk_length(number)) for number in range(first, last + 1)]
+        for i, chunk in enumerate(chunks):
+            if chunk is None:
+                stop = next((j for j in range(i, len(chunks)) if chunks[j] is not None), len(chunks))
+                chunks[i:stop] = self._fetch(folder, first + i, first + stop)
+        start = offset - first * CHUNK_BYTES
+        return b"".join(c for c in chunks if c is not None)[start : start + length]
+
+    def _chunk_length(self, number: int) -> int:
+        return min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
+
+    def _fetch(self, folder: Path, first: int, stop: int) -> list[bytes | None]:
+        begin, end = first * CHUNK_BYTES, min(stop * CHUNK_BYTES, self.size)
+        content = _retried(lambda: _range(self.location, begin, end))
+        if len(content) != end - begin:
+            raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
+        parts: list[bytes | None] = []
+        for number in range(first, stop):
+            at = number * CHUNK_BYTES - begin
+            part = content[at : at + self._chunk_length(number)]
+            _keep(folder / str(number), part)
+            parts.append(part)
+        return parts
+
+
+@lru_cache(maxsize=1024)
+def opened(location: str) -> File:
+    """A file as it was when this process first looked at it."""
+    return File.open(location)
+
+
+def _info(url: str) -> dict[str, Any]:
+    fs, path = file_system(url)
+    return dict(fs.info(path))
+
+
+def _range(url: str, begin: int, end: int) -> bytes:
+    fs, path = file_system(url)
+    return bytes(fs.cat_file(path, start=begin, end=end))
+
+
+def _retried(call: Any) -> Any:
+    """What a call to a server gives, tried again where it fails as networks do."""
+    for attempt in range(_TRIES):
+        try:
+            return call()
+        except (FileNotFoundError, PermissionError, SourceError):
+            raise
+        except Exception as error:  # each protocol's client raises errors of its own
+            if attempt == _TRIES - 1:
+                raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+            time.sleep(0.1 * 4**attempt)
+    raise AssertionError
+
+
+def _kept_length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _kept(path: Path, length: int) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if len(content) == length else None
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Put a chunk into the cache; a cache that cannot be written is none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Tars: a source of webdataset shards, `KEY.jpg` beside `KEY.cls`, on this machine or behind URLs. Read in place, by offset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce.errors import SourceError
+from reinforce.location import File, expand, is_remote
+from reinforce.source import Source, check_index, numbered_classes
+from reinforce.tar_index import tar_members
+
+CLASS_NAMES = "class_names.json"
+"""A JSON list beside the shards, from class id to name."""
+
+
+@dataclass(frozen=True)
+class Tars(Source):
+    """Indexed shards; `places` are int64 `[N, 3]`: number of the shard, offset and size of the image.
+
+    Attributes:
+        shards: The files.
+    """
+
+    shards: tuple[File, ...] = ()
+
+    kind = "wds"
+
+    @classmethod
+    def open(cls, pattern: str) -> Tars:
+        """Index shards: a file, a glob, or brace ranges as in `shards-{000..127}.tar`.
+
+        Raises:
+            SourceError: no such files, not shards, labels for some samples only, or two images with one key.
+        """
+        locations = expand(pattern)
+        with ThreadPoolExecutor(8 if is_remote(pattern) else 1) as pool:
+            shards = tuple(pool.map(File.open, locations))
+            members = list(pool.map(tar_members, shards))
+        flat = [(number, member) for number, each in enumerate(members) for member in each]
+        keys = tuple(member.key for _, member in flat)
+        given = [m.label for _, m in flat if m.label is not None]
+        if given and len(given) != len(flat):
+            absent = next(m.key for _, m in flat if m.label is None)
+            raise SourceError(
+                "Some samples have a label and others have none.",
+                found=f"no .cls for {len(flat) - len(given)} of {len(flat)} images, such as {absent}",
+                expected="KEY.cls for every image, or for none",
+                fix="pack the shards again",
+            )
+        names = numbered_classes(given, _class_names(locations[0]), pattern) if given else ()
+        check_index(keys, [f"{m.key} in {shards[s].location}" for s, m in flat], names)
+        places = np.array([(s, m.offset, m.size) for s, m in flat], np.int64)
+        return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards)
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size = self.places[index].tolist()
+        return self.shards[shard].read(offset, size)
+
+    def where(self, index: int) -> str:
+        return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])].location}"
+
+
+def _class_names(first: str) -> Sequence[str] | None:
+    """What `class_names.json` beside the first shard says, where it is there."""
+    beside = f"{first.rpartition('/')[0]}/{CLASS_NAMES}" if "/" in first else CLASS_NAMES
+    try:
+        text = File.open(beside).read()
+    except (SourceError, OSError):
+        return None
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        names = error
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise SourceError(f"{beside} is not valid.", found=str(names)[:80], expected="a JSON list of distinct class names")
+    return names
