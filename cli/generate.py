@@ -44,6 +44,10 @@ def command(
         typer.Option(help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA, topk:K, or map:K. Default sqrt, of maps map:10."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the views.")] = 0,
+    record_views: Annotated[
+        int,
+        typer.Option(min=1, max=65535, help="Views whose labels are packed together; a part has whole packs."),
+    ] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     block_size: Annotated[
         int, typer.Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.")
@@ -74,6 +78,7 @@ def command(
         codec=codec,
         seed=seed,
         block_size=block_size,
+        record_views=record_views,
         device=device,
         precision=precision,
         limit=limit,

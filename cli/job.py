@@ -36,6 +36,7 @@ def prepare(
     labels: str = "views",
     seed: int = 0,
     block_size: int = 512,
+    record_views: int = 64,
     download: bool = False,
 ) -> Job:
     """Open the source and load the teacher.
@@ -100,5 +101,6 @@ def prepare(
         codec=chosen_codec.to_dict(),
         num_classes=len(first.class_map) if first.class_map else first.num_classes,
         block_size=block_size,
+        record_views=record_views,
     )
     return Job(source, model, settings)

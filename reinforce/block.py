@@ -11,20 +11,18 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from zarr.codecs import BloscCodec
 
 from reinforce.errors import StoreError
-from reinforce.shard import ARRAYS, check_layout, read_inner_chunk
+from reinforce.shard import ARRAYS, stripe_array
+from reinforce.stripe import Stripe, damaged, open_array, read_array, read_metadata
 
 _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
-_MAX_METADATA = 1 << 24
 
 
 class Status(IntEnum):
@@ -39,21 +37,23 @@ class Status(IntEnum):
 class BlockData:
     """The content of one block in memory, for S samples, V views, P params columns.
 
-    Samples that are not ok have an empty record and zeros elsewhere.
+    Samples that are not ok have empty records and zeros elsewhere.
     """
 
     params: np.ndarray  # int32 [S, V, P]
-    probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V)
+    probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V'), V' the views of the first record
     sha256: np.ndarray  # uint8 [S, 32], of the encoded bytes
     width_height: np.ndarray  # uint32 [S, 2], of the decoded image
     status: np.ndarray  # uint8 [S]
     label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
-    records: list[bytes] = field(default_factory=list)  # S of them
+    record_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
+    records: list[bytes] = field(default_factory=list)  # S for the first stripe of views, S for the next, ...
     reasons: dict[int, str] = field(default_factory=dict)  # row -> why it is not ok
 
     @classmethod
-    def empty(cls, samples: int, views: int, columns: int) -> BlockData:
+    def empty(cls, samples: int, views: int, columns: int, record_views: int | None = None) -> BlockData:
         """A block in which nothing has been filled in yet."""
+        record_views = record_views or views
         return cls(
             params=np.zeros((samples, views, columns), np.int32),
             probes=np.zeros(samples, np.uint32),
@@ -61,8 +61,13 @@ class BlockData:
             width_height=np.zeros((samples, 2), np.uint32),
             status=np.zeros(samples, np.uint8),
             label_error=np.full((samples, 3), np.nan, np.float32),
-            records=[b""] * samples,
+            record_views=record_views,
+            records=[b""] * (samples * -(-views // record_views)),
         )
+
+    def set_records(self, row: int, records: list[bytes]) -> None:
+        """Put in the records of one sample, one per stripe."""
+        self.records[row :: len(self.status)] = records
 
 
 def block_path(root: Path, block: int) -> Path:
@@ -105,25 +110,34 @@ def write_block(root: Path, block: int, data: BlockData) -> None:
 
 
 def _write_group(path: Path, data: BlockData) -> None:
-    samples, views, columns = data.params.shape
+    samples, views, _ = data.params.shape
     reasons = {str(row): reason for row, reason in sorted(data.reasons.items())}
     group = zarr.create_group(path, zarr_format=3, attributes={"reinforce": {"reasons": reasons}})
-    offsets = np.zeros(samples + 1, np.uint64)
-    offsets[1:] = np.cumsum([len(r) for r in data.records])
-    raw = np.frombuffer(b"".join(data.records) or b"\0", np.uint8)
+    for stripe, first in enumerate(range(0, views, data.record_views)):
+        _write_stripe(
+            group, stripe, data.params[:, first : first + data.record_views], data.records[samples * stripe :][:samples]
+        )
     plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
-    # One chunk without compression: the file is the records themselves, and a record is a slice of its memory map.
-    group.create_array("records", data=raw, chunks=raw.shape, **plain)
-    group.create_array("offsets", data=offsets, chunks=offsets.shape, **plain)
-    group.create_array("probes", data=data.probes, chunks=data.probes.shape, **plain)
-    group.create_array("sha256", data=data.sha256, chunks=data.sha256.shape, **plain)
-    group.create_array("width_height", data=data.width_height, chunks=data.width_height.shape, **plain)
-    group.create_array("status", data=data.status, chunks=data.status.shape, **plain)
+    for name in ("probes", "sha256", "width_height", "status"):
+        values = getattr(data, name)
+        group.create_array(name, data=values, chunks=values.shape, **plain)
     group.create_array("label_error", data=data.label_error, chunks=data.label_error.shape, config={"write_empty_chunks": True})
+
+
+def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: list[bytes]) -> None:
+    """Params int32 `[S, v, P]` and records of a run of views."""
+    samples, views, columns = params.shape
+    offsets = np.zeros(samples + 1, np.uint64)
+    offsets[1:] = np.cumsum([len(r) for r in records])
+    raw = np.frombuffer(b"".join(records) or b"\0", np.uint8)
+    # One chunk without compression: the file is the records themselves, and a record is a slice of its memory map.
+    for name, values in (("records", raw), ("offsets", offsets)):
+        plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
+        group.create_array(stripe_array(name, stripe), data=values, chunks=values.shape, **plain)
     # One file, in which one view's columns can be read alone; values of one column stand together for the compressor.
     group.create_array(
-        "params",
-        data=data.params,
+        stripe_array("params", stripe),
+        data=params,
         chunks=(samples, 1, columns),
         shards=(samples, views, columns),
         filters=[zarr.codecs.TransposeCodec(order=(1, 2, 0))],
@@ -135,90 +149,72 @@ def _write_group(path: Path, data: BlockData) -> None:
 class Block:
     """Read access to a committed block.
 
-    What training reads, records and one view's params, is read from the files themselves, whose layout FORMAT.md fixes: a slice
-    of a memory map, and one chunk of a shard. The rest goes through zarr.
+    What training reads, records and one view's params, is in stripes of views, `record_views` each. The rest goes through zarr.
 
     Args:
         path: The block's directory.
         samples: S, views: V, columns: P, as the manifest says; a block of another shape is refused.
+        record_views: Views of a record; default: all.
 
     Raises:
         StoreError: missing, damaged, or of another shape or dtype.
     """
 
-    def __init__(self, path: Path, samples: int, views: int, columns: int) -> None:
+    def __init__(self, path: Path, samples: int, views: int, columns: int, record_views: int | None = None) -> None:
         self.path = path
         self.shape = (samples, views, columns)
+        self.record_views = record_views or views
+        self._stripes: dict[int, Stripe] = {}
         if not path.is_dir():
             raise StoreError(
                 f"Block {path.name} is missing.", expected=str(path), cause="an incomplete copy", fix="copy it again"
             )
         try:
-            group = json.loads(self._text("zarr.json"))
-            lengths = {n: check_layout(n, self._text(f"{n}/zarr.json"), samples, views, columns) for n in ARRAYS}
+            group = json.loads(read_metadata(path, "zarr.json"))
             about = group["attributes"].get("reinforce")
             reasons = about.get("reasons") if isinstance(about, dict) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _damaged(path, f"{type(error).__name__}: {error}") from None
+            raise damaged(path, f"{type(error).__name__}: {error}") from None
         for name, ndim in ARRAYS.items():
-            # zarr reads a chunk that is not there as zeros, without a word.
-            file = os.path.join(path, name, "c", *["0"] * ndim)
-            if not os.path.isfile(file) or not os.path.getsize(file):
-                raise _damaged(path, f"{os.path.relpath(file, path)} is missing or empty")
-        self.offsets = self._raw_offsets(samples)
-        self._size = lengths["records"]
-        if os.path.getsize(self._file("records", "0")) != self._size:
-            raise _damaged(path, f"records/c/0 is not a file of {self._size} bytes")
-        if self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0) or self.offsets[-1] > self._size:
-            raise _damaged(path, "record offsets are out of order or past the end")
+            open_array(path, name, name, ndim, samples, views, columns)
+        self.stripe(0)
         if not isinstance(reasons, dict) or not all(r.isdecimal() and int(r) < samples for r in reasons):
-            raise _damaged(path, "the reasons of missing and corrupt samples cannot be read")
+            raise damaged(path, "the reasons of missing and corrupt samples cannot be read")
         self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
 
-    def _file(self, name: str, chunk: str) -> str:
-        return os.path.join(self.path, name, "c", chunk)
+    def stripe(self, number: int) -> Stripe:
+        """Views `number * record_views` and those after it, opened at first use."""
+        if number not in self._stripes:
+            samples, views, columns = self.shape
+            own = min(self.record_views, views - number * self.record_views)
+            self._stripes[number] = Stripe(self.path, number, samples, own, columns)
+        return self._stripes[number]
 
-    def _text(self, name: str) -> bytes:
-        with open(os.path.join(self.path, name), "rb") as file:
-            return file.read(_MAX_METADATA)
+    @property
+    def stripes(self) -> list[Stripe]:
+        """All of them."""
+        return [self.stripe(number) for number in range(-(-self.shape[1] // self.record_views))]
 
-    def _raw_offsets(self, samples: int) -> np.ndarray:
-        found = np.fromfile(self._file("offsets", "0"), "<u8")
-        if len(found) != samples + 1 or (len(found) and found.max() >= 1 << 62):
-            raise _damaged(self.path, f"offsets/c/0 does not hold {samples + 1} offsets")
-        return found.astype(np.int64)
-
-    @cached_property
-    def _records(self) -> memoryview:
-        # torch's map keeps no file open: a data set has more blocks than a process may have files.
-        return torch.from_file(self._file("records", "0"), shared=False, size=self._size, dtype=torch.uint8).numpy().data
-
-    def _read(self, name: str, selection: Any = slice(None)) -> np.ndarray:
-        try:
-            array: Any = zarr.open_array(self.path / name, mode="r", zarr_format=3)
-            return np.asarray(array[selection])
-        except Exception as error:  # zarr raises whatever its parsers raise
-            raise _damaged(self.path, f"{name}: {type(error).__name__}: {error}") from None
+    def _read(self, name: str) -> np.ndarray:
+        return read_array(self.path, name)
 
     def params_of_view(self, view: int) -> np.ndarray:
         """Params of one view of all samples: int32 `[S, P]`."""
-        samples, views, columns = self.shape
-        try:
-            chunk = read_inner_chunk(self._file("params", "0/0/0"), view, views, 4 * samples * columns)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(self.path, f"params: {type(error).__name__}: {error}") from None
-        return np.frombuffer(chunk, "<i4").reshape(columns, samples).T
+        if not 0 <= view < self.shape[1]:
+            raise damaged(self.path, f"no view {view} of {self.shape[1]}")
+        number, own = divmod(view, self.record_views)
+        return self.stripe(number).params_of_view(own)
 
     def params(self) -> np.ndarray:
         """Params of all views of all samples: int32 `[S, V, P]`."""
-        return self._read("params")
+        return np.concatenate([read_array(self.path, s.name("params")) for s in self.stripes], axis=1)
 
-    def record(self, row: int) -> memoryview:
+    def record(self, row: int, stripe: int = 0) -> memoryview:
         """The record of one sample; empty where the sample is not ok."""
-        return self._records[self.offsets[row] : self.offsets[row + 1]]
+        return self.stripe(stripe).record(row)
 
     def probes(self) -> np.ndarray:
-        """CRC-32 of view (row % V) of each sample: uint32 `[S]`."""
+        """CRC-32 of the probed view of each sample: uint32 `[S]`."""
         return self._read("probes")
 
     def label_error(self) -> np.ndarray:
@@ -228,16 +224,6 @@ class Block:
     def sample_columns(self) -> dict[str, np.ndarray]:
         """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
         return {name: self._read(name) for name in ("sha256", "width_height", "status")}
-
-
-def _damaged(path: Path, found: str) -> StoreError:
-    return StoreError(
-        f"Block {path.name} is damaged.",
-        found=found,
-        expected="a zarr v3 group as in FORMAT.md",
-        cause="a broken copy, a failing disk, or a file changed by hand",
-        fix=f"remove {path} and run the same `reinforce generate` again, or copy the block again",
-    )
 
 
 def sync_folder(path: Path) -> None:

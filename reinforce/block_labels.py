@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from reinforce.block import BlockData, Status
-from reinforce.codec import Codec
+from reinforce.codec import Codec, encode_stripes
 from reinforce.errors import SourceError
 from reinforce.fidelity import measure
 from reinforce.label_stream import Label, LabelStream
@@ -52,7 +52,8 @@ def label_block(made: Iterator[SampleViews], block: int, label: Label, settings:
         SourceError: an image that changed between two chunks of views.
     """
     samples, items = settings.block_samples(block), block_items(settings, block)
-    data = BlockData.empty(len(samples), settings.views, len(settings.policy.spec(settings.size).fields))
+    columns = len(settings.policy.spec(settings.size).fields)
+    data = BlockData.empty(len(samples), settings.views, columns, settings.record_views)
     codec = codec_from_dict(settings.codec)
     label_all = _label_mixed if settings.policy.mix else _label_alone
     for row, answers in label_all(islice(made, len(items)), data, block, label, settings, batch_size):
@@ -67,7 +68,7 @@ def _label_alone(
     for row, item in enumerate(made):
         _note(data, row, item)
         if item.status == Status.OK:
-            data.params[row], data.probes[row] = item.params, pixel_crc(item.pixels[row % settings.views])
+            data.params[row], data.probes[row] = item.params, pixel_crc(item.pixels[row % settings.probe_views])
             yield from labelled.push(row, item.pixels)
     yield from labelled.flush()
 
@@ -103,7 +104,7 @@ def _label_mixed(
             data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
             pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
             answers[:, view] = np.concatenate([label(batch).cpu().numpy() for batch in pixels.split(batch_size)])
-            for i in np.flatnonzero(ok % settings.views == view):
+            for i in np.flatnonzero(ok % settings.probe_views == view):
                 data.probes[ok[i]] = pixel_crc(pixels[i])
         first = stop
     assert answers is not None
@@ -117,8 +118,9 @@ def _note(data: BlockData, row: int, item: SampleViews) -> None:
 
 
 def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measured: bool) -> None:
-    data.records[row] = codec.encode(answers)
+    records = encode_stripes(codec, answers, data.record_views)
+    data.set_records(row, records)
     if measured:
-        lost = measure(codec, data.records[row], answers)
+        lost = measure(codec, records, answers, data.record_views)
         # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
         data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

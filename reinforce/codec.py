@@ -7,6 +7,7 @@ are, and what they are called on the command line, stands in `reinforce.tiers`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +55,24 @@ class Codec(ABC):
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Configuration for the manifest; `tiers.codec_from_dict` reads it."""
+
+
+def encode_stripes(codec: Codec, answers: np.ndarray, record_views: int) -> list[bytes]:
+    """The records of one sample, each of `record_views` views, the last of what is left."""
+    return [codec.encode(answers[first : first + record_views]) for first in range(0, len(answers), record_views)]
+
+
+def decode_stripes(
+    codec: Codec, records: Iterable[memoryview | bytes], num_views: int, num_classes: int, record_views: int
+) -> list[SparseLabel]:
+    """The soft labels of all views of one sample.
+
+    Raises:
+        LabelError: a record is damaged.
+    """
+    lengths = [min(record_views, num_views - first) for first in range(0, num_views, record_views)]
+    parts = zip(records, lengths, strict=True)
+    return [label for record, views in parts for label in codec.decode_all(record, views, num_classes)]
 
 
 def damaged(what: str, found: str, expected: str) -> LabelError:

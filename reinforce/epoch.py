@@ -59,11 +59,11 @@ class Epoch:
                 cause="--aug-repeats with a policy that mixes",
                 fix="--aug-repeats 1, or generate with --policy NAME:repeats=" + str(repeats),
             )
-        blocks = range(store.settings.num_blocks)
-        views = np.array([scheduled_views(seed, b, number, num_views, repeats) for b in blocks]).T
+        every = range(store.settings.num_blocks)
+        views = np.array([scheduled_views(seed, b, number, num_views, repeats) for b in every]).T
         params = np.zeros((repeats, len(store.samples), len(store.spec.fields)), np.int32)
         mixing = None if mix is None else [_unmixed(len(store.samples)) for _ in range(repeats)]
-        for number_of_block in blocks:
+        for number_of_block in store.blocks:
             samples, block = store.samples_of(number_of_block), store.block(number_of_block)
             for repeat in range(repeats):
                 rows = block.params_of_view(int(views[repeat, number_of_block]))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from reinforce.codec import Codec
+from reinforce.codec import Codec, decode_stripes
 from reinforce.sparse import SparseLabel, SparseLabels
 
 
@@ -46,7 +46,9 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     )
 
 
-def measure(codec: Codec, record: bytes, answers: np.ndarray) -> Fidelity:
-    """Decode what `codec.encode(answers)` gave, and compare."""
+def measure(codec: Codec, records: bytes | list[bytes], answers: np.ndarray, record_views: int | None = None) -> Fidelity:
+    """Decode what `codec.encode(answers)` or `encode_stripes(codec, answers, record_views)` gave, and compare."""
     probs = codec.probabilities(answers)
-    return compare(codec.decode_all(record, *probs.shape), probs)
+    views, classes = probs.shape
+    records = [records] if isinstance(records, bytes) else records
+    return compare(decode_stripes(codec, records, views, classes, record_views or views), probs)

@@ -94,6 +94,12 @@ def _generate_locked(
 ) -> Manifest:
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
+        if manifest.part_of is not None:
+            raise StoreError(
+                f"{out} is a part of another data set.",
+                expected="a data set that was generated here",
+                fix="`reinforce pull` fetches the rest; or choose another --out",
+            )
         check_same_settings(manifest.settings, settings, str(out))
         if set(range(settings.num_blocks)) <= committed_blocks(out):
             (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
@@ -124,7 +130,7 @@ def _check_same_pixels(source: Source, settings: Settings, env: Environment, out
     columns = len(settings.policy.spec(settings.size).fields)
     for number in sorted(committed_blocks(out)):
         rows = settings.block_samples(number)
-        block = Block(block_path(out, number), len(rows), settings.views, columns)
+        block = Block(block_path(out, number), len(rows), settings.views, columns, settings.record_views)
         check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
 
 
@@ -159,7 +165,8 @@ def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> 
     statistics = LabelMeans(settings)
     for block in range(settings.num_blocks):
         samples = settings.block_samples(block)
-        reader = Block(block_path(out, block), len(samples), settings.views, len(spec.fields))
+        shape = (len(samples), settings.views, len(spec.fields), settings.record_views)
+        reader = Block(block_path(out, block), *shape)
         table.fill(block, samples, reader)
         statistics.add(reader, [source.label(s) for s in samples])
     write_atomic(out / SAMPLES, table.to_parquet())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reinforce.block import Block
+from reinforce.codec import decode_stripes
 from reinforce.errors import StoreError
 from reinforce.manifest import Settings, Statistics
 from reinforce.sparse import SparseLabel, SparseLabels
@@ -23,10 +24,11 @@ class LabelMeans:
     def add(self, block: Block, hard_labels: list[int | None]) -> None:
         """Count the labels of a block; samples that are not ok have none."""
         for row, hard_label in enumerate(hard_labels):
-            record = block.record(row)
-            if not len(record):
+            records = [stripe.record(row) for stripe in block.stripes]
+            if not len(records[0]):
                 continue
-            labels = self.codec.decode_all(record, self.settings.views, self.settings.num_classes)
+            views, classes, record_views = self.settings.views, self.settings.num_classes, self.settings.record_views
+            labels = decode_stripes(self.codec, records, views, classes, record_views)
             tops = [self._top(label) for label in labels]
             self.views += len(labels)
             self.top1 += sum(probability for _, probability in tops)

@@ -73,6 +73,7 @@ class Settings(_Model):
     views: int = Field(ge=1, le=65535)
     seed: int = Field(ge=0)
     codec: dict[str, Any]
+    record_views: int = Field(default=64, ge=1, le=65535, description="views per record; the last one may have fewer")
     num_classes: int = Field(ge=1, le=1 << 24)
     block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
 
@@ -86,6 +87,11 @@ class Settings(_Model):
     def has_maps(self) -> bool:
         """Whether a record is a label map of the whole image, and not the labels of views."""
         return self.codec.get("name") == "map"
+
+    @property
+    def probe_views(self) -> int:
+        """Views that are probed, view `row % probe_views` of each row: those of the first record."""
+        return min(self.views, self.record_views)
 
     @property
     def num_blocks(self) -> int:
@@ -145,6 +151,17 @@ class Manifest(_Model):
     statistics: Statistics
     params_fields: list[int] = Field(description="field id of each params column")
     files: dict[str, _SHA256]
+    part_of: _SHA256 | None = Field(default=None, description="sha256 of the manifest that this is a part of")
+    blocks: list[int] | None = Field(default=None, description="numbers of the blocks that are here, rising; null: all")
+
+    @model_validator(mode="after")
+    def _check_part(self) -> Manifest:
+        here, count = self.blocks, self.settings.num_blocks
+        if here is not None and self.part_of is None:
+            raise ValueError("blocks without part_of")
+        if here is not None and (not here or here != sorted(set(here)) or not 0 <= here[0] <= here[-1] < count):
+            raise ValueError("blocks are not rising numbers of blocks of the data set")
+        return self
 
     @field_validator("files")
     @classmethod

@@ -76,7 +76,7 @@ def check_block_probes(
         return decode(read_checked(source, int(rows[row]), columns["sha256"][row]))
 
     for row in chosen.tolist():
-        check_probe(block, row, spec, settings.views, image_of, source.keys[rows[row]], made_with)
+        check_probe(block, row, spec, settings.probe_views, image_of, source.keys[rows[row]], made_with)
     return len(chosen)
 
 
@@ -95,7 +95,7 @@ def check_probe(
         block: The block.
         row: The sample in it.
         spec: Size, layout and fill of the reinforced dataset.
-        views: V.
+        views: How many views are probed.
         image_of: Row to decoded image, checked against its hash.
         key: What an error calls the sample.
         made_with: What an error compares this machine with.

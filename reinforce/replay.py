@@ -159,7 +159,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         store, sample = self.store, int(self.samples[index])
         block, row = store.place_of(sample)
         rows = store.samples_of(int(store.samples.block[sample]))
-        views, key, made_with = store.settings.views, store.samples.key(sample), store.manifest.environment
+        views, key, made_with = store.settings.probe_views, store.samples.key(sample), store.manifest.environment
         check_probe(block, row, store.spec, views, lambda other: self.checked(int(rows[other])), key, made_with)
 
     def check(self) -> int:

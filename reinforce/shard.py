@@ -15,17 +15,17 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+STRIPE_ARRAYS = {"records": 1, "offsets": 1, "params": 3}
+"""Names of the arrays of a block's first stripe of views, and how many dimensions they have; see `stripe_array`."""
+
 ARRAYS = {
-    "records": 1,
-    "offsets": 1,
-    "params": 3,
     "probes": 1,
     "sha256": 2,
     "width_height": 2,
     "status": 1,
     "label_error": 2,
 }
-"""Names of a block's arrays, and how many dimensions they have."""
+"""The arrays that are of all views, likewise."""
 
 _DTYPES = {
     "records": "uint8",
@@ -39,6 +39,11 @@ _DTYPES = {
 }
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _BLOSC_HEADER = 16
+
+
+def stripe_array(name: str, stripe: int) -> str:
+    """What an array is called in a stripe of views: `params`, `params_1`, `params_2`."""
+    return f"{name}_{stripe}" if stripe else name
 
 
 @lru_cache(maxsize=256)  # the blocks of a data set have the same few texts, but for the length of the records

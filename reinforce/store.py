@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.block import Block, Status, block_path
+from reinforce.codec import decode_stripes
 from reinforce.errors import StoreError
 from reinforce.label_map import LabelMap, MapCodec
 from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
@@ -52,7 +53,8 @@ class Store:
 
     def _open_block(self, block: int) -> Block:
         rows = len(self.samples_of(block))
-        return Block(block_path(self.root, block), rows, self.settings.views, len(self.manifest.params_fields))
+        shape = (rows, self.settings.views, len(self.manifest.params_fields), self.settings.record_views)
+        return Block(block_path(self.root, block), *shape)
 
     def block(self, block: int) -> Block:
         """A block, opened at first use."""
@@ -65,8 +67,13 @@ class Store:
 
     @property
     def ok_samples(self) -> np.ndarray:
-        """Indices of the samples that have labels: int64 `[n]`."""
-        return np.flatnonzero(self.samples.status == Status.OK)
+        """Indices of the samples that have labels here: int64 `[n]`."""
+        return np.flatnonzero((self.samples.status == Status.OK) & np.isin(self.samples.block, self.blocks))
+
+    @property
+    def blocks(self) -> list[int]:
+        """Numbers of the blocks that are here."""
+        return list(range(self.settings.num_blocks)) if self.manifest.blocks is None else self.manifest.blocks
 
     def place_of(self, sample: int) -> tuple[Block, int]:
         """The block of a sample, and its row in it."""
@@ -80,7 +87,8 @@ class Store:
     def labels_of(self, sample: int) -> list[SparseLabel]:
         """Sparse soft labels of all views of one sample."""
         block, row = self.place_of(sample)
-        return self.codec.decode_all(block.record(row), self.settings.views, self.settings.num_classes)
+        records, settings = (stripe.record(row) for stripe in block.stripes), self.settings
+        return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.record_views)
 
     def map_of(self, sample: int) -> LabelMap:
         """The label map of one sample, where `settings.has_maps`."""
@@ -91,7 +99,9 @@ class Store:
     def label_of(self, sample: int, view: int) -> SparseLabel:
         """Sparse soft label of one view of one sample."""
         block, row = self.place_of(sample)
-        return self.codec.decode(block.record(row), view, self.settings.views, self.settings.num_classes)
+        number, own = divmod(view, self.settings.record_views)
+        stripe = block.stripe(number)
+        return self.codec.decode(stripe.record(row), own, stripe.shape[1], self.settings.num_classes)
 
 
 def read_manifest(root: Path) -> Manifest:

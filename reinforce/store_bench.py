@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from reinforce.block import BlockData, block_path, write_block
+from reinforce.codec import encode_stripes
 from reinforce.errors import UsageError
 from reinforce.files import write_atomic
 from reinforce.manifest import Counts, Manifest, Settings, SourceInfo, Statistics, TeacherInfo, to_json
@@ -150,7 +151,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
         count = BLOCK if number < whole else rest
         kind = number % _REAL_BLOCKS if number < whole else number
         if number == kind:
-            data = _random_block(rng, count, views, classes, fields)
+            data = _random_block(rng, count, settings, fields)
             sizes["labels"] += sum(map(len, data.records)) * (number < _REAL_BLOCKS)
             write_block(out, number, data)
         else:
@@ -160,7 +161,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
         table.width_height[rows] = 500, 375
         root = block_path(out, number)
         files.update({f.relative_to(out).as_posix(): "0" * 64 for f in root.rglob("*") if f.is_file()})
-    shard = block_path(out, 0) / "params" / "c" / "0" / "0" / "0"
+    shards = list(block_path(out, 0).glob("params*/c/0/0/0"))
     real = min(samples, _REAL_BLOCKS * BLOCK) * views
     write_atomic(out / SAMPLES, table.to_parquet())
     statistics = Statistics(
@@ -176,7 +177,8 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
         files=files | {SAMPLES: "0" * 64},
     )
     write_atomic(out / MANIFEST, to_json(manifest).encode())
-    per_view = {"label_bytes": sizes["labels"] / real, "params_bytes": shard.stat().st_size / (min(samples, BLOCK) * views)}
+    params = sum(s.stat().st_size for s in shards) / (min(samples, BLOCK) * views)
+    per_view = {"label_bytes": sizes["labels"] / real, "params_bytes": params}
     return per_view
 
 
@@ -189,9 +191,10 @@ def measure_store(root: Path) -> dict[str, float]:
     return result
 
 
-def _random_block(rng: np.random.Generator, count: int, views: int, classes: int, fields: tuple[int, ...]) -> BlockData:
+def _random_block(rng: np.random.Generator, count: int, settings: Settings, fields: tuple[int, ...]) -> BlockData:
     """Boxes and ops as `rrc-ra` draws them, labels of about 50 likely classes of which 8 are an image's own."""
-    data = BlockData.empty(count, views, len(fields))
+    views, classes = settings.views, settings.num_classes
+    data = BlockData.empty(count, views, len(fields), settings.record_views)
     codec = TIERS["sqrt"]
     for column, field in enumerate(fields):
         high = 300 if field <= Field.CROP_WIDTH else 3 if field < OP_SLOT_BASE else (16, 3, 1 << 17, 1 << 17)[field % 4]
@@ -201,7 +204,8 @@ def _random_block(rng: np.random.Generator, count: int, views: int, classes: int
         scores = rng.normal(0, 1.5, (views, len(own))) + np.linspace(6, 0, len(own))
         odds = np.full((views, classes), 1e-3)
         odds[:, own] = np.exp(scores)
-        data.records[row] = codec.encode((odds / odds.sum(axis=1, keepdims=True)).astype(np.float32))
+        probs = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+        data.set_records(row, encode_stripes(codec, probs, settings.record_views))
         data.sha256[row] = 1
     return data
 

@@ -29,9 +29,11 @@ def summarise(root: Path) -> dict[str, Any]:
         "complete": True,
         **_about(manifest.settings),
         "blocks": manifest.settings.num_blocks,
+        "blocks_here": len(store.blocks),
+        "part_of": manifest.part_of,
         "counts": manifest.counts.model_dump(),
         "not_ok": failed,
-        "bytes_per_view": bytes_per_view(root, manifest.files, manifest.counts.ok * manifest.settings.views),
+        "bytes_per_view": bytes_per_view(root, manifest.files, len(store.ok_samples) * manifest.settings.views),
         "statistics": manifest.statistics.model_dump(),
         "environment": manifest.environment.model_dump(),
     }
@@ -60,7 +62,7 @@ def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[st
         if parts[-1] == "zarr.json":
             part = "metadata"
         else:
-            part = _PARTS.get(parts[2], "table") if len(parts) > 2 else "table"
+            part = _PARTS.get(parts[2].rstrip("_0123456789"), "table") if len(parts) > 2 else "table"
         sizes[part] += (root / path).stat().st_size
     sizes["metadata"] += (root / "manifest.json").stat().st_size
     per_view = {name: size / max(1, num_views) for name, size in sizes.items()}

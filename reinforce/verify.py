@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.block import Status
+from reinforce.codec import encode_stripes
 from reinforce.draw import draw
 from reinforce.errors import LabelError, ReinforceError, StoreError
 from reinforce.fidelity import measure
@@ -65,9 +66,9 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
         return [files]
     store = Store(root)
     table, params, labels = Check("samples"), Check("params"), Check("labels")
-    for block in range(store.settings.num_blocks):
+    for done, block in enumerate(store.blocks, start=1):
         _check_block(store, block, table, params, labels)
-        on_progress("blocks", block + 1, store.settings.num_blocks)
+        on_progress("blocks", done, len(store.blocks))
     if not table.failed:
         _check_table(store, table)
     return [files, table, params, labels]
@@ -255,13 +256,18 @@ def verify_labels(
     picks = choice_rng(settings.seed).choice(len(dataset), size=count, replace=False).tolist()
     stored_kl, own_kl = [], []
     label = label_of(teacher, settings)
+
+    def own_error(answers: np.ndarray) -> np.ndarray:
+        records = encode_stripes(store.codec, answers, settings.record_views)
+        return measure(store.codec, records, answers, settings.record_views).kl
+
     for done, index in enumerate(picks, start=1):
         pixels = torch.stack([dataset.replay(index, view) for view in range(settings.views)])
         answers = torch.cat([label(batch).cpu() for batch in pixels.split(batch_size)]).numpy()
         stored = SparseLabels.stack(store.labels_of(int(dataset.samples[index])), settings.num_classes)
         truth = torch.from_numpy(store.codec.probabilities(answers))
         stored_kl.append(kl_divergence(truth, stored.dense()).numpy())
-        own_kl.append(measure(store.codec, store.codec.encode(answers), answers).kl)
+        own_kl.append(own_error(answers))
         on_progress("labels", done * settings.views, count * settings.views)
     mean_stored, mean_own = float(np.mean(stored_kl)), float(np.mean(own_kl))
     note = f"KL(teacher || stored) {mean_stored:.2e}, codec's own error {mean_own:.2e} nats over {count * settings.views} views"
