@@ -38,7 +38,10 @@ def command(
         rows["complete"] = f"no: {summary['blocks_done']} of {summary['blocks']} blocks; run the same generate again"
     else:
         counts, stats = summary["counts"], summary["statistics"]
-        rows["complete"] = f"yes: {summary['blocks']} blocks"
+        here, blocks = summary["blocks_here"], summary["blocks"]
+        rows["complete"] = f"yes: {blocks} blocks" if here == blocks else f"{here} of {blocks} blocks are here"
+        if summary["part_of"]:
+            rows["complete"] += f"; a part of {summary['part_of'][:12]}"
         rows["samples"] = f"{counts['ok']} ok, {counts['missing']} missing, {counts['corrupt']} corrupt"
         rows[f"bytes/{what}"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
         rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"

@@ -11,10 +11,10 @@ NAME = "list"
 
 
 def command(
-    what: Annotated[Literal["recipes", "policies", "codecs", "students"], typer.Argument(help="What to list.")],
+    what: Annotated[Literal["recipes", "policies", "codecs", "students", "datasets"], typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List recipes, policies, codecs or students, a line each."""
+    """List recipes, policies, codecs, students or known data sets, a line each."""
     found = _LISTS[what]()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -55,10 +55,18 @@ def _students() -> dict[str, str]:
     return SHORT_NAMES
 
 
-_LISTS = {"recipes": _recipes, "policies": _policies, "codecs": _codecs, "students": _students}
+def _datasets() -> dict[str, str]:
+    from reinforce.known import known_datasets
+
+    how = {"pull": "pull", "import": "import, in the format of its authors", "demo": "reinforce demo"}
+    return {name: f"{known.description} [{how[known.get]}]" for name, known in known_datasets().items()}
+
+
+_LISTS = {"recipes": _recipes, "policies": _policies, "codecs": _codecs, "students": _students, "datasets": _datasets}
 _MORE = {
     "recipes": "--recipe takes a TOML file too; every field can be given on the command line.",
     "policies": "--policy NAME:option=value changes an option; a TOML file makes a policy of one's own.",
     "codecs": "reinforce bench codec measures them on logits of your own.",
+    "datasets": "reinforce pull takes these names, and folders and URLs that anyone published to.",
     "students": "Short names; any name of timm.list_models() works.",
 }

@@ -18,6 +18,8 @@ from reinforce.cli import (
     generate,
     inspect,
     plan,
+    publish,
+    pull,
     show,
     train,
     verify,
@@ -36,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, train, plan, inspect, verify, show, listing, demo):
+for module in (generate, train, plan, inspect, verify, show, publish, pull, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):

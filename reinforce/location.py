@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -216,6 +217,34 @@ def _retried(call: Any) -> Any:
                 raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
             time.sleep(0.1 * 4**attempt)
     raise AssertionError
+
+
+def pieces(location: str, size: int) -> Iterator[bytes]:
+    """The content of a file, a few megabytes at a time, not kept in the cache.
+
+    Args:
+        location: Path or URL.
+        size: Its length in bytes, as it is known from elsewhere: more is never read.
+
+    Raises:
+        OSError: it cannot be read, or has another length.
+    """
+    step = 8 * CHUNK_BYTES
+    if not is_remote(location):
+        with open(location, "rb") as file:
+            if os.fstat(file.fileno()).st_size != size:
+                raise OSError(f"{os.fstat(file.fileno()).st_size} bytes, expected {size}")
+            while piece := file.read(step):
+                yield piece
+        return
+    if _retried(lambda: _info(location)).get("size") not in (None, size):
+        raise OSError(f"{_info(location)['size']} bytes, expected {size}")
+    for begin in range(0, size, step):
+        end = min(begin + step, size)
+        piece = _retried(lambda begin=begin, end=end: _range(location, begin, end))
+        if len(piece) != end - begin:
+            raise OSError(f"{len(piece)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
+        yield piece
 
 
 def _kept_length(path: Path) -> int:

@@ -51,7 +51,7 @@ class SourceInfo(_Model):
     """What the images were read from; the location is not recorded, it differs from machine to machine."""
 
     kind: Literal["folder", "wds", "parquet", "npz", "torchvision"]
-    num_samples: int = Field(ge=1)
+    num_samples: int = Field(ge=1, le=1 << 31)
     class_names: list[str] = Field(description="empty: unlabelled")
     index_sha256: _SHA256 = Field(description="hash over class names, keys and labels in order")
 
@@ -92,6 +92,11 @@ class Settings(_Model):
     def probe_views(self) -> int:
         """Views that are probed, view `row % probe_views` of each row: those of the first record."""
         return min(self.views, self.record_views)
+
+    @property
+    def num_stripes(self) -> int:
+        """Records of a sample, and stripes of views of a block."""
+        return -(-self.views // self.record_views)
 
     @property
     def num_blocks(self) -> int:

@@ -23,6 +23,7 @@ from reinforce.files import file_sha256
 from reinforce.generate import list_files
 from reinforce.mix import MIX_FIELDS, draw_mixing, mixing_columns, read_mixing
 from reinforce.params import OP_SLOT_BASE, Field, Op
+from reinforce.publication import CARD, CROISSANT, PREVIEW
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.source import index_sha256
@@ -33,6 +34,7 @@ from reinforce.views import stored_view
 
 _ALL_VIEWS_LIMIT = 2_000_000  # decode every label up to here, one view per sample beyond
 _KEPT_FAILURES = 10
+_BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # `pull` brings the last three for people
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,7 +79,7 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
 def _check_files(root: Path, on_progress: Progress) -> Check:
     check = Check("files")
     expected = Store(root).manifest.files
-    there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in (MANIFEST, ".lock")}
+    there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in _BESIDE}
     for done, path in enumerate(sorted(there | expected.keys()), start=1):
         if path not in expected:
             check.add(f"{path}: not in the manifest")

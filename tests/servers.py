@@ -1,15 +1,20 @@
-"""Real servers on loopback that stop by themselves: plain HTTP with range requests, and S3."""
+"""Servers on loopback that stop by themselves: HTTP with ranges, moto's S3, and what the Hub's client needs of a Hub."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -21,6 +26,7 @@ class Served:
     sent: int = 0  # bytes of content
     failures: dict[str, int] = field(default_factory=dict)  # path -> how many more times it fails
     ranges: bool = True
+    delay: float = 0.0  # seconds before each answer
     broken_after: int | None = None  # bytes of content after which connections are cut
 
 
@@ -45,6 +51,7 @@ def serve_http(root: Path) -> Iterator[Served]:
         def _answer(self, body: bool) -> None:
             asked = self.headers.get("Range")
             served.requests.append((self.command, self.path, asked))
+            time.sleep(served.delay)
             if served.failures.get(self.path, 0) > 0:
                 served.failures[self.path] -= 1
                 self.send_error(503)
@@ -77,16 +84,9 @@ def serve_http(root: Path) -> Iterator[Served]:
                 if len(content) < stop - start:
                     self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with _running(Handler) as url:
+        served.url = url
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager
@@ -115,3 +115,128 @@ def serve_s3(bucket: str) -> Iterator[str]:
         server.stop()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def serve_hub(root: Path) -> Iterator[Served]:
+    """What the Hub's client needs of the Hub, to make a data set repository, upload to it and read from it."""
+    served = Served("")
+    revision = "0" * 40
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+        def _json(self, value: object, code: int = 200) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _content(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def _entry(self, repo: Path, file: Path) -> dict[str, object]:
+            digest = hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest()
+            return {"type": "file", "path": file.relative_to(repo).as_posix(), "size": file.stat().st_size, "oid": digest}
+
+        def do_POST(self) -> None:
+            served.requests.append(("POST", self.path, self.headers.get("Authorization")))
+            content = self._content()
+            path = unquote(urlsplit(self.path).path)
+            if self.headers.get("Authorization") != "Bearer secret":
+                self._json({"error": "Invalid credentials"}, 401)
+            elif path == "/api/repos/create":
+                about = json.loads(content)
+                name = f"{about.get('organization') or 'me'}/{about['name']}"
+                (root / name).mkdir(parents=True, exist_ok=True)
+                self._json({"url": f"{served.url}/datasets/{name}", "id": name})
+            elif path == "/api/validate-yaml":
+                self._json({"errors": [], "warnings": []})
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/preupload/main", path):
+                names = [f["path"] for f in json.loads(content)["files"]]
+                self._json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/commit/main", path):
+                for line in map(json.loads, content.splitlines()):
+                    if line["key"] == "file":
+                        target = root / match[1] / line["value"]["path"]
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(base64.b64decode(line["value"]["content"]))
+                self._json(
+                    {
+                        "commitUrl": f"{served.url}/datasets/{match[1]}/commit/{revision}",
+                        "commitOid": revision,
+                        "hookOutput": "",
+                    }
+                )
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/[^/]+", path):
+                repo = root / match[1]
+                asked = parse_qs(content.decode()).get("paths") if b"=" in content else json.loads(content)["paths"]
+                self._json([self._entry(repo, repo / p) for p in asked or [] if (repo / p).is_file()])
+            else:
+                self._json({"error": path}, 404)
+
+        def do_HEAD(self) -> None:
+            self._get(body=False)
+
+        def do_GET(self) -> None:
+            self._get(body=True)
+
+        def _get(self, body: bool) -> None:
+            served.requests.append((self.command, self.path, self.headers.get("Range")))
+            path = unquote(urlsplit(self.path).path)
+            if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+?)(/revision/[^/]+)?", path):
+                known = (root / match[1]).is_dir()
+                self._json(
+                    {"id": match[1], "sha": revision, "siblings": []} if known else {"error": "no"}, 200 if known else 404
+                )
+            elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/[^/]+(/.*)?", path):
+                repo = root / match[1]
+                self._json([self._entry(repo, f) for f in sorted(repo.rglob("*")) if f.is_file()])
+            elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path):
+                self._file(root / match[1] / match[2], body)
+            else:
+                self._json({"error": path}, 404)
+
+        def _file(self, file: Path, body: bool) -> None:
+            if not file.is_file():
+                self._json({"error": "Entry not found"}, 404)
+                return
+            content = file.read_bytes()
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            part = content[int(match[1]) : int(match[2]) + 1] if match else content
+            self.send_response(206 if match else 200)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("ETag", f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"')
+            self.send_header("X-Repo-Commit", revision)
+            if match:
+                self.send_header("Content-Range", f"bytes {match[1]}-{int(match[1]) + len(part) - 1}/{len(content)}")
+            self.end_headers()
+            if body:
+                served.sent += len(part)
+                self.wfile.write(part)
+
+    with _running(Handler) as url:
+        served.url = url
+        yield served
+
+
+@contextmanager
+def _running(handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -269,7 +269,7 @@ def test_a_file_that_the_manifest_forgets_is_found(own_store) -> None:
         (lambda m: m["settings"].update(codec={"name": "pickle"}), "codec is not one this version can read"),
         (lambda m: m["params_fields"].append(999), "The params layout is not one this version can read"),
         (lambda m: m["settings"]["source"].update(num_samples=25), "24 rows for 25 samples"),
-        (lambda m: m["settings"]["source"].update(num_samples=10**15), "24 rows for"),
+        (lambda m: m["settings"]["source"].update(num_samples=10**15), "settings.source.num_samples"),
         (lambda m: m["settings"].update(block_size=8), "blocks and rows that are not each there once"),
     ],
 )

@@ -1,0 +1,65 @@
+"""`reinforce pull`: bring a published data set here, or a part of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "pull"
+
+
+def command(
+    what: Annotated[str, typer.Argument(metavar="NAME|LOCATION", help="Of `reinforce list datasets`, a folder or a URL.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: the last part of the location.")] = None,
+    views: Annotated[int | None, typer.Option(min=1, help="The first so many views, in whole packs; default: all.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Numbers of blocks, such as 0-9,12; default: all.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Of publication.json, if you have it from someone you trust.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Files that are fetched at once.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fetch a published data set; every file is checked before it is used, and an interrupted pull is continued."""
+    from reinforce.errors import UsageError
+    from reinforce.known import find
+    from reinforce.pull import pull
+
+    locations, expected = find(what)
+    target = out or Path(locations[0].rstrip("/").rpartition("/")[2])
+    if out is None and target.exists() and target.resolve() == Path(locations[0]).resolve():
+        raise UsageError(f"{what} is here already.", fix="--out DIR for a copy of it")
+    progress = Progress("pull", "bytes", quiet=as_json)
+    pulled = pull(
+        locations[0], target, views=views, blocks=_numbers(blocks), jobs=jobs, expected=sha256 or expected, on_progress=progress
+    )
+    settings = pulled.manifest.settings
+    result = {
+        "out": str(target),
+        "views": settings.views,
+        "blocks": pulled.manifest.blocks,
+        "fetched": pulled.fetched,
+        "published": pulled.total,
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    if views is not None and settings.views != views:
+        typer.echo(f"views are stored by {settings.record_views}; `reinforce train --views {views}` uses {views} of them")
+    typer.echo(f"{target}: {settings.views} views, {pulled.fetched:,} of {pulled.total:,} bytes fetched, every file checked")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    from reinforce.errors import UsageError
+
+    if text is None:
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 999_999:
+            raise UsageError(f"--blocks {text} is not valid.", expected="numbers and ranges with commas", fix="--blocks 0-9,12")
+        found |= set(range(int(first), int(last or first) + 1))
+    return sorted(found)

@@ -1,0 +1,125 @@
+"""Bundle: the files of one stripe of a block as one file to transfer, a zip without compression, read with distrust.
+
+Reading accepts exactly the names that the manifest has for the stripe, uncompressed, each with its hash: nothing can be
+written elsewhere and nothing can unfold. Source: FORMAT.md, "Publication".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from reinforce.errors import StoreError
+
+_STRIPE = re.compile(r"(?:records|offsets|params)(?:_([1-9][0-9]*))?")
+_COPY = 1 << 20
+
+
+def stripe_of(path: str) -> tuple[int, int] | None:
+    """Block and stripe that a path of the manifest belongs to; files of all views belong to stripe 0. None: not in a block."""
+    parts = path.split("/")
+    if parts[0] != "blocks":
+        return None
+    match = _STRIPE.fullmatch(parts[2])
+    return int(parts[1][:6]), int(match[1] or 0) if match else 0
+
+
+def files_by_bundle(files: Mapping[str, str]) -> dict[tuple[int, int], dict[str, str]]:
+    """The manifest's files by block and stripe: path in the block to sha256."""
+    found: dict[tuple[int, int], dict[str, str]] = {}
+    for path, digest in files.items():
+        place = stripe_of(path)
+        if place is not None:
+            found.setdefault(place, {})[path.split("/", 2)[2]] = digest
+    return found
+
+
+def make_bundle(block: Path, files: Mapping[str, str]) -> bytes:
+    """Bundle some files of a block; equal files give equal bytes.
+
+    Raises:
+        StoreError: a file is not the one that the manifest has the hash of.
+    """
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            content = _content(block / name)
+            found = hashlib.sha256(content).hexdigest()
+            if found != files[name]:
+                raise StoreError(
+                    f"{block.name}/{name} is not the file of the manifest.",
+                    found=f"sha256 {found[:16]}...",
+                    expected=f"sha256 {files[name][:16]}...",
+                    cause="it was changed or damaged",
+                    fix="reinforce verify DIR",
+                )
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return sink.getvalue()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read.", found=error.strerror, fix="reinforce verify DIR") from None
+
+
+def unpack_bundle(file: BinaryIO, files: Mapping[str, str], into: Path) -> None:
+    """Write the files of a bundle below `into`, synced.
+
+    Args:
+        file: The bundle.
+        files: What must be in it: path to sha256.
+        into: Folder of the block.
+
+    Raises:
+        StoreError: not a zip, other names than these, compressed, or with other content.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            names = [m.filename for m in members]
+            if sorted(names) != sorted(files):
+                odd = next(iter(sorted(set(names) ^ set(files))), "a name twice")
+                raise refused(f"{odd!r}, in only one of bundle and manifest")
+            for member in members:
+                if (
+                    member.compress_type != zipfile.ZIP_STORED
+                    or member.file_size != member.compress_size
+                    or member.flag_bits & 1
+                ):
+                    raise refused(f"{member.filename} is compressed or encrypted")
+                _copy(archive, member, into / member.filename, files[member.filename])
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise refused(f"{type(error).__name__}: {error}") from None
+
+
+def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, expected: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, length = hashlib.sha256(), 0
+    with archive.open(member) as source, open(path, "wb") as target:
+        while piece := source.read(_COPY):
+            digest.update(piece)
+            length += len(piece)
+            target.write(piece)
+        target.flush()
+        os.fsync(target.fileno())
+    if digest.hexdigest() != expected:
+        raise refused(f"{member.filename}: sha256 {digest.hexdigest()[:16]}..., expected {expected[:16]}...")
+
+
+def refused(found: str) -> StoreError:
+    """The error for a bundle that is not what the manifest promises."""
+    return StoreError(
+        "A bundle is refused.",
+        found=found,
+        expected="an uncompressed zip of exactly the files that the manifest has hashes of",
+        cause="a broken upload, or someone else's file",
+        fix="tell the publisher; nothing of it was kept",
+    )

@@ -1,0 +1,98 @@
+"""Publication: what stands at a location that a reinforced dataset was published to, and the list of known locations.
+
+`publication.json` is written last; it has the size and sha256 of every file there. Blocks travel as bundles, one file per
+block and stripe of views: a zip without compression. Pure: models only. Source: FORMAT.md, "Publication".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PUBLICATION = "publication.json"
+CARD, CROISSANT, PREVIEW = "README.md", "croissant.json", "preview.parquet"
+MAX_BUNDLE_BYTES = 8 << 30
+_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_PLAIN = frozenset({"manifest.json", "samples.parquet", CARD, CROISSANT, PREVIEW})
+_SHARD = re.compile(r"shards/[A-Za-z0-9._-]{1,100}\.tar")
+NAME = r"^[a-z0-9][a-z0-9._-]{0,95}$"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(_Model):
+    """One file at the location."""
+
+    sha256: _SHA256
+    bytes: int = Field(ge=0, le=1 << 42)
+
+
+class Bundle(_Model):
+    """One file with a stripe of views of a block; that of stripe 0 also has what is of all views."""
+
+    block: int = Field(ge=0, le=999_999)
+    stripe: int = Field(ge=0, le=65535)
+    sha256: _SHA256
+    bytes: int = Field(ge=1, le=MAX_BUNDLE_BYTES)
+
+    @property
+    def path(self) -> str:
+        """Where it lies at the location."""
+        return bundle_path(self.block, self.stripe)
+
+
+class Licences(_Model):
+    """Whose terms hold for what; three things that are easily confused."""
+
+    labels: str = Field(default="not stated", max_length=200)
+    images: str = Field(default="not stated", max_length=200)
+    teacher: str = Field(default="not stated", max_length=200)
+
+
+class Publication(_Model):
+    """All that was published."""
+
+    format: Literal["reinforce-publication"] = "reinforce-publication"
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME)
+    licences: Licences
+    files: dict[str, Entry]
+    bundles: list[Bundle]
+
+    @field_validator("files")
+    @classmethod
+    def _known_paths_only(cls, files: dict[str, Entry]) -> dict[str, Entry]:
+        for path in files:
+            if path not in _PLAIN and not _SHARD.fullmatch(path):
+                raise ValueError(f"{path!r} is no path of a publication")
+        missing = {"manifest.json", "samples.parquet"} - files.keys()
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))} is not listed")
+        return files
+
+
+class Known(_Model):
+    """An entry of `manifests/`: a reinforced dataset that one can pull, or bring here with `import`."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME)
+    description: str = Field(max_length=300)
+    get: Literal["pull", "import", "demo"] = Field(description="which command brings it")
+    locations: list[str] = Field(default=[], description="of the publication, tried in this order; or pages that tell where")
+    publication_sha256: _SHA256 | None = Field(default=None, description="of publication.json")
+    import_format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"] | None = None
+    teachers: list[str] = Field(min_length=1)
+    policy: str
+    views: int | None = Field(ge=1, description="per image; null: as many as epochs were stored")
+    samples: int = Field(ge=1)
+    images: str = Field(description="which images they are of, and where one has them from")
+    licences: Licences
+
+
+def bundle_path(block: int, stripe: int) -> str:
+    """Where a bundle lies at a location."""
+    return f"blocks/{block:06d}.{stripe:03d}.zip"
