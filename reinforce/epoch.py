@@ -21,13 +21,13 @@ class Epoch:
     Attributes:
         number: The epoch.
         views: int64 `[R, blocks]`, the views that each block shows.
-        params: int32 `[R, N, P]`, of each sample.
+        params: int32 `[R, N, P]`, of each sample; None where they are read with the sample.
         mixing: One per repeat; partners are samples, the same in all repeats.
     """
 
     number: int
     views: np.ndarray
-    params: np.ndarray
+    params: np.ndarray | None
     mixing: list[Mixing] | None
 
     @property
@@ -61,13 +61,17 @@ class Epoch:
             )
         every = range(store.settings.num_blocks)
         views = np.array([scheduled_views(seed, b, number, num_views, repeats) for b in every]).T
-        params = np.zeros((repeats, len(store.samples), len(store.spec.fields)), np.int32)
-        mixing = None if mix is None else [_unmixed(len(store.samples)) for _ in range(repeats)]
-        for number_of_block in store.blocks:
-            samples, block = store.samples_of(number_of_block), store.block(number_of_block)
+        count = len(store.samples)
+        params = np.zeros((repeats, count, len(store.spec.fields)), np.int32) if store.reads_ahead else None
+        mixing = None if mix is None else [_unmixed(count) for _ in range(repeats)]
+        if params is None and mixing is None:
+            return cls(number, views, None, None)
+        for block in store.blocks:
+            samples = store.samples_of(block)
             for repeat in range(repeats):
-                rows = block.params_of_view(int(views[repeat, number_of_block]))
-                params[repeat, samples] = rows
+                rows = store.view_columns(block, int(views[repeat, block]))
+                if params is not None:
+                    params[repeat, samples] = rows
                 if mixing is not None:
                     _fill(mixing[repeat], rows, samples, store)
         return cls(number, views, params, mixing)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
@@ -17,7 +16,6 @@ from reinforce.block import Block, Status
 from reinforce.decode import decode
 from reinforce.errors import ReplayError
 from reinforce.manifest import Environment, Settings
-from reinforce.params import PixelSpec
 from reinforce.source import Source
 from reinforce.views import pixel_crc, stored_view
 
@@ -76,38 +74,21 @@ def check_block_probes(
         return decode(read_checked(source, int(rows[row]), columns["sha256"][row]))
 
     for row in chosen.tolist():
-        check_probe(block, row, spec, settings.probe_views, image_of, source.keys[rows[row]], made_with)
+        view = row % settings.probe_views
+        params = block.params_of_view(view)
+        found = pixel_crc(stored_view(params.__getitem__, len(rows), row, spec, image_of))
+        check_probe(found, int(block.probes()[row]), f"{source.keys[rows[row]]}, view {view}", made_with)
     return len(chosen)
 
 
-def check_probe(
-    block: Block,
-    row: int,
-    spec: PixelSpec,
-    views: int,
-    image_of: Callable[[int], np.ndarray],
-    key: str,
-    made_with: Environment,
-) -> None:
-    """Replay the probe of one row of a block.
-
-    Args:
-        block: The block.
-        row: The sample in it.
-        spec: Size, layout and fill of the reinforced dataset.
-        views: How many views are probed.
-        image_of: Row to decoded image, checked against its hash.
-        key: What an error calls the sample.
-        made_with: What an error compares this machine with.
+def check_probe(found: int, expected: int, what: str, made_with: Environment) -> None:
+    """Compare the CRC-32 of replayed pixels with the stored one.
 
     Raises:
-        ReplayError: the image or its pixels differ.
+        ReplayError: they differ; `what` names the view, `made_with` is compared with this machine.
     """
-    view = row % views
-    found = pixel_crc(stored_view(block.params_of_view(view), row, spec, image_of))
-    expected = int(block.probes()[row])
     if found != expected:
-        raise pixels_differ(f"{key}, view {view}", found, expected, made_with)
+        raise pixels_differ(what, found, expected, made_with)
 
 
 def pixels_differ(what: str, found: int, expected: int, made_with: Environment) -> ReplayError:

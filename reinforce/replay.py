@@ -26,7 +26,7 @@ from reinforce.source import Source
 from reinforce.sources import open_source
 from reinforce.sparse import SparseLabels
 from reinforce.store import Store
-from reinforce.views import stored_view, unmatched
+from reinforce.views import pixel_crc, stored_view, unmatched
 
 STARTUP_PROBES = 16
 STARTUP_HASH_BYTES = 32 << 20
@@ -115,11 +115,22 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def replay(self, index: int, view: int) -> torch.Tensor:
         """The pixels of any stored view of item `index`, mixed where it was: uint8 `[3, size, size]`."""
-        block, row = self.store.place_of(int(self.samples[index]))
-        rows = self.store.samples_of(int(self.store.samples.block[self.samples[index]]))
-        params, spec = block.params_of_view(view), replace(self.store.spec, size=self.size)
-        params = rescale(params, self.store.spec, self.size)
-        return stored_view(params, row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+        store, sample = self.store, int(self.samples[index])
+        rows = store.samples_of(int(store.samples.block[sample]))
+        spec = replace(store.spec, size=self.size)
+
+        def params_of(row: int) -> np.ndarray:
+            return rescale(store.params_of(int(rows[row]), view), store.spec, self.size)
+
+        row = int(store.samples.row[sample])
+        return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+
+    def params_of(self, index: int) -> np.ndarray:
+        """Params of the views of item `index` in the current epoch: int32 `[R, P]`."""
+        sample, epoch = int(self.samples[index]), self.epoch
+        if epoch.params is not None:
+            return epoch.params[:, sample]
+        return np.stack([self.store.params_of(sample, self.view_of(index, repeat)) for repeat in range(epoch.repeats)])
 
     def decoded(self, index: int) -> np.ndarray:
         """The image of item `index`: uint8 `[H, W, 3]`.
@@ -157,10 +168,18 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             ReplayError: an image changed, or this machine makes other pixels from it.
         """
         store, sample = self.store, int(self.samples[index])
-        block, row = store.place_of(sample)
-        rows = store.samples_of(int(store.samples.block[sample]))
-        views, key, made_with = store.settings.probe_views, store.samples.key(sample), store.manifest.environment
-        check_probe(block, row, store.spec, views, lambda other: self.checked(int(rows[other])), key, made_with)
+        rows, row = store.samples_of(int(store.samples.block[sample])), int(store.samples.row[sample])
+        view = row % store.settings.probe_views
+        found = pixel_crc(
+            stored_view(
+                lambda other: store.params_of(int(rows[other]), view),
+                len(rows),
+                row,
+                store.spec,
+                lambda other: self.checked(int(rows[other])),
+            )
+        )
+        check_probe(found, store.probe_of(sample), f"{store.samples.key(sample)}, view {view}", store.manifest.environment)
 
     def check(self) -> int:
         """Replay a few probes and hash a share of the images; number of probes replayed.

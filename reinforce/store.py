@@ -25,12 +25,16 @@ SAMPLES = "samples.parquet"
 class Store:
     """A complete reinforced dataset.
 
+    `reads_ahead`: the params of a view are read for a whole block at once.
+
     Args:
         root: The directory with `manifest.json`.
 
     Raises:
         StoreError: not a reinforced dataset, not complete yet, or damaged.
     """
+
+    reads_ahead = True
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -83,6 +87,15 @@ class Store:
         """Params of one view of one sample: int32 `[P]`."""
         block, row = self.place_of(sample)
         return block.params_of_view(view)[row]
+
+    def view_columns(self, block: int, view: int) -> np.ndarray:
+        """Params of one view of all samples of a block: int32 `[S, P]`."""
+        return self.block(block).params_of_view(view)
+
+    def probe_of(self, sample: int) -> int:
+        """CRC-32 of the pixels of the probed view of a sample."""
+        block, row = self.place_of(sample)
+        return int(block.probes()[row])
 
     def labels_of(self, sample: int) -> list[SparseLabel]:
         """Sparse soft labels of all views of one sample."""

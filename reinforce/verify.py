@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -183,28 +184,27 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
         """Draw the view again as stage one did, and compare params and pixels with the replay."""
         data, settings = self.dataset, self.dataset.store.settings
         store, sample = data.store, int(data.samples[index])
-        block, (_, row) = int(store.samples.block[sample]), store.place_of(sample)
-        samples = store.samples_of(block)
-        columns = len(settings.policy.spec(settings.size).fields)
-        drawn = np.zeros((len(samples), columns), np.int32)
+        block, row = int(store.samples.block[sample]), int(store.samples.row[sample])
+        samples, spec = store.samples_of(block), settings.policy.spec(settings.size)
+        columns = np.zeros((len(samples), 0), np.int32)
         if settings.policy.mix:
             ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
             rngs = mixing_rngs(settings.seed, block, view, settings.policy.mix.repeats)
             mixing = draw_mixing(*rngs, len(ok), settings.policy.mix, settings.size)
-            drawn[ok, -len(MIX_FIELDS) :] = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
+            columns = np.zeros((len(samples), len(MIX_FIELDS)), np.int32)
+            columns[ok] = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
+        image_of = lru_cache(maxsize=2)(lambda other: data.checked(int(samples[other])))
 
-        def image_of(other: int) -> np.ndarray:
-            image = data.checked(int(samples[other]))
+        def params_of(other: int) -> np.ndarray:
+            height, width = image_of(other).shape[:2]
             rng = view_rng(settings.seed, int(samples[other]), view)
-            alone = draw(rng, settings.policy, settings.size, image.shape[1], image.shape[0])
-            drawn[other, : len(alone)] = alone
-            return image
+            return np.concatenate([draw(rng, settings.policy, settings.size, width, height), columns[other]])
 
         key = store.samples.key(sample)
-        fresh = stored_view(drawn, row, settings.policy.spec(settings.size), image_of)
-        stored = store.params_of(sample, view)
-        if not np.array_equal(drawn[row], stored):
-            return f"{key}, view {view}: drawn again, params are {drawn[row].tolist()}, stored are {stored.tolist()}"
+        fresh = stored_view(params_of, len(samples), row, spec, image_of)
+        drawn, stored = params_of(row), store.params_of(sample, view)
+        if not np.array_equal(drawn, stored):
+            return f"{key}, view {view}: drawn again, params are {drawn.tolist()}, stored are {stored.tolist()}"
         wrong = int((fresh != data.replay(index, view)).sum())
         return f"{key}, view {view}: {wrong} of {fresh.numel()} values differ" if wrong else None
 

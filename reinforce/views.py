@@ -23,7 +23,7 @@ from reinforce.draw import draw
 from reinforce.errors import ImageError, StoreError
 from reinforce.manifest import Settings
 from reinforce.mix import mix, read_mixing
-from reinforce.params import PixelSpec
+from reinforce.params import Field, PixelSpec
 from reinforce.seeds import view_rng
 from reinforce.source import Source
 from reinforce.worker import start_worker
@@ -83,11 +83,14 @@ def make_views(
     return params, pixels
 
 
-def stored_view(params: np.ndarray, row: int, spec: PixelSpec, image_of: Callable[[int], np.ndarray]) -> torch.Tensor:
+def stored_view(
+    params_of: Callable[[int], np.ndarray], rows: int, row: int, spec: PixelSpec, image_of: Callable[[int], np.ndarray]
+) -> torch.Tensor:
     """The pixels of one stored view as the teacher saw them, mixed with its partner's where it has one.
 
     Args:
-        params: int32 `[S, P]`, of that view of all samples of a block.
+        params_of: Row of a block to its params of that view, int32 `[P]`.
+        rows: How many samples the block has.
         row: The sample.
         spec: Size, layout and fill of the reinforced dataset.
         image_of: Row to decoded image, uint8 `[H, W, 3]`.
@@ -95,17 +98,21 @@ def stored_view(params: np.ndarray, row: int, spec: PixelSpec, image_of: Callabl
     Raises:
         StoreError: params that this image cannot give, or a partner that is none.
     """
-    own = apply(image_of(row), params[row], spec)
-    mixing = read_mixing(params, spec)
-    if mixing is None or mixing.partner[row] == row:
+    params = params_of(row)
+    own = apply(image_of(row), params, spec)
+    other = spec.read(params, Field.PARTNER, row)
+    if other == row:
         return own
-    other = int(mixing.partner[row])
-    if not 0 <= other < len(params) or mixing.partner[other] != row:
+    if not 0 <= other < rows:
         raise unmatched(f"row {row} with row {other}")
-    pair = mixing.take(np.array([row, other]), np.array([1, 0]))
+    theirs = params_of(other)
+    mixing = read_mixing(np.stack([params, theirs]), spec)
+    if mixing is None or mixing.partner[1] != row:
+        raise unmatched(f"row {row} with row {other}")
+    pair = mixing._replace(partner=np.array([1, 0]))
     if fault := pair.fault(spec.size):
         raise unmatched(fault)
-    both = np.stack([own.numpy(), apply(image_of(other), params[other], spec).numpy()])
+    both = np.stack([own.numpy(), apply(image_of(other), theirs, spec).numpy()])
     return torch.from_numpy(mix(both, pair)[0])
 
 

@@ -95,7 +95,7 @@ class ReplayedViews:
         self.mixing = None if mixing is None else [m.among(self.dataset.samples) for m in mixing]
 
     def items(self, index: int, size: int | None = None) -> list[Item]:
-        data, epoch = self.dataset, self.dataset.epoch
+        data = self.dataset
         sample, image = int(data.samples[index]), data.decoded(index)
         hard, old = int(data.store.samples.labels[sample]), data.store.spec
         spec = replace(old, size=size or data.size)
@@ -105,7 +105,7 @@ class ReplayedViews:
                 data.store.label_of(sample, data.view_of(index, repeat)),
                 hard,
             )
-            for repeat, params in enumerate(epoch.params[:, sample])
+            for repeat, params in enumerate(data.params_of(index))
         ]
 
 
