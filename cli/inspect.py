@@ -23,6 +23,17 @@ def command(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
         return
+    if summary.get("pack"):
+        labels = summary["labels"]
+        size = f", shorter side {summary['resize']} pixels" if summary["resize"] else ""
+        typer.echo(f"shards      {summary['shards']} of {summary['bytes']:,} bytes with {summary['samples']} images{size}")
+        if labels is not None:
+            typer.echo(f"teacher     {', '.join(t['name'] for t in labels['teachers'])}")
+            typer.echo(
+                f"policy      {labels['policy']}\nviews       {labels['views']}\ncodec       {codec_name(labels['codec'])}"
+            )
+            typer.echo(f"labels      those of the manifest {labels['sha256'][:12]}")
+        return
     teachers = ", ".join(f"{t['name']} ({t['weights_sha256'][:12]})" for t in summary["teachers"])
     maps = summary["codec"]["name"] == "map"
     per_sample = "a label map of the whole image" if maps else f"{summary['views']} per sample"

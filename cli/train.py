@@ -21,7 +21,9 @@ def command(
         typer.Option(help="Images: a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME, or a URL."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and metrics.")],
-    labels: Annotated[Path | None, typer.Option(help="Reinforced dataset.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Reinforced dataset; not needed where --data is shards that have labels.")
+    ] = None,
     val: Annotated[
         list[str] | None,
         typer.Option(help="Labelled images to evaluate on after each epoch, as in --data; further ones as NAME=SOURCE."),
@@ -106,7 +108,7 @@ def command(
     from reinforce.device import default_workers, resolve_device
     from reinforce.errors import UsageError
     from reinforce.models import parse_kwargs
-    from reinforce.store import read_manifest
+    from reinforce.store import MANIFEST, read_manifest
     from reinforce.teacher import TeacherSpec
     from reinforce.train.loop import train
     from reinforce.train.recipe import Recipe, load_recipe
@@ -151,8 +153,8 @@ def command(
         download=download,
         save_every=save_every,
     )
-    if labels is not None and mode == "replay" and not as_json:
-        if read_manifest(labels).settings.has_maps:
+    if labels is not None and (Path(labels) / MANIFEST).exists() and mode == "replay" and not as_json:
+        if read_manifest(Path(labels)).settings.has_maps:
             typer.echo("label maps: crops are drawn anew in every epoch, and the teacher never saw them by themselves")
         elif size or sizes:
             typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")

@@ -15,7 +15,7 @@ NAME = "verify"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, or a folder that `reinforce pack` made.")],
     data: Annotated[str | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
     views: Annotated[int, typer.Option(min=0, help="Also make so many random views anew and compare them byte for byte.")] = 0,
     teacher: Annotated[
@@ -30,20 +30,28 @@ def command(
 ) -> None:
     """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
     from reinforce.errors import UsageError
+    from reinforce.labels import has_labels, open_pack
+    from reinforce.pack_manifest import PACK
+    from reinforce.packed import PackedStore
+    from reinforce.store import MANIFEST
     from reinforce.verify import verify_labels, verify_pixels, verify_store
+    from reinforce.verify_pack import verify_pack
 
     shown: dict[str, Progress] = {}
 
     def on_progress(name: str, done: int, total: int) -> None:
         shown.setdefault(name, Progress("verify", name, quiet=as_json))(done, total)
 
-    if data is None and (views or teacher or teacher_weights):
+    if data is None and (views or teacher or teacher_weights) and not (root / PACK).exists():
         raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
-    checks = verify_store(root, on_progress)
-    if data is not None and not any(c.failed for c in checks):
+    packed = None if (root / MANIFEST).exists() else open_pack(root)
+    checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
+    with_pixels = data is not None or (packed is not None and has_labels(packed))
+    if with_pixels and not any(c.failed for c in checks):
         from reinforce.replay import ReinforcedDataset
 
-        dataset = ReinforcedDataset(root, data, check=False)
+        store = PackedStore(packed) if packed is not None else root
+        dataset = ReinforcedDataset(store, data, check=False)
         checks += verify_pixels(dataset, views, workers, on_progress)
         if teacher or teacher_weights:
             from reinforce.device import resolve_device

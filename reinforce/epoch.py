@@ -9,6 +9,7 @@ import numpy as np
 from reinforce.block import Status
 from reinforce.errors import UsageError
 from reinforce.mix import Mixing, read_mixing
+from reinforce.packed import PackedStore
 from reinforce.seeds import scheduled_views
 from reinforce.store import Store
 from reinforce.views import unmatched
@@ -36,7 +37,7 @@ class Epoch:
         return len(self.views)
 
     @classmethod
-    def read(cls, store: Store, number: int, *, seed: int, num_views: int, repeats: int = 1) -> Epoch:
+    def read(cls, store: Store | PackedStore, number: int, *, seed: int, num_views: int, repeats: int = 1) -> Epoch:
         """Choose and read the views of an epoch.
 
         Args:
@@ -81,7 +82,7 @@ def _unmixed(count: int) -> Mixing:
     return Mixing(np.arange(count), np.full(count, 255), np.zeros((count, 4), np.int64))
 
 
-def _fill(mixing: Mixing, rows: np.ndarray, samples: np.ndarray, store: Store) -> None:
+def _fill(mixing: Mixing, rows: np.ndarray, samples: np.ndarray, store: Store | PackedStore) -> None:
     """Put the pairs of one block, whose params are int32 `[S, P]`, where its samples are."""
     ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
     stored = read_mixing(rows, store.spec)

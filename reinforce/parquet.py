@@ -25,7 +25,7 @@ KEY_COLUMNS = ("key", "__key__", "id")
 LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 MAX_GROUP_BYTES = 4 << 30
 """Largest row group of images that is read, in bytes when decompressed."""
-_HELD_GROUPS = 4
+_HELD_GROUPS = 12  # more than training shuffles at a time
 
 
 @dataclass(frozen=True)

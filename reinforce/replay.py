@@ -19,13 +19,14 @@ from torch.utils.data import Dataset
 from reinforce.decode import decode
 from reinforce.epoch import Epoch
 from reinforce.errors import ReplayError, SourceError, UsageError
+from reinforce.labels import AnyStore, open_labels
+from reinforce.packed import PackedStore
 from reinforce.probes import check_probe, read_checked
 from reinforce.rescale import rescale
 from reinforce.seeds import choice_rng
 from reinforce.source import Source
 from reinforce.sources import open_source
 from reinforce.sparse import SparseLabels
-from reinforce.store import Store
 from reinforce.views import pixel_crc, stored_view, unmatched
 
 STARTUP_PROBES = 16
@@ -42,7 +43,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     Args:
         root: The reinforced dataset.
-        data: The images it was generated from: what `--data` takes, or an opened source. Samples are found by key.
+        data: The images it was generated from: what `--data` takes, or an opened source. Samples are found by
+            key. Default: the shards themselves.
         seed: Seed of the view schedule.
         views: Use only the first so many views. Default: all that are stored.
         size: Height and width of the views in pixels. Default: those of the teacher; at another size the boxes are the same,
@@ -58,17 +60,19 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def __init__(
         self,
-        root: str | Path,
-        data: str | Path | Source,
+        root: str | Path | AnyStore,
+        data: str | Path | Source | None = None,
         *,
         seed: int = 0,
         views: int | None = None,
         size: int | None = None,
         check: bool = True,
     ) -> None:
-        self.store = Store(root)
+        self.store: AnyStore = open_labels(root) if isinstance(root, (str, Path)) else root
         self.size = self.store.settings.size if size is None else size
-        self.source = open_source(data)
+        if data is None and not isinstance(self.store, PackedStore):
+            raise UsageError("The images are not given.", found=f"{self.store.root}, labels alone", fix="data=SOURCE")
+        self.source = self.store.source if data is None else open_source(data)  # type: ignore[union-attr]
         self.seed = seed
         self.views = self.store.settings.views if views is None else views
         if not 1 <= self.views <= self.store.settings.views:
@@ -200,7 +204,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return min(STARTUP_PROBES, len(self))
 
 
-def match_keys(store: Store, source: Source, samples: np.ndarray) -> np.ndarray:
+def match_keys(store: AnyStore, source: Source, samples: np.ndarray) -> np.ndarray:
     """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
 
     Raises:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -103,16 +104,17 @@ class Samples:
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls, path: Path, num_samples: int, block_size: int, dealt: bool = False) -> Samples:
-        """Read and check the file; `dealt`: its samples may stand in the blocks in any order.
+    def from_parquet(cls, path: Path | BytesIO, num_samples: int, block_size: int, dealt: bool = False) -> Samples:
+        """Read and check the file, or its content; `dealt`: its samples may stand in the blocks in any order.
 
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
         """
         try:
+            mapped = isinstance(path, Path)
             if (names := pq.read_schema(path).names) != SCHEMA.names:  # read_table fills a missing column with nulls
                 raise _damaged(path, f"columns {' '.join(names)}")
-            table = pq.read_table(path, schema=SCHEMA, memory_map=True)
+            table = pq.read_table(path, schema=SCHEMA, memory_map=mapped)
             if len(table) != num_samples:
                 raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
             column = {name: table[name].combine_chunks() for name in SCHEMA.names}
@@ -156,9 +158,9 @@ def _all_differ(keys: pa.StringArray) -> bool:
     return bool(rising is not False or pc.count_distinct(keys).as_py() == len(keys))
 
 
-def _damaged(path: Path, found: str) -> StoreError:
+def _damaged(path: Path | BytesIO, found: str) -> StoreError:
     return StoreError(
-        f"{path.name} is damaged.",
+        "samples.parquet is damaged.",
         found=found,
         expected="the table that FORMAT.md describes, a row per sample",
         cause="a broken copy, or a file changed by hand",

@@ -19,6 +19,7 @@ _STREAM_PAIRS = 7  # who is mixed with whom in a stored view of a block
 _STREAM_MIX = 8  # and how
 _STREAM_FRESH_PAIRS = 9  # the same where nothing is replayed
 _STREAM_FRESH_MIX = 10
+_STREAM_GROUP_ORDER = 11  # order of the shards in an epoch
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
@@ -53,6 +54,11 @@ def fresh_mixing_rngs(seed: int, visit: int, repeats: int) -> tuple[np.random.Ge
 def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     """The order in which an epoch visits the samples: int64 `[num_samples]`, a permutation."""
     return _generator(seed, epoch, _STREAM_EPOCH_ORDER).permutation(num_samples)
+
+
+def group_order(seed: int, epoch: int, groups: int) -> np.ndarray:
+    """Place of each group in the order in which an epoch visits them: int64 `[groups]`, a permutation."""
+    return _generator(seed, epoch, _STREAM_GROUP_ORDER).permutation(groups)
 
 
 def scheduled_views(seed: int, block: int, epoch: int, num_views: int, repeats: int = 1) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 from reinforce.block import Block, Status, block_path
 from reinforce.codec import decode_stripes
 from reinforce.errors import StoreError
+from reinforce.files import file_sha256
 from reinforce.label_map import LabelMap, MapCodec
 from reinforce.manifest import MAX_BYTES, Job, Manifest, read_model
 from reinforce.samples import Samples
@@ -68,6 +69,11 @@ class Store:
         """Indices of the samples of a block, row by row: int64 `[S]`."""
         size = self.settings.block_size
         return self._order[block * size : (block + 1) * size]
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest."""
+        return file_sha256(self.root / MANIFEST)
 
     @property
     def ok_samples(self) -> np.ndarray:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from reinforce.block import committed_blocks
-from reinforce.manifest import Settings
+from reinforce.manifest import Settings, read_model
+from reinforce.pack_manifest import PACK, Pack
 from reinforce.store import MANIFEST, Store, read_job, read_manifest
 
 _PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes"}
@@ -18,6 +19,8 @@ def summarise(root: Path) -> dict[str, Any]:
     Raises:
         StoreError: not a reinforced dataset.
     """
+    if (root / PACK).exists():
+        return _summarise_pack(root)
     job = read_job(root)
     if job is not None and not (root / MANIFEST).exists():
         done = len(committed_blocks(root))
@@ -37,6 +40,16 @@ def summarise(root: Path) -> dict[str, Any]:
         "statistics": manifest.statistics.model_dump(),
         "environment": manifest.environment.model_dump(),
     }
+
+
+def _summarise_pack(root: Path) -> dict[str, Any]:
+    pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
+    about: dict[str, Any] = {"pack": True, "shards": len(pack.shards), "samples": pack.num_samples, "resize": pack.resize}
+    about["bytes"] = sum(shard.bytes for shard in pack.shards)
+    if pack.labels is None:
+        return about | {"labels": None}
+    labels = {**_about(pack.labels.settings), "statistics": pack.labels.statistics.model_dump()}
+    return about | {"labels": labels | {"sha256": pack.labels_sha256}}
 
 
 def _about(settings: Settings) -> dict[str, Any]:

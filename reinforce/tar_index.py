@@ -31,6 +31,8 @@ _SCHEMA = pa.schema(
         pa.field("offset", pa.int64(), nullable=False),  # of the image's bytes
         pa.field("size", pa.int64(), nullable=False),
         pa.field("label", pa.int64()),
+        pa.field("rein_offset", pa.int64(), nullable=False),  # of params and labels; 0: there are none
+        pa.field("rein_size", pa.int64(), nullable=False),
     ],
     metadata={"reinforce-tar-index": "1"},
 )
@@ -38,12 +40,19 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a shard: where its bytes lie, and its class id where there is one."""
+    """One image of a shard: where its bytes lie, its class id where there is one, and where its params and labels lie."""
 
     key: str
     offset: int
     size: int
     label: int | None
+    rein_offset: int = 0
+    rein_size: int = 0
+
+    def lies_within(self, size: int) -> bool:
+        """Whether a file of so many bytes has it."""
+        places = ((self.offset, self.size), (self.rein_offset, self.rein_size))
+        return all(0 <= start <= start + length <= size for start, length in places)
 
 
 class _Window(io.RawIOBase):
@@ -101,6 +110,7 @@ def scan(file: File) -> list[Member]:
     """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    reins: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(fileobj=_Window(file), mode="r:") as tar:
             for member in tar:
@@ -118,6 +128,8 @@ def scan(file: File) -> list[Member]:
                     images[key] = (member.offset_data, member.size)
                 elif extension == "cls":
                     labels[key] = _label(file, member)
+                elif extension == "rein":
+                    reins[key] = (member.offset_data, member.size)
             end = file.read(tar.offset, max(0, min(512, file.size - tar.offset)))
             if len(end) < 512 or any(end):
                 raise tarfile.ReadError("it ends in the middle")
@@ -129,7 +141,7 @@ def scan(file: File) -> list[Member]:
             cause="another file, a broken download, or a hostile one",
             fix="download it again",
         ) from None
-    return [Member(key, *place, labels.get(key)) for key, place in images.items()]
+    return [Member(key, *place, labels.get(key), *reins.get(key, (0, 0))) for key, place in images.items()]
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -165,7 +177,7 @@ def _read_kept(path: Path, size: int) -> list[Member] | None:
         table = pq.read_table(path)
         if table.schema.equals(_SCHEMA, check_metadata=True):
             members = [Member(*row) for row in zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)]
-            if all(0 <= m.offset <= m.offset + m.size <= size for m in members):
+            if all(m.lies_within(size) for m in members):
                 return members
     except (OSError, pa.ArrowException):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,22 +10,23 @@ import numpy as np
 
 from reinforce.errors import SourceError
 from reinforce.location import File, expand, is_remote
+from reinforce.pack_folder import PackFolder, indexed, pack_beside, parse_class_names
+from reinforce.pack_manifest import CLASS_NAMES
 from reinforce.source import Source, check_index, numbered_classes
 from reinforce.tar_index import tar_members
-
-CLASS_NAMES = "class_names.json"
-"""A JSON list beside the shards, from class id to name."""
 
 
 @dataclass(frozen=True)
 class Tars(Source):
-    """Indexed shards; `places` are int64 `[N, 3]`: number of the shard, offset and size of the image.
+    """Indexed shards; `places` are int64 `[N, 5]`: number of the shard, offset and size of the image, and of its `.rein`.
 
     Attributes:
         shards: The files.
+        pack: What `reinforce pack` wrote beside them, where it did.
     """
 
     shards: tuple[File, ...] = ()
+    pack: PackFolder | None = None
 
     kind = "wds"
 
@@ -38,9 +38,10 @@ class Tars(Source):
             SourceError: no such files, not shards, labels for some samples only, or two images with one key.
         """
         locations = expand(pattern)
+        pack = pack_beside(locations[0])
         with ThreadPoolExecutor(8 if is_remote(pattern) else 1) as pool:
             shards = tuple(pool.map(File.open, locations))
-            members = list(pool.map(tar_members, shards))
+            members = indexed(pack, shards) if pack else list(pool.map(tar_members, shards))
         flat = [(number, member) for number, each in enumerate(members) for member in each]
         keys = tuple(member.key for _, member in flat)
         given = [m.label for _, m in flat if m.label is not None]
@@ -52,13 +53,25 @@ class Tars(Source):
                 expected="KEY.cls for every image, or for none",
                 fix="pack the shards again",
             )
-        names = numbered_classes(given, _class_names(locations[0]), pattern) if given else ()
+        named = _class_names(locations[0]) if pack is None else pack.class_names()
+        names = numbered_classes(given, named, pattern) if given else ()
         check_index(keys, [f"{m.key} in {shards[s].location}" for s, m in flat], names)
-        places = np.array([(s, m.offset, m.size) for s, m in flat], np.int64)
-        return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards)
+        places = np.array([(s, m.offset, m.size, m.rein_offset, m.rein_size) for s, m in flat], np.int64)
+        return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards, pack)
 
     def read(self, index: int) -> bytes:
-        shard, offset, size = self.places[index].tolist()
+        shard, offset, size, _, _ = self.places[index].tolist()
+        return self.shards[shard].read(offset, size)
+
+    def read_rein(self, index: int) -> bytes:
+        """Params and labels of a sample, as its shard has them.
+
+        Raises:
+            OSError: it has none, or they cannot be read.
+        """
+        shard, _, _, offset, size = self.places[index].tolist()
+        if not size:
+            raise OSError("no .rein beside the image")
         return self.shards[shard].read(offset, size)
 
     def where(self, index: int) -> str:
@@ -72,10 +85,4 @@ def _class_names(first: str) -> Sequence[str] | None:
         text = File.open(beside).read()
     except (SourceError, OSError):
         return None
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        names = error
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
-        raise SourceError(f"{beside} is not valid.", found=str(names)[:80], expected="a JSON list of distinct class names")
-    return names
+    return parse_class_names(text, beside)

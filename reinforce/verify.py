@@ -5,9 +5,9 @@ Each check counts what it looked at and what failed; nothing is repaired.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,14 +16,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.block import Status
+from reinforce.check import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.codec import encode_stripes
 from reinforce.draw import draw
-from reinforce.errors import LabelError, ReinforceError, StoreError
+from reinforce.errors import ReinforceError, StoreError
 from reinforce.fidelity import measure
 from reinforce.files import file_sha256
 from reinforce.generate import list_files
+from reinforce.location import File, pieces
 from reinforce.mix import MIX_FIELDS, draw_mixing, mixing_columns, read_mixing
-from reinforce.params import OP_SLOT_BASE, Field, Op
 from reinforce.publication import CARD, CROISSANT, PREVIEW
 from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import choice_rng, mixing_rngs, view_rng
@@ -33,29 +34,8 @@ from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher, label_of
 from reinforce.views import stored_view
 
-_ALL_VIEWS_LIMIT = 2_000_000  # decode every label up to here, one view per sample beyond
-_KEPT_FAILURES = 10
 _BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # `pull` brings the last three for people
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Check:
-    """One kind of check: how many things were looked at, how many failed, and the first failures in words."""
-
-    name: str
-    total: int = 0
-    failed: int = 0
-    failures: list[str] = field(default_factory=list)
-    note: str = ""
-
-    def add(self, failure: str | None) -> None:
-        """Count one thing; `failure` says what is wrong with it, None that nothing is."""
-        self.total += 1
-        if failure is not None:
-            self.failed += 1
-            if len(self.failures) < _KEPT_FAILURES:
-                self.failures.append(failure)
 
 
 def verify_store(root: Path, on_progress: Progress = lambda name, done, total: None) -> list[Check]:
@@ -113,48 +93,17 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
     differs = [name for name, value in expected.items() if not np.array_equal(columns[name], value)]
     table.add(f"block {number}: {', '.join(differs)} differ from {store.root / 'samples.parquet'}" if differs else None)
     all_params = block.params()
-    every_view = settings.views * len(samples) <= _ALL_VIEWS_LIMIT
+    every_view = settings.views * len(samples) <= ALL_VIEWS_LIMIT
     ok = np.flatnonzero(columns["status"] == Status.OK)
     for row in ok:
         key = samples.key(part[row])
-        params.add(_bad_params(store, key, all_params[row], columns["width_height"][row]))
-        labels.add(_bad_labels(store, key, int(part[row]), None if every_view else int(row) % settings.views))
+        params.add(bad_params(store, key, all_params[row], columns["width_height"][row]))
+        labels.add(bad_labels(store, key, int(part[row]), None if every_view else int(row) % settings.views))
     for view in range(settings.views):
         mixing = read_mixing(all_params[:, view], store.spec)
         fault = None if mixing is None else mixing.among(ok).fault(store.spec.size)
         if fault:
             params.add(f"block {number}, view {view}: {fault}")
-
-
-def _bad_params(store: Store, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
-    # params int32 [V, P]
-    columns = {f: params[:, c].astype(np.int64) for c, f in enumerate(store.spec.fields)}
-    top, left = columns[Field.CROP_TOP], columns[Field.CROP_LEFT]
-    bottom, right = top + columns[Field.CROP_HEIGHT], left + columns[Field.CROP_WIDTH]
-    inside = (top >= 0) & (left >= 0) & (bottom > top) & (right > left)
-    inside &= (bottom <= int(width_height[1])) & (right <= int(width_height[0]))
-    if Field.ERASE_TOP in columns:
-        for start, length in ((Field.ERASE_TOP, Field.ERASE_HEIGHT), (Field.ERASE_LEFT, Field.ERASE_WIDTH)):
-            inside &= (columns[start] >= 0) & (columns[length] >= 0)
-            inside &= columns[start] + columns[length] <= store.spec.size
-    for slot in range(store.spec.num_slots):
-        inside &= np.isin(columns[OP_SLOT_BASE + 4 * slot], [int(op) for op in Op])
-    bad = np.flatnonzero(~inside)
-    return f"{key}, view {bad[0]}: a box outside of the image or view, or an unknown op" if len(bad) else None
-
-
-def _bad_labels(store: Store, key: str, sample: int, view: int | None) -> str | None:
-    """What is wrong with the labels of one view of a sample, or of all."""
-    try:
-        labels = store.labels_of(sample) if view is None else [store.label_of(sample, view)]
-    except LabelError as error:
-        return f"{key}: {error.what}"
-    for ids, probs, remainder, tail in labels:
-        total = float(probs.sum(dtype=np.float64)) + remainder
-        doubled = any(len(set(each.tolist())) != len(each) for each in (ids, tail.class_ids))
-        if doubled or probs.min(initial=0) < 0 or remainder < 0 or abs(total - 1) > 1e-6:
-            return f"{key}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}, {len(ids)} classes"
-    return None
 
 
 class _PixelChecks(Dataset[tuple[str | None, str | None]]):
@@ -276,6 +225,14 @@ def verify_labels(
     check = Check("labels against the teacher", note=note)
     check.add(None if mean_stored <= 1.01 * mean_own + 1e-4 else f"{note}: other weights, pixels or precision made the labels")
     return check
+
+
+def content_sha256(file: File) -> str:
+    """Hex digest of a file that may be behind a URL."""
+    digest = hashlib.sha256()
+    for piece in pieces(file.location, file.size):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def require(checks: list[Check]) -> None:

@@ -23,7 +23,7 @@ from reinforce.cli.main import spread
 from reinforce.cli.progress import Progress
 from reinforce.errors import ReinforceError
 
-COMMANDS = ("generate", "train", "plan", "inspect", "verify", "show", "publish", "pull", "list", "demo", "bench")
+COMMANDS = ("generate", "train", "plan", "inspect", "verify", "show", "pack", "publish", "pull", "list", "demo", "bench")
 
 
 @dataclass

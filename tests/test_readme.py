@@ -51,7 +51,7 @@ def test_the_blocks_of_the_readme_run(demo) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         ran.append(language)
     assert ran.count("bash") >= 5
-    assert ran.count("python") == 1
+    assert ran.count("python") == 2
 
 
 def test_the_two_commands_stand_in_the_first_screen_and_in_the_makefile() -> None:

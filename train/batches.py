@@ -18,19 +18,28 @@ from reinforce.errors import ReinforceError, UsageError
 from reinforce.label_map import mixed_label
 from reinforce.mix import Mixing, mix
 from reinforce.rescale import rescale_boxes
-from reinforce.seeds import epoch_order
+from reinforce.seeds import epoch_order, group_order
 from reinforce.sparse import SparseLabel, SparseLabels
 from reinforce.train.ring import PREFETCH, Ring
 from reinforce.train.targets import Targets
 from reinforce.train.views import Item, Views
 from reinforce.worker import start_worker
 
+WINDOW_GROUPS = 8
+"""Shards, or row groups of a table, whose samples are shuffled among each other."""
+
 Batch = tuple[torch.Tensor, Targets]
 """`(images uint8 [B, 3, size, size], targets)`, on the CPU."""
 
 
 def batch_plan(
-    seed: int, epoch: int, num_samples: int, batch_size: int, partner: np.ndarray | None = None, repeats: int = 1
+    seed: int,
+    epoch: int,
+    num_samples: int,
+    batch_size: int,
+    partner: np.ndarray | None = None,
+    repeats: int = 1,
+    groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The samples of each batch of an epoch.
 
@@ -43,6 +52,8 @@ def batch_plan(
         batch_size: Views in a batch, at most; a few more where a pair would be torn.
         partner: int64 `[N]`, the sample that each is mixed with, or itself; None: nothing is mixed.
         repeats: Views of a sample in its batch.
+        groups: int64 `[N]`, which samples lie together and are quick to read one after the other: the epoch goes through the
+            groups in random order and shuffles the samples of `WINDOW_GROUPS` of them at a time; None: all at once.
 
     Returns:
         Positions int64 of each batch, pairs side by side; `ceil(N / batch_size)` batches of nearly one size.
@@ -51,6 +62,10 @@ def batch_plan(
     partner = own if partner is None else partner
     leaders = np.flatnonzero(partner >= own)
     turn = np.array_split(epoch_order(seed, epoch // repeats, len(leaders)), repeats)[epoch % repeats]
+    if groups is not None:
+        number = np.unique(groups, return_inverse=True)[1]
+        window = group_order(seed, epoch, int(number.max()) + 1) // WINDOW_GROUPS
+        turn = turn[np.argsort(window[number[leaders[turn]]], kind="stable")]
     first = leaders[turn]
     second = partner[first]
     starts = np.concatenate([[0], np.cumsum(1 + (second != first))])  # of each pair or single sample

@@ -135,7 +135,8 @@ class _Run:
         parts, ranks, recipe, accumulate = self.parts, self.ranks, self.recipe, self.config.grad_accum_steps
         parts.views.set_epoch(epoch, recipe.aug_repeats)
         partner = partners(parts.views.mixing)
-        plan = batch_plan(self.config.seed, epoch, len(parts.views), recipe.batch_size, partner, recipe.aug_repeats)
+        shape = (self.config.seed, epoch, len(parts.views), recipe.batch_size)
+        plan = batch_plan(*shape, partner, recipe.aug_repeats, parts.views.groups)
         self._seed(epoch, first_step)
         self.task.train()
         images_done, started = 0, time.perf_counter()

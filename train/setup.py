@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from reinforce.device import resolve_device
 from reinforce.errors import SourceError, UsageError
 from reinforce.files import file_sha256
+from reinforce.labels import AnyStore, has_labels, open_labels, packed
 from reinforce.models import Scalar, create, require_logits
 from reinforce.names import timm_name
 from reinforce.policy import Policy
@@ -25,7 +25,6 @@ from reinforce.replay import ReinforcedDataset, match_keys
 from reinforce.seeds import torch_seed
 from reinforce.source import Source
 from reinforce.sources import open_source
-from reinforce.store import MANIFEST, Store
 from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
 from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights
@@ -45,7 +44,7 @@ class TrainConfig:
     data: str | Path
     out: Path
     recipe: Recipe
-    labels: Path | None = None
+    labels: str | Path | None = None
     val: str | Path | None = None
     more_val: Mapping[str, str | Path] = field(default_factory=dict)
     mode: Mode = "replay"
@@ -106,7 +105,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     """
     device = device or resolve_device(config.device)
     source = open_source(config.data, config.download)
-    store = _store(config)
+    store = _store(config, source)
     _check_sizes(config)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)
@@ -150,7 +149,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
         "data": source.index_sha256(),
         "policy": str(policy),
         "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
-        "labels": None if store is None else hashlib.sha256((store.root / MANIFEST).read_bytes()).hexdigest(),
+        "labels": None if store is None else store.sha256,
         "grad_accum_steps": config.grad_accum_steps,
         "recipe": config.recipe.model_dump(),
     }
@@ -163,9 +162,10 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     return Parts(views, task, student, validations, class_names, size, channels_last, identity, about, policy.mix is not None)
 
 
-def _store(config: TrainConfig) -> Store | None:
-    if config.labels is not None:
-        store = Store(config.labels)
+def _store(config: TrainConfig, source: Source) -> AnyStore | None:
+    in_shards = config.mode == "replay" and has_labels(source)
+    if config.labels is not None or in_shards:
+        store = packed(source) if config.labels is None else open_labels(config.labels, source)
         if config.policy is not None and not store.settings.has_maps:
             raise UsageError(
                 "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"
@@ -175,19 +175,19 @@ def _store(config: TrainConfig) -> Store | None:
         raise UsageError(
             "--mode replay needs stored labels.",
             found="no --labels",
-            fix="--labels DIR, made by `reinforce generate`, or --mode plain",
+            fix="--labels DIR, made by `reinforce generate`; shards with labels as --data; or --mode plain",
         )
     return None
 
 
-def _policy(config: TrainConfig, store: Store | None) -> Policy:
+def _policy(config: TrainConfig, store: AnyStore | None) -> Policy:
     """What views are drawn from; labels of views have their own, maps have a label for any."""
     if store is not None and not store.settings.has_maps:
         return store.settings.policy
     return read_policy(config.policy or DEFAULT_POLICY)
 
 
-def _size(config: TrainConfig, store: Store | None) -> int:
+def _size(config: TrainConfig, store: AnyStore | None) -> int:
     """Input size of the student, of several sizes the largest."""
     if config.sizes and config.size is not None:
         raise UsageError("--size is given beside --sizes.", expected="one of them")
@@ -209,12 +209,12 @@ def _takes_any_size(config: TrainConfig) -> bool:
     return bool(config.student_kwargs.get("dynamic_img_size"))
 
 
-def _views(config: TrainConfig, source: Source, store: Store | None, size: int) -> tuple[Views, list[str]]:
+def _views(config: TrainConfig, source: Source, store: AnyStore | None, size: int) -> tuple[Views, list[str]]:
     """The samples are those that have labels, in every mode, so that the modes can be compared."""
     policy, dataset = _policy(config, store), None
     if config.mode == "replay":
         assert store is not None
-        dataset = ReinforcedDataset(store.root, source, seed=config.seed, views=config.views, size=size)
+        dataset = ReinforcedDataset(store, source, seed=config.seed, views=config.views, size=size)
         if not store.settings.has_maps:
             return ReplayedViews(dataset), store.settings.source.class_names
     if store is not None:
@@ -259,7 +259,7 @@ def _with_sync_bn(student: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _task(
-    config: TrainConfig, student: nn.Module, store: Store | None, class_names: list[str], size: int, device: torch.device
+    config: TrainConfig, student: nn.Module, store: AnyStore | None, class_names: list[str], size: int, device: torch.device
 ) -> tuple[StudentTask, Teacher | None]:
     recipe = config.recipe
     weights = LossWeights(

@@ -56,6 +56,10 @@ class Views(Protocol):
         """Whether soft labels are of each view by itself, to be mixed as the images are."""
 
     @property
+    def groups(self) -> np.ndarray | None:
+        """Which samples lie together, int64 `[N]`; None: no matter."""
+
+    @property
     def mixing(self) -> list[Mixing] | None:
         """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
 
@@ -85,6 +89,11 @@ class ReplayedViews:
     @property
     def repeats(self) -> int:
         return self.dataset.epoch.repeats
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        groups = self.dataset.source.groups
+        return None if groups is None else groups[self.dataset.source_index]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -134,6 +143,10 @@ class FreshViews:
     @property
     def repeats(self) -> int:
         return len(self.visits)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        return None if self.source.groups is None else self.source.groups[self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,0 +1,40 @@
+"""`reinforce pack`: images, and labels beside them, as webdataset shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "pack"
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run in it is continued.")],
+    data: Annotated[str, typer.Option(help="Images: any source that `generate` takes.")],
+    labels: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Reinforced dataset, whose labels go beside its images.")
+    ] = None,
+    shard_size: Annotated[float, typer.Option(min=0.001, help="Size of a shard, about, in megabytes.")] = 500.0,
+    resize: Annotated[int | None, typer.Option(min=8, help="Shorter side in pixels; for images alone.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize makes.")] = 92,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write webdataset shards: KEY.jpg and KEY.cls, and KEY.rein with params and labels of all views."""
+    from reinforce.pack import Options, pack
+    from reinforce.sources import open_source
+
+    options = Options(round(shard_size * 1e6), resize, quality)
+    made = pack(open_source(data), labels, out, options, Progress("pack", "samples", quiet=as_json))
+    last, size = made.shards[-1].name.removesuffix(".tar")[-6:], sum(s.bytes for s in made.shards)
+    pattern = str(out / (f"shards-{{000000..{last}}}.tar" if len(made.shards) > 1 else made.shards[0].name))
+    result = {"data": pattern, "samples": made.num_samples, "shards": len(made.shards), "bytes": size}
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    typer.echo(f"{out}: {made.num_samples} samples in {len(made.shards)} shards, {size:,} bytes")
+    typer.echo(f"next: --data '{pattern}'" + (", with its labels in it" if labels else ""))

@@ -1,0 +1,51 @@
+"""Columns: int32 columns in one Blosc frame, as params travel outside of a block. Bytes in, arrays out; opens no files."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numcodecs import blosc
+
+_HEADER = 16
+
+
+def compress_columns(values: np.ndarray) -> bytes:
+    """Rows int32 `[n, P]` as Blosc (zstd, byte shuffle) of `<i4 [P, n]`."""
+    return bytes(blosc.compress(np.ascontiguousarray(values.T, "<i4"), b"zstd", 9, shuffle=blosc.SHUFFLE, typesize=4))
+
+
+def decompress_columns(frame: bytes, rows: int, columns: int) -> np.ndarray:
+    """Rows int32 `[n, P]`.
+
+    Raises:
+        ValueError: it is damaged, or of another size.
+    """
+    size = 4 * rows * columns
+    # Blosc believes its header: bytes when decompressed, and compressed.
+    if len(frame) < _HEADER or [int.from_bytes(frame[i : i + 4], "little") for i in (4, 12)] != [size, len(frame)]:
+        raise ValueError(f"a frame of {len(frame)} bytes that is not of {rows} rows and {columns} columns")
+    try:
+        return np.frombuffer(blosc.decompress(frame), "<i4").reshape(columns, rows).T
+    except RuntimeError as error:
+        raise ValueError(f"Blosc: {error}") from None
+
+
+def join_frames(frames: list[bytes]) -> bytes:
+    """Frames one after the other behind their lengths, `<u4` each."""
+    return struct.pack(f"<{len(frames)}I", *map(len, frames)) + b"".join(frames)
+
+
+def frame_of(content: bytes, number: int, count: int) -> bytes:
+    """One of `count` frames that `join_frames` joined.
+
+    Raises:
+        ValueError: they are not that.
+    """
+    if len(content) < 4 * count:
+        raise ValueError(f"{len(content)} bytes for {count} frames")
+    lengths = np.frombuffer(content, "<u4", count).astype(np.int64)
+    ends = 4 * count + np.cumsum(lengths)
+    if count and ends[-1] != len(content):
+        raise ValueError(f"{len(content)} bytes, {ends[-1]} by its lengths")
+    return content[ends[number] - lengths[number] : ends[number]]
