@@ -34,7 +34,7 @@ def command(
             )
             typer.echo(f"labels      those of the manifest {labels['sha256'][:12]}")
         return
-    teachers = ", ".join(f"{t['name']} ({t['weights_sha256'][:12]})" for t in summary["teachers"])
+    teachers = ", ".join(f"{t['name']} ({(t['weights_sha256'] or 'weights not known')[:17]})" for t in summary["teachers"])
     maps = summary["codec"]["name"] == "map"
     per_sample = "a label map of the whole image" if maps else f"{summary['views']} per sample"
     what = "image" if maps else "view"
@@ -45,6 +45,8 @@ def command(
         "codec": codec_name(summary["codec"]),
         "classes": f"{summary['classes']}, {'with' if summary['labelled'] else 'without'} hard labels",
     }
+    if origin := summary["origin"]:
+        rows["origin"] = f"imported from {origin['format']}; pixels by {origin['pixels']}; replay: {origin['replay']}"
     if not summary["complete"]:
         rows["complete"] = f"no: {summary['blocks_done']} of {summary['blocks']} blocks; run the same generate again"
     else:

@@ -15,7 +15,9 @@ from reinforce.cli import (
     bench_step,
     bench_store,
     demo,
+    export,
     generate,
+    import_,
     inspect,
     pack,
     plan,
@@ -39,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (generate, train, plan, inspect, verify, show, pack, publish, pull, listing, demo):
+for module in (generate, train, plan, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     app.command(module.NAME)(module.command)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):

@@ -156,6 +156,8 @@ def command(
     if labels is not None and (Path(labels) / MANIFEST).exists() and mode == "replay" and not as_json:
         if read_manifest(Path(labels)).settings.has_maps:
             typer.echo("label maps: crops are drawn anew in every epoch, and the teacher never saw them by themselves")
+        elif origin := read_manifest(Path(labels)).settings.origin:
+            typer.echo(f"labels imported from {origin.format}: pixels are not exactly those that the teacher saw")
         elif size or sizes:
             typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")
     bars: dict[int, Progress] = {}

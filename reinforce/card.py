@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from reinforce.manifest import Manifest
+from reinforce.manifest import Manifest, Settings
 from reinforce.preview import SCHEMA
 from reinforce.publication import PREVIEW, Licences
 
@@ -151,7 +151,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
         "classes": str(settings.num_classes),
         "codec": " ".join(str(v) for v in settings.codec.values()),
         "size": f"{size / 1e6:,.1f} MB, {size / max(1, manifest.counts.ok * settings.views):.1f} bytes per view",
-        "pixels": f"{settings.size} x {settings.size}, uint8, replayed from the images byte for byte",
+        "pixels": _pixels(settings),
         "top class": f"probability {statistics.top1_probability:.3f} on average"
         + (f", the hard label in {100 * statistics.hard_label_agreement:.1f} %" if statistics.hard_label_agreement else ""),
         "lost by the codec": f"{statistics.codec_kl:.4f} nats" if statistics.codec_kl is not None else "not measured",
@@ -161,7 +161,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
     metadata = parts.pop("metadata")
     table = "\n".join(f"| {k} | {v} |" for k, v in parts.items())
     teachers = "\n".join(
-        f"- `{t.name}`, {t.num_classes} classes, mean {list(t.mean)}, std {list(t.std)}, weights sha256 `{t.weights_sha256}`"
+        f"- `{t.name}`, {t.num_classes} classes, mean {t.mean}, std {t.std}, weights sha256 `{t.weights_sha256 or 'not known'}`"
         for t in settings.teachers
     )
     return f"""{metadata}
@@ -203,6 +203,13 @@ Three things, three licences:
 - the images, which are not in it: {licences.images}
 - the teacher's weights, which are not in it: {licences.teacher}
 """
+
+
+def _pixels(settings: Settings) -> str:
+    size = f"{settings.size} x {settings.size}"
+    if settings.origin is None:
+        return f"{size}, uint8, replayed from the images byte for byte"
+    return f"{size}, made by {settings.origin.pixels}; replay: {settings.origin.replay}"
 
 
 def _metadata(manifest: Manifest, name: str, licences: Licences) -> str:

@@ -62,10 +62,15 @@ def read_class_map(class_map: str | None, class_names: list[str]) -> list[int] |
     return indices
 
 
-def _imagenet_classes(class_names: list[str]) -> list[int]:
+def imagenet_wnids() -> list[str]:
+    """WordNet ids of the classes of ImageNet-1k, in order."""
     from timm.data import ImageNetInfo
 
-    by_wnid = {name: i for i, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return list(ImageNetInfo("imagenet-1k").label_names())
+
+
+def _imagenet_classes(class_names: list[str]) -> list[int]:
+    by_wnid = {name: i for i, name in enumerate(imagenet_wnids())}
     unknown = [name for name in class_names if name not in by_wnid]
     if unknown:
         raise UsageError(

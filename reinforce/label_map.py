@@ -139,9 +139,12 @@ class MapCodec(Codec):
         k = min(self.k, scores.shape[-1])
         ids = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
         kept = np.take_along_axis(scores, ids, axis=-1) - _level_of_the_rest(scores, ids)
-        header = bytes(scores.shape[:2])
-        half = np.clip(kept, -65504, 65504).astype("<f2")
-        return header + ids.astype(f"<u{class_id_bytes(scores.shape[-1])}").tobytes() + half.tobytes()
+        return self.pack(ids, np.clip(kept, -65504, 65504), scores.shape[-1])
+
+    @staticmethod
+    def pack(ids: np.ndarray, scores: np.ndarray, num_classes: int) -> bytes:
+        """A record of given classes, int `[h, w, K]`, and their scores over those of all others, float `[h, w, K]`."""
+        return bytes(ids.shape[:2]) + ids.astype(f"<u{class_id_bytes(num_classes)}").tobytes() + scores.astype("<f2").tobytes()
 
     def read(self, record: memoryview | bytes, num_classes: int) -> LabelMap:
         """The map of a record.

@@ -40,10 +40,10 @@ class TeacherInfo(_Model):
 
     name: str = Field(description="timm model name")
     kwargs: dict[str, _Scalar] = Field(description="arguments of timm.create_model beside the name")
-    weights_sha256: _SHA256 = Field(description="hash over names, dtypes, shapes and bytes of all tensors")
+    weights_sha256: _SHA256 | None = Field(description="over names, dtypes, shapes and bytes of all tensors; null: not known")
     num_classes: int = Field(ge=1)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     class_map: list[int] | None = Field(description="teacher class of each class, softmax over these; null: all")
 
 
@@ -54,6 +54,15 @@ class SourceInfo(_Model):
     num_samples: int = Field(ge=1, le=1 << 31)
     class_names: list[str] = Field(description="empty: unlabelled")
     index_sha256: _SHA256 = Field(description="hash over class names, keys and labels in order")
+
+
+class Origin(_Model):
+    """Where labels come from that were not generated here; what their pixels were is told, and not promised."""
+
+    format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"]
+    pixels: str = Field(description="what made the pixels that the teacher saw")
+    replay: Literal["approximate", "none"] = Field(description="none: params of the views were not kept")
+    options: dict[str, _Scalar] = Field(description="how ambiguous bytes were read")
 
 
 @lru_cache(maxsize=4)
@@ -67,7 +76,7 @@ class Settings(_Model):
     source: SourceInfo
     teachers: list[TeacherInfo] = Field(min_length=1, description="soft label: mean of their softmaxes")
     temperature: float = Field(default=1.0, ge=1.0, le=1.0, description="of the teacher's softmax; only 1 for now")
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "unknown"]
     policy: Policy
     size: int = Field(ge=8, le=4096, description="height and width of a view, pixels")
     views: int = Field(ge=1, le=65535)
@@ -76,6 +85,7 @@ class Settings(_Model):
     record_views: int = Field(default=64, ge=1, le=65535, description="views per record; the last one may have fewer")
     num_classes: int = Field(ge=1, le=1 << 24)
     block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
+    origin: Origin | None = Field(default=None, description="of labels that were imported; null: generated")
 
     @model_validator(mode="after")
     def _check_maps(self) -> Settings:
@@ -87,6 +97,11 @@ class Settings(_Model):
     def has_maps(self) -> bool:
         """Whether a record is a label map of the whole image, and not the labels of views."""
         return self.codec.get("name") == "map"
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether samples may stand in the blocks in any order."""
+        return self.policy.mix is not None or self.origin is not None
 
     @property
     def probe_views(self) -> int:

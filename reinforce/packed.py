@@ -57,7 +57,8 @@ class PackedStore:
         self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
         self._mixes = self.settings.policy.mix is not None
         table = io.BytesIO(self.folder.read(SAMPLES))
-        self.samples = Samples.from_parquet(table, self.settings.source.num_samples, self.settings.block_size, self._mixes)
+        shape = (self.settings.source.num_samples, self.settings.block_size, self.settings.is_dealt)
+        self.samples = Samples.from_parquet(table, *shape)
         self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)
         found = pc.index_in(self.samples.key_column, value_set=pa.array(source.keys, pa.string()))
         self._position = found.fill_null(-1).to_numpy().astype(np.int64)

@@ -79,6 +79,13 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             raise UsageError(
                 f"{self.views} views are asked for.", expected=f"1 to {self.store.settings.views}, as many as are stored"
             )
+        if (origin := self.store.settings.origin) is not None and origin.replay == "none":
+            raise UsageError(
+                "The views of these labels cannot be shown.",
+                found=f"labels imported from {origin.format}, whose pixels were made by {origin.pixels}",
+                expected="labels with params of their views",
+                fix="use them by `reinforce.store.Store(DIR).labels_of(sample)`, or generate labels of your own",
+            )
         self.check_reads = check
         self.samples = self.store.ok_samples
         self.source_index = match_keys(self.store, self.source, self.samples)
@@ -166,13 +173,16 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return index
 
     def check_probe(self, index: int) -> None:
-        """Hash the image of item `index` and replay its probe.
+        """Hash the image of item `index` and replay its probe, which imported labels do not have.
 
         Raises:
             ReplayError: an image changed, or this machine makes other pixels from it.
         """
         store, sample = self.store, int(self.samples[index])
         rows, row = store.samples_of(int(store.samples.block[sample])), int(store.samples.row[sample])
+        if store.settings.origin is not None:
+            self.checked(sample)
+            return
         view = row % store.settings.probe_views
         found = pixel_crc(
             stored_view(

@@ -44,7 +44,7 @@ class Store:
         self.codec = codec_from_dict(self.settings.codec)
         spec = self.settings.policy.spec(self.settings.size)
         self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
-        num_samples, dealt = self.settings.source.num_samples, self.settings.policy.mix is not None
+        num_samples, dealt = self.settings.source.num_samples, self.settings.is_dealt
         self.samples = Samples.from_parquet(self.root / SAMPLES, num_samples, self.settings.block_size, dealt)
         self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)
         self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each

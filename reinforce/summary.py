@@ -64,6 +64,7 @@ def _about(settings: Settings) -> dict[str, Any]:
         "codec": settings.codec,
         "seed": settings.seed,
         "precision": settings.precision,
+        "origin": None if settings.origin is None else settings.origin.model_dump(),
     }
 
 

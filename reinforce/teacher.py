@@ -254,6 +254,12 @@ def teacher_of(settings: Settings, weights: list[Path], device: torch.device) ->
         TeacherError: other weights than those that made the labels.
         UsageError: another number of files than teachers.
     """
+    if settings.origin is not None or any(t.weights_sha256 is None for t in settings.teachers):
+        raise UsageError(
+            "The teacher of these labels is not known well enough to run it again.",
+            found="labels that were imported",
+            fix="--teacher NAME for another one",
+        )
     if weights and len(weights) != len(settings.teachers):
         names = ", ".join(t.name for t in settings.teachers)
         raise UsageError(f"{len(weights)} weights files are given.", expected=f"one per teacher: {names}")
@@ -264,8 +270,8 @@ def teacher_of(settings: Settings, weights: list[Path], device: torch.device) ->
         if member.info.weights_sha256 != info.weights_sha256:
             raise TeacherError(
                 f"These weights of {info.name} are not those that made the labels.",
-                found=f"sha256 {member.info.weights_sha256[:16]}...",
-                expected=f"sha256 {info.weights_sha256[:16]}...",
+                found=f"sha256 {str(member.info.weights_sha256)[:16]}...",
+                expected=f"sha256 {str(info.weights_sha256)[:16]}...",
                 cause="labels from a local weights file, or weights that were published anew",
                 fix="--teacher-weights FILE with the weights used at generation",
             )

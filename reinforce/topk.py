@@ -32,13 +32,17 @@ class TopK(Codec):
         check_distributions(probs)
         k = min(self.k, probs.shape[1])
         order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
-        kept = np.take_along_axis(probs, order, axis=1)
+        return self.pack(order, np.take_along_axis(probs, order, axis=1), probs.shape[1])
+
+    @staticmethod
+    def pack(ids: np.ndarray, kept: np.ndarray, num_classes: int) -> bytes:
+        """A record of given classes, int `[V, K]`, and their probabilities, float32 `[V, K]`, by falling probability."""
         stored = kept.astype("<f2")
         over = stored.sum(axis=1, dtype=np.float64) > 1.0
         # A row may sum to a little over one within the tolerance; rounding alone cannot lower what a half float holds exactly.
         total = np.maximum(kept[over].sum(axis=1, dtype=np.float64, keepdims=True), 1.0)
         stored[over] = _towards_zero(kept[over] / total)
-        return order.astype(_id_dtype(probs.shape[1])).tobytes() + stored.tobytes()
+        return ids.astype(_id_dtype(num_classes)).tobytes() + stored.tobytes()
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
         """See `Codec.decode`."""

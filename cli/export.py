@@ -1,0 +1,44 @@
+"""`reinforce export`: a reinforced dataset in the format of another loader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "export"
+
+
+def command(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    kind: Annotated[Literal["ml-dr", "fkd"], typer.Option("--format", help="Whose loader it is for.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    topk: Annotated[int, typer.Option(min=1, max=1000, help="Classes per view.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
+    from reinforce.errors import StoreError
+    from reinforce.files import writing
+    from reinforce.fkd import fkd_files
+    from reinforce.labels import open_labels
+    from reinforce.ml_dr import ml_dr_files
+
+    store = open_labels(root)
+    if out.exists() and any(out.iterdir()):
+        raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+    k = min(topk, store.settings.num_classes)
+    progress, done = Progress("export", "files", quiet=as_json), 0
+    for name, content in ml_dr_files(store, k) if kind == "ml-dr" else fkd_files(store, k):
+        with writing(out):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(content)
+        done += 1
+        progress(done, len(store.ok_samples) + (kind == "ml-dr"))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), "files": done, "topk": k}))
+    else:
+        typer.echo(f"{out}: {done} files for {kind}, the {k} likeliest classes of each view")

@@ -1,0 +1,67 @@
+"""`reinforce import`: labels that others published, as a reinforced dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reinforce.cli.progress import Progress
+
+NAME = "import"
+
+
+def command(
+    kind: Annotated[
+        Literal["imagenet-plus", "fkd", "tinyvit", "relabel"], typer.Argument(metavar="FORMAT", help="Whose files they are.")
+    ],
+    files: Annotated[Path, typer.Argument(metavar="FILES", help="A tar, a tar.gz or a folder; of tinyvit a folder.")],
+    data: Annotated[str, typer.Option(help="The images that the labels were made from, as in generate.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    num_classes: Annotated[int, typer.Option(min=1, help="Classes of the labels.")] = 1000,
+    teacher: Annotated[list[str] | None, typer.Option(help="What to call the teacher; most files do not say.")] = None,
+    size: Annotated[int, typer.Option(min=8, max=4096, help="Pixels of the teacher's views; the files do not say.")] = 224,
+    tail: Annotated[
+        Literal["uniform", "renorm"], typer.Option(help="fkd: mass that is not listed is spread evenly, or there is none.")
+    ] = "uniform",
+    axes: Annotated[Literal["hw", "wh"], typer.Option(help="relabel: order of the last two axes of a map.")] = "hw",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that parse; default: one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; nothing in them is run or unpacked."""
+    from reinforce.fkd import FkdReader
+    from reinforce.importer import import_labels
+    from reinforce.ml_dr import MlDrReader
+    from reinforce.relabel import RelabelReader
+    from reinforce.sources import open_source
+    from reinforce.tinyvit import TinyVitReader
+
+    names = teacher or ["unknown"]
+    reader: MlDrReader | FkdReader | TinyVitReader | RelabelReader
+    if kind == "imagenet-plus":
+        reader = MlDrReader(files, num_classes, teacher)
+    elif kind == "fkd":
+        reader = FkdReader(files, num_classes, names, size, tail)
+    elif kind == "tinyvit":
+        reader = TinyVitReader(files, num_classes, names, size)
+    else:
+        reader = RelabelReader(files, num_classes, names, size, axes)
+    progress = Progress("import", "samples", quiet=as_json)
+    processes = (os.cpu_count() or 1) if workers is None else workers
+    manifest = import_labels(reader, open_source(data), out, processes, progress)
+    counts, origin = manifest.counts, manifest.settings.origin
+    assert origin is not None
+    if as_json:
+        typer.echo(
+            json.dumps({"out": str(out), **counts.model_dump(), "views": manifest.settings.views, **origin.model_dump()})
+        )
+        return
+    made = f"{counts.ok} samples x {manifest.settings.views} views, {counts.missing} without labels, {counts.corrupt} corrupt"
+    typer.echo(f"{out}: {made}")
+    kept = (
+        "boxes and ops are replayed, pixels are not the teacher's" if origin.replay == "approximate" else "no views to replay"
+    )
+    typer.echo(f"pixels were made by {origin.pixels}: {kept}")

@@ -1,0 +1,66 @@
+"""Archive: the files of a tar, compressed or not, or of a folder, one after the other; nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from reinforce.errors import SourceError, StoreError
+
+MAX_MEMBER = 256 << 20
+"""Largest file that is read, in bytes."""
+_MAX_HEADER = 1 << 20
+_LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class _Header(tarfile.TarInfo):
+    """Refuses long headers before they are read into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _LONG and self.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
+def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file; links and devices are refused.
+
+    Raises:
+        SourceError: there is nothing there.
+        StoreError: a damaged or hostile archive.
+    """
+    if path.is_dir():
+        for folder, _, names in sorted(os.walk(path)):
+            for name in sorted(names):
+                file = Path(folder, name)
+                yield file.relative_to(path).as_posix(), _small(file)
+        return
+    if not path.is_file():
+        raise SourceError(f"There is nothing at {path}.", expected="a tar, a tar.gz or a folder", fix="check the path")
+    try:
+        with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it keeps all it has seen
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse() or member.size > MAX_MEMBER:
+                    raise tarfile.ReadError(f"{member.name!r} is no plain file of at most {MAX_MEMBER} bytes")
+                content = tar.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read.",
+            found=str(error) or type(error).__name__,
+            expected="a tar, or a compressed one, of plain files",
+            cause="a broken download, or a hostile one",
+            fix="download it again",
+        ) from None
+
+
+def _small(file: Path) -> bytes:
+    if file.is_symlink() or file.stat().st_size > MAX_MEMBER:
+        raise StoreError(f"{file} is not read.", found="a link, or too large", expected=f"{MAX_MEMBER} bytes", fix="remove it")
+    return file.read_bytes()
