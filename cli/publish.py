@@ -20,6 +20,7 @@ def command(
     license_labels: Annotated[str, typer.Option(help="Licence of the labels and params, such as cc-by-4.0.")] = "not stated",
     license_images: Annotated[str, typer.Option(help="Licence of the images, which stay where they are.")] = "not stated",
     license_teacher: Annotated[str, typer.Option(help="Licence of the teacher's weights.")] = "not stated",
+    with_images: Annotated[bool, typer.Option("--with-images", help="DIR is shards with images: send these too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -27,32 +28,47 @@ def command(
     import re
 
     from reinforce.errors import UsageError
+    from reinforce.pack_manifest import PACK
     from reinforce.publication import NAME as VALID
     from reinforce.publication import PUBLICATION, Licences
-    from reinforce.publish import list_publication, publish
+    from reinforce.publish import list_pack, list_publication, publish
+    from reinforce.publish_pack import publish_pack
 
     called = name if name is not None else re.sub(r"[^a-z0-9._-]+", "-", to.rstrip("/").rpartition("/")[2].lower())
     if not re.fullmatch(VALID, called):
         raise UsageError(
             f"{called!r} is no name of a data set.", expected="a-z, 0-9, dot, dash and underscore", fix="--name NAME"
         )
-    listed = list_publication(root)
+    licences = Licences(labels=license_labels, images=license_images, teacher=license_teacher)
+    packed = (root / PACK).is_file()
+    if packed and not with_images:
+        fix = "--with-images, if their licence allows it; or publish the labels alone"
+        raise UsageError(f"The shards in {root} have images in them.", found=PACK, fix=fix)
+    if with_images and not packed:
+        fix = "reinforce pack DIR --data SOURCE --out SHARDS, then publish SHARDS"
+        raise UsageError(f"There are no images in {root}.", expected="shards that have them", fix=fix)
+    listed = list_pack(root) if packed else list_publication(root)
+    pixels = "with the images" if packed else "no pixels"
     if dry_run:
         if as_json:
             typer.echo(json.dumps({"to": to, "name": called, "files": listed.files, "bytes": listed.total}, indent=2))
             return
         for path, size in listed.files.items():
             typer.echo(f"{size:>12,}  {path}" if size else f"{'made then':>12}  {path}")
-        typer.echo(f"{listed.total:>12,}  bytes in {len(listed.files)} files would go to {to}; no pixels")
+        typer.echo(f"{listed.total:>12,}  bytes in {len(listed.files)} files would go to {to}; {pixels}")
         return
-    licences = Licences(labels=license_labels, images=license_images, teacher=license_teacher)
-    publication = publish(root, to, called, licences, Progress("publish", "bundles", quiet=as_json))
-    sizes = [e.bytes for e in publication.files.values()] + [b.bytes for b in publication.bundles]
-    result = {"to": to, "name": called, "files": len(sizes) + 1, "bytes": sum(sizes)}
+    if packed:
+        sizes = list(publish_pack(root, to, called, licences, Progress("publish", "files", quiet=as_json)).values())
+    else:
+        publication = publish(root, to, called, licences, Progress("publish", "bundles", quiet=as_json))
+        sizes = [e.bytes for e in publication.files.values()] + [b.bytes for b in publication.bundles]
+    result = {"to": to, "name": called, "files": len(sizes) + (not packed), "bytes": sum(sizes), "images": packed}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
-    typer.echo(f"{to}: {result['files']} files, {result['bytes']:,} bytes, {PUBLICATION} written last; no pixels")
-    unstated = [k for k, v in publication.licences.model_dump().items() if v == "not stated"]
+    typer.echo(
+        f"{to}: {result['files']} files, {result['bytes']:,} bytes, {PACK if packed else PUBLICATION} written last; {pixels}"
+    )
+    unstated = [k for k, v in licences.model_dump().items() if v == "not stated"]
     if unstated:
         typer.echo("licences not stated: " + ", ".join(f"--license-{k}" for k in unstated))

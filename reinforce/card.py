@@ -129,10 +129,10 @@ def summary_line(manifest: Manifest) -> str:
         "label maps of whole images" if settings.has_maps else f"soft labels of {settings.views} augmented views of each image"
     )
     teachers = " and ".join(t.name for t in settings.teachers)
-    return f"A reinforced dataset: {what}, for {manifest.counts.ok:,} images, by {teachers}. It has no pixels."
+    return f"A reinforced dataset: {what}, for {manifest.counts.ok:,} images, by {teachers}."
 
 
-def card(manifest: Manifest, name: str, licences: Licences, size: int, where: str) -> str:
+def card(manifest: Manifest, name: str, licences: Licences, size: int, where: str, with_images: bool = False) -> str:
     """The README of a published data set, with the Hub's metadata at its top.
 
     Args:
@@ -141,6 +141,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
         licences: As stated.
         size: Bytes of all files at the location.
         where: The location, as `reinforce pull` takes it.
+        with_images: It is shards that have the images in them.
     """
     settings, statistics = manifest.settings, manifest.statistics
     parts = {
@@ -167,20 +168,14 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
     return f"""{metadata}
 # {name}
 
-{summary_line(manifest)} Whoever has the images trains any timm student on exactly the views that the teacher saw, at the
-price of plain training.
+{summary_line(manifest)} {_WITH_IMAGES if with_images else _WITHOUT_IMAGES}
 
 ## How to use it
 
 ```bash
 pip install reinforce
-reinforce pull {where} --out {name}
-reinforce verify {name} --data IMAGES
-reinforce train --student resnet50 --data IMAGES --labels {name} --out runs/student
+{_usage(name, where, with_images)}
 ```
-
-`--views N` pulls the first N views only. IMAGES are found by key, the path below the folder without suffix, and checked
-by hash.
 
 ## What is in it
 
@@ -192,17 +187,35 @@ Teachers, whose softmaxes are averaged at temperature {settings.temperature:g}:
 
 {teachers}
 
-`preview.parquet` shows a few samples: hard label, the five likeliest classes, crop boxes. `publication.json` has the size and
-sha256 of every file.
+{_FILES_WITH_IMAGES if with_images else _FILES}
 
 ## Licences
 
 Three things, three licences:
 
 - labels and params in this data set: {licences.labels}
-- the images, which are not in it: {licences.images}
+- the images, which are {"" if with_images else "not "}in it: {licences.images}
 - the teacher's weights, which are not in it: {licences.teacher}
 """
+
+
+_WITHOUT_IMAGES = """It has no pixels: whoever has the images trains any timm student on exactly the
+views that the teacher saw, at the price of plain training."""
+_WITH_IMAGES = """Its webdataset shards have the images too: any timm student trains on exactly
+the views that the teacher saw, at the price of plain training."""
+_FILES = """`preview.parquet` shows a few samples: hard label, the five likeliest classes, crop boxes. `publication.json` has
+the size and sha256 of every file. `reinforce pull --views N` fetches the first N views only. Images are found by key, the
+path below the folder without suffix, and checked by hash."""
+_FILES_WITH_IMAGES = """`KEY.jpg`, `KEY.cls` and `KEY.rein` of each sample stand in the shards; `pack.json` has the sha256 of
+every file."""
+
+
+def _usage(name: str, where: str, with_images: bool) -> str:
+    lines = [f"reinforce pull {where} --out {name}"]
+    images = "" if with_images else " --data IMAGES"
+    lines.append(f"reinforce verify {name}{images}")
+    data = f"--data {name}" if with_images else f"--data IMAGES --labels {name}"
+    return "\n".join([*lines, f"reinforce train --student resnet50 {data} --out runs/student"])
 
 
 def _pixels(settings: Settings) -> str:

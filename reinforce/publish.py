@@ -13,7 +13,8 @@ from reinforce.bundle import files_by_bundle, make_bundle
 from reinforce.card import card, croissant
 from reinforce.errors import StoreError, UsageError
 from reinforce.files import file_sha256
-from reinforce.manifest import to_json
+from reinforce.manifest import read_model, to_json
+from reinforce.pack_manifest import PACK, Pack
 from reinforce.preview import preview
 from reinforce.publication import (
     CARD,
@@ -55,6 +56,17 @@ def list_publication(root: Path) -> Listed:
     for (block, stripe), inside in sorted(files_by_bundle(store.manifest.files).items()):
         files[bundle_path(block, stripe)] = sum(_size(block_path(root, block) / name) for name in inside)
     return Listed(files | dict.fromkeys((CARD, CROISSANT, PREVIEW, PUBLICATION), 0))
+
+
+def list_pack(root: Path) -> Listed:
+    """What `publish_pack` would send.
+
+    Raises:
+        StoreError: not a pack, or files are missing.
+    """
+    pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
+    names = [shard.name for shard in pack.shards] + sorted(pack.files)
+    return Listed({name: _size(root / name) for name in names} | {CARD: 0, PACK: _size(root / PACK)})
 
 
 def publish(

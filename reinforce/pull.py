@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict
 
 from reinforce.block import block_path, committed_blocks, remove_staging, sync_folder
 from reinforce.bundle import files_by_bundle, unpack_bundle
-from reinforce.errors import Interrupted, SettingsError, SourceError, StoreError
+from reinforce.errors import Interrupted, SettingsError, StoreError
+from reinforce.fetch import differs, fetch_pieces, fetch_small
 from reinforce.files import only_writer, write_atomic, writing
-from reinforce.location import File, pieces
-from reinforce.manifest import MAX_BYTES, Manifest, read_model, to_json
+from reinforce.manifest import Manifest, read_model, to_json
 from reinforce.part import check_bundles, part_of
-from reinforce.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Entry, Publication
+from reinforce.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
 from reinforce.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"
@@ -85,12 +85,12 @@ def pull(
         UsageError: views or blocks that are not there.
     """
     location = location.rstrip("/")
-    text = _fetch_small(f"{location}/{PUBLICATION}", None)
+    text = fetch_small(f"{location}/{PUBLICATION}", None)
     digest = hashlib.sha256(text).hexdigest()
     if expected is not None and digest != expected:
-        raise _differs(PUBLICATION, digest, expected)
+        raise differs(PUBLICATION, digest, expected)
     publication = read_model(Publication, text, PUBLICATION)
-    manifest_text = _fetch_small(f"{location}/{MANIFEST}", publication.files[MANIFEST])
+    manifest_text = fetch_small(f"{location}/{MANIFEST}", publication.files[MANIFEST])
     whole = read_model(Manifest, manifest_text, MANIFEST)
     check_bundles(whole, publication)
     manifest = part_of(whole, hashlib.sha256(manifest_text).hexdigest(), views, blocks)
@@ -145,7 +145,7 @@ def _pull_locked(
     fetched = len(manifest_text)
     on_progress(done, todo)
     for path, entry in plain.items():
-        write_atomic(out / path, _fetch_small(f"{location}/{path}", entry))
+        write_atomic(out / path, fetch_small(f"{location}/{path}", entry))
         done, fetched = done + entry.bytes, fetched + entry.bytes
         on_progress(done, todo)
     missing = sorted(wanted.keys() - committed_blocks(out))
@@ -176,11 +176,11 @@ def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, in
         for bundle in bundles:
             with tempfile.TemporaryFile(dir=out) as file:
                 digest = hashlib.sha256()
-                for piece in _pieces(f"{location}/{bundle.path}", bundle.bytes):
+                for piece in fetch_pieces(f"{location}/{bundle.path}", bundle.bytes):
                     digest.update(piece)
                     file.write(piece)
                 if digest.hexdigest() != bundle.sha256:
-                    raise _differs(bundle.path, digest.hexdigest(), bundle.sha256)
+                    raise differs(bundle.path, digest.hexdigest(), bundle.sha256)
                 file.seek(0)
                 unpack_bundle(file, inside[bundle.block, bundle.stripe], staging)
         for folder, _, _ in os.walk(staging, topdown=False):
@@ -191,26 +191,6 @@ def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, in
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return sum(b.bytes for b in bundles)
-
-
-def _pieces(url: str, size: int) -> Iterator[bytes]:
-    try:
-        yield from pieces(url, size)
-    except OSError as error:
-        raise SourceError(
-            f"{url} cannot be read.", found=error, fix="run the same command again: what has come is kept"
-        ) from None
-
-
-def _fetch_small(url: str, entry: Entry | None) -> bytes:
-    """A file at the location that is read as a whole, checked where its hash is known."""
-    size = File.open(url).size if entry is None else entry.bytes
-    if size > MAX_BYTES and not url.endswith(".parquet"):
-        raise StoreError(f"{url} is too large.", found=f"{size} bytes", expected=f"at most {MAX_BYTES}")
-    content = b"".join(_pieces(url, size))
-    if entry is not None and (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
-        raise _differs(url.rpartition("/")[2], found, entry.sha256)
-    return content
 
 
 def _another(out: Path, old: PullState | None = None, new: PullState | None = None) -> SettingsError:
@@ -224,13 +204,3 @@ def _another(out: Path, old: PullState | None = None, new: PullState | None = No
 
 def _in_words(state: PullState) -> str:
     return f"{state.views} views, blocks {state.blocks or 'all'}, publication {state.publication_sha256[:12]}"
-
-
-def _differs(name: str, found: str, expected: str) -> StoreError:
-    return StoreError(
-        f"{name} is not the file that was promised.",
-        found=f"sha256 {found[:16]}...",
-        expected=f"sha256 {expected[:16]}...",
-        cause="a broken upload or transfer, or someone else's file",
-        fix="run the same command again, and tell the publisher if it stays so",
-    )

@@ -109,7 +109,7 @@ def serve_s3(bucket: str) -> Iterator[str]:
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir(bucket)
+        s3fs.S3FileSystem().makedirs(bucket, exist_ok=True)  # servers of one process share what they hold
         yield f"s3://{bucket}"
     finally:
         server.stop()

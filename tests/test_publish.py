@@ -28,6 +28,7 @@ from reinforce.files import only_writer
 from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
 from reinforce.known import find, known_datasets
+from reinforce.pack import Options, pack
 from reinforce.publication import Known, Licences
 from reinforce.publish import publish
 from reinforce.pull import pull
@@ -274,6 +275,63 @@ def test_a_folder_is_not_overwritten(published: Path, store: Path, own_store: Pa
         pull(str(published), tmp_path / "part")
 
 
+# With images
+
+
+@pytest.fixture(scope="module")
+def shards(whole: Path, images: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "pack"
+    pack(ImageFolder.open(images), whole, out, Options(shard_bytes=30_000))
+    return out
+
+
+def test_images_go_only_when_it_is_said(shards: Path, whole: Path, images: Path, tmp_path: Path, cli: Cli) -> None:
+    code, _, err = cli("publish", shards, "--to", tmp_path / "there")
+    assert (code, "have images in them" in err) == (2, True)
+    code, _, err = cli("publish", whole, "--with-images", "--to", tmp_path / "there")
+    assert (code, "no images in" in err) == (2, True)
+    code, out, _ = cli("publish", shards, "--with-images", "--dry-run", "--to", tmp_path / "there")
+    assert code == 0
+    assert "shards-000000.tar" in out
+    assert "with the images" in out
+    assert not (tmp_path / "there").exists()
+    pack(ImageFolder.open(images), None, tmp_path / "plain", Options(shard_bytes=30_000))
+    code, _, err = cli("publish", tmp_path / "plain", "--with-images", "--to", tmp_path / "there")
+    assert (code, "no labels in" in err) == (2, True)
+
+
+@pytest.mark.parametrize("server", ["folder", "http", "s3"])
+def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli: Cli) -> None:
+    place = tmp_path / "there"
+    with serve_http(tmp_path) as served, serve_s3("shards") as bucket:
+        to = f"{bucket}/x" if server == "s3" else place
+        code, out, err = cli("publish", shards, "--with-images", "--license-images", "cc0-1.0", "--to", to)
+        assert code == 0, err
+        assert "with the images" in out
+        source = {"folder": place, "http": f"{served.url}/there", "s3": to}[server]
+        assert cli("pull", source, "--out", tmp_path / "back")[0] == 0
+        assert {k: v for k, v in tree(tmp_path / "back").items() if k != "README.md"} == tree(shards)
+        code, out, _ = cli("pull", source, "--out", tmp_path / "back", "--json")
+        assert json.loads(out)["fetched"] == 0
+        (tmp_path / "back" / "shards-000001.tar").write_bytes(b"cut")
+        code, out, _ = cli("pull", source, "--out", tmp_path / "back", "--json")
+        assert json.loads(out)["fetched"] == (shards / "shards-000001.tar").stat().st_size
+        code, _, err = cli("pull", source, "--views", 2, "--out", tmp_path / "part")
+        assert (code, "Shards come whole" in err) == (2, True)
+        train = ("--student", "test_vit", "--student-kwargs", "img_size=32", "--epochs", 1, "--batch-size", 6, "--workers", 1)
+        code, _, err = cli("train", "--data", f"{source}/shards-000000.tar", *train, "--out", tmp_path / "run")
+        assert code == 0, err
+    assert cli("verify", tmp_path / "back")[0] == 0
+    if server == "folder":
+        text = (tmp_path / "back" / "README.md").read_text()
+        assert "the images, which are in it: cc0-1.0" in text
+        (place / "samples.parquet").write_bytes(b"other")
+        code, _, err = cli("pull", place, "--out", tmp_path / "again")
+        assert code == 1
+        assert "samples.parquet is not the file that was promised" in err
+        assert not (tmp_path / "again" / "pack.json").exists()
+
+
 # Hostile publications
 
 
@@ -367,7 +425,7 @@ def test_a_list_that_is_no_json_is_refused(text: bytes, own: Path, tmp_path: Pat
 
 
 def test_an_endless_list_is_not_read(own: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reinforce.pull.MAX_BYTES", 1000)
+    monkeypatch.setattr("reinforce.fetch.MAX_BYTES", 1000)
     refuses(own, tmp_path / "out", "is too large")
 
 
