@@ -34,7 +34,8 @@ def command(
             )
             typer.echo(f"labels      those of the manifest {labels['sha256'][:12]}")
         return
-    teachers = ", ".join(f"{t['name']} ({(t['weights_sha256'] or 'weights not known')[:17]})" for t in summary["teachers"])
+    hashes = [(t["name"], t["weights_sha256"]) for t in summary["teachers"]]
+    teachers = ", ".join(f"{name} ({digest[:12] if digest else 'weights not known'})" for name, digest in hashes)
     maps = summary["codec"]["name"] == "map"
     per_sample = "a label map of the whole image" if maps else f"{summary['views']} per sample"
     what = "image" if maps else "view"

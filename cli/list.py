@@ -11,7 +11,10 @@ NAME = "list"
 
 
 def command(
-    what: Annotated[Literal["recipes", "policies", "codecs", "students", "datasets"], typer.Argument(help="What to list.")],
+    what: Annotated[
+        Literal["recipes", "policies", "codecs", "students", "datasets"],
+        typer.Argument(help="What to list; default: data sets."),
+    ] = "datasets",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """List recipes, policies, codecs, students or known data sets, a line each."""

@@ -15,6 +15,7 @@ from reinforce.errors import SourceError, StoreError
 from reinforce.location import File
 from reinforce.manifest import MAX_BYTES, read_model
 from reinforce.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
+from reinforce.table_guard import guard_table
 from reinforce.tar_index import Member
 
 INDEX_SCHEMA = pa.schema(
@@ -125,7 +126,9 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
         numbers.append(number)
     by_shard: dict[int, list[Member]] = {number: [] for number in range(len(number_of))}
     try:
-        table = pq.read_table(io.BytesIO(folder.read(INDEX)))
+        content = io.BytesIO(folder.read(INDEX))
+        guard_table(content, INDEX, folder.pack.num_samples)
+        table = pq.read_table(content)
         if not table.schema.equals(INDEX_SCHEMA) or len(table) != folder.pack.num_samples:
             raise ValueError("other columns or rows")
         for key, shard, *places in zip(*(table[name].to_pylist() for name in INDEX_SCHEMA.names), strict=True):

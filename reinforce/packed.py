@@ -22,6 +22,7 @@ from reinforce.rein import Rein
 from reinforce.samples import Samples
 from reinforce.sparse import SparseLabel
 from reinforce.store import SAMPLES
+from reinforce.table_guard import guard_table
 from reinforce.tars import Tars
 from reinforce.tiers import codec_from_dict
 
@@ -57,6 +58,7 @@ class PackedStore:
         self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
         self._mixes = self.settings.policy.mix is not None
         table = io.BytesIO(self.folder.read(SAMPLES))
+        guard_table(table, SAMPLES, self.settings.source.num_samples)
         shape = (self.settings.source.num_samples, self.settings.block_size, self.settings.is_dealt)
         self.samples = Samples.from_parquet(table, *shape)
         self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,7 @@ from reinforce.manifest import Manifest, read_model, to_json
 from reinforce.part import check_bundles, part_of
 from reinforce.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
 from reinforce.store import MANIFEST, SAMPLES, Store, read_small_file
+from reinforce.table_guard import guard_table
 
 PULL = "pull.json"
 Progress = Callable[[int, int], None]
@@ -145,7 +147,10 @@ def _pull_locked(
     fetched = len(manifest_text)
     on_progress(done, todo)
     for path, entry in plain.items():
-        write_atomic(out / path, fetch_small(f"{location}/{path}", entry))
+        content = fetch_small(f"{location}/{path}", entry)
+        if path == SAMPLES:
+            guard_table(BytesIO(content), SAMPLES, manifest.settings.source.num_samples)
+        write_atomic(out / path, content)
         done, fetched = done + entry.bytes, fetched + entry.bytes
         on_progress(done, todo)
     missing = sorted(wanted.keys() - committed_blocks(out))

@@ -160,7 +160,7 @@ def _all_differ(keys: pa.StringArray) -> bool:
 
 def _damaged(path: Path | BytesIO, found: str) -> StoreError:
     return StoreError(
-        "samples.parquet is damaged.",
+        f"{path.name if isinstance(path, Path) else 'samples.parquet'} is damaged.",
         found=found,
         expected="the table that FORMAT.md describes, a row per sample",
         cause="a broken copy, or a file changed by hand",

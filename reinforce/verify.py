@@ -30,7 +30,8 @@ from reinforce.replay import ReinforcedDataset
 from reinforce.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.source import index_sha256
 from reinforce.sparse import SparseLabels, kl_divergence
-from reinforce.store import MANIFEST, Store
+from reinforce.store import MANIFEST, SAMPLES, Store, read_manifest
+from reinforce.table_guard import guard_table
 from reinforce.teacher import Teacher, label_of
 from reinforce.views import stored_view
 
@@ -44,6 +45,7 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
     Raises:
         StoreError: so broken that it cannot be opened.
     """
+    guard_table(root / SAMPLES, SAMPLES, read_manifest(root).settings.source.num_samples)
     files = _check_files(root, on_progress)
     if files.failed:
         return [files]
@@ -59,7 +61,7 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
 
 def _check_files(root: Path, on_progress: Progress) -> Check:
     check = Check("files")
-    expected = Store(root).manifest.files
+    expected = read_manifest(root).files
     there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in _BESIDE}
     for done, path in enumerate(sorted(there | expected.keys()), start=1):
         if path not in expected:

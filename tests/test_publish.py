@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -135,6 +136,20 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
             assert "cannot be written" in refused.stderr
             assert "Traceback" not in refused.stderr
     assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+
+
+@pytest.mark.slow
+def test_a_source_on_the_hub_is_read(images: Path, store: Path, tmp_path: Path) -> None:
+    source = ImageFolder.open(images)
+    rows = [{"bytes": source.read(i), "path": f"{key}.jpg"} for i, key in enumerate(source.keys)]
+    (tmp_path / "hub" / "me" / "pictures").mkdir(parents=True)
+    table = pa.table({"image": rows, "label": list(source.labels or [])})
+    pq.write_table(table, tmp_path / "hub" / "me" / "pictures" / "train-0.parquet", row_group_size=5)
+    with serve_hub(tmp_path / "hub") as served:
+        hub = {"HF_ENDPOINT": served.url, "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        done = run_cli("verify", store, "--data", "hf://datasets/me/pictures/train-0.parquet", "--workers", 2, **hub)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "images and probes: 24 of 24" in done.stdout
 
 
 # Parts
@@ -493,6 +508,28 @@ def test_a_bundle_whose_headers_lie_is_refused(own: Path, tmp_path: Path) -> Non
             assert not (out / "manifest.json").exists()
         else:
             require(verify_store(out))
+
+
+def test_a_table_that_unfolds_to_terabytes_is_refused(own: Path, tmp_path: Path) -> None:
+    """One key of fifty megabytes that every row names: two kilobytes on disk."""
+    table = pq.read_table(own / "samples.parquet")
+    huge = pa.DictionaryArray.from_arrays(pa.array(np.zeros(24, np.int32)), pa.array(["x" * (50 << 20)]))
+    bomb = pa.table([huge if name == "key" else table[name] for name in table.column_names], names=table.column_names)
+    sink = io.BytesIO()
+    pq.write_table(bomb, sink, compression="zstd", store_schema=False, dictionary_pagesize_limit=1 << 30)
+    cases = {"a text of 52428800": sink.getvalue(), "1000000 rows for 24": _table_of(10**6), "samples.parquet": b"PAR1"}
+    for number, (found, content) in enumerate(cases.items()):
+        assert len(content) < 1 << 20
+        (own / "samples.parquet").write_bytes(content)
+        entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        rewrite(own, lambda a, entry=entry: a["files"].update({"samples.parquet": entry}))
+        refuses(own, tmp_path / f"out{number}", found)
+
+
+def _table_of(rows: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"key": pa.nulls(rows, pa.string())}), sink, compression="zstd")
+    return sink.getvalue()
 
 
 def test_a_manifest_that_lists_other_files_is_refused(own: Path, tmp_path: Path) -> None:

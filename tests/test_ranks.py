@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from reinforce.errors import UsageError
 from reinforce.folder import ImageFolder
 from reinforce.generate import Execution, generate
+from reinforce.labels import open_labels
+from reinforce.pack import Options, pack
 from reinforce.policy import parse_policy
-from reinforce.store import Store
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.loop import BEST, LAST, METRICS, train
 from reinforce.train.ranks import Ranks
@@ -66,11 +67,15 @@ def lines(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_two_processes_see_and_learn_what_one_does(data, tmp_path) -> None:
+@pytest.mark.parametrize("where", ["folder", "shards"])
+def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -> None:
+    if where == "shards":
+        pack(ImageFolder.open(data[0]), data[1], tmp_path / "shards", Options(shard_bytes=30_000))
+        data = [tmp_path / "shards", tmp_path / "shards", data[2]]
     one = run(1, data, tmp_path / "one", model_ema=True)
     two = run(2, data, tmp_path / "two", model_ema=True)
     assert (one[0], two[0]) == (0, 0), two[1]
-    labels = Store(data[1])
+    labels = open_labels(data[1])
     assert len(two[2]) == 2
     for step, alone in enumerate(one[2][0]):
         shares = [steps[step] for steps in two[2]]
