@@ -48,7 +48,9 @@ def command(
         int,
         typer.Option(min=1, max=65535, help="Views whose labels are packed together; a part has whole packs."),
     ] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Views per teacher batch; default: 64, on a GPU what fits, up to 512.")
+    ] = None,
     block_size: Annotated[
         int, typer.Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.")
     ] = 512,
@@ -60,10 +62,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
+    from reinforce.batch_size import find_batch_size
     from reinforce.cli.job import prepare
     from reinforce.device import default_workers
     from reinforce.generate import Execution, generate
     from reinforce.summary import summarise
+    from reinforce.teacher import label_of
 
     job = prepare(
         data=data,
@@ -85,6 +89,7 @@ def command(
         download=download,
     )
     settings = job.settings
+    batch_size = batch_size or find_batch_size(label_of(job.teacher, job.settings), job.settings.size, job.teacher.device)
     execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)
     progress = Progress("generate", "images", quiet=as_json)
     manifest = generate(job.source, job.teacher, settings, out, execution, progress)

@@ -26,7 +26,9 @@ def command(
     teacher_kwargs: Annotated[list[str] | None, typer.Option(help="As in generate.")] = None,
     class_map: Annotated[str | None, typer.Option(help="As in generate.")] = None,
     codec: Annotated[str, typer.Option(help="As in generate.")] = "sqrt",
-    batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Views per teacher batch; default: 64, on a GPU what fits, up to 512.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the teacher.")] = "fp32",
@@ -34,11 +36,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Try stage one on a few images, and say what all of them would take and when it pays."""
+    from reinforce.batch_size import find_batch_size
     from reinforce.cli.job import prepare
     from reinforce.device import default_workers
     from reinforce.errors import UsageError
     from reinforce.generate import Execution
     from reinforce.plan import affordable_views, cost, measure_rates
+    from reinforce.teacher import label_of
 
     if (gpu_hours is None) != (gpu_rate is None):
         raise UsageError("--gpu-hours and --gpu-rate belong together.", fix="--gpu-hours 24 --gpu-rate 4000")
@@ -56,6 +60,7 @@ def command(
         precision=precision,
         limit=None,
     )
+    batch_size = batch_size or find_batch_size(label_of(job.teacher, job.settings), job.settings.size, job.teacher.device)
     execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)
     rates = measure_rates(*job, execution, seconds)
     count = samples or len(job.source)

@@ -137,8 +137,7 @@ class File:
             raise OSError(f"bytes {offset} to {offset + length} of a file of {self.size} bytes")
         if is_remote(self.location):
             return self._cached(offset, length)
-        with open(self.location, "rb") as file:
-            content = os.pread(file.fileno(), length, offset)
+        content = _slice(self.location, offset, length)
         if len(content) != length:
             raise OSError("the file became shorter")
         return content
@@ -162,25 +161,30 @@ class File:
     def _cached(self, offset: int, length: int) -> bytes:
         if not length:
             return b""
-        first, last = offset // CHUNK_BYTES, (offset + length - 1) // CHUNK_BYTES
         folder = cache_root() / "chunks" / self.fingerprint[:2] / self.fingerprint
-        chunks = [_kept(folder / str(number), self._chunk_length(number)) for number in range(first, last + 1)]
-        for i, chunk in enumerate(chunks):
-            if chunk is None:
-                stop = next((j for j in range(i, len(chunks)) if chunks[j] is not None), len(chunks))
-                chunks[i:stop] = self._fetch(folder, first + i, first + stop)
-        start = offset - first * CHUNK_BYTES
-        return b"".join(c for c in chunks if c is not None)[start : start + length]
+        first, last = offset // CHUNK_BYTES, (offset + length - 1) // CHUNK_BYTES
+        parts: list[bytes | None] = []
+        for number in range(first, last + 1):
+            start = max(offset - number * CHUNK_BYTES, 0)
+            stop = min(offset + length - number * CHUNK_BYTES, CHUNK_BYTES)
+            parts.append(_kept(folder / str(number), self._chunk_length(number), start, stop))
+        for i, part in enumerate(parts):
+            if part is None:
+                end = next((j for j in range(i, len(parts)) if parts[j] is not None), len(parts))
+                for j, chunk in enumerate(self._fetch(folder, first + i, first + end), start=i):
+                    at = (first + j) * CHUNK_BYTES
+                    parts[j] = chunk[max(offset - at, 0) : offset + length - at]
+        return b"".join(part for part in parts if part is not None)
 
     def _chunk_length(self, number: int) -> int:
         return min(CHUNK_BYTES, self.size - number * CHUNK_BYTES)
 
-    def _fetch(self, folder: Path, first: int, stop: int) -> list[bytes | None]:
+    def _fetch(self, folder: Path, first: int, stop: int) -> list[bytes]:
         begin, end = first * CHUNK_BYTES, min(stop * CHUNK_BYTES, self.size)
         content = _retried(lambda: _range(self.location, begin, end))
         if len(content) != end - begin:
             raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
-        parts: list[bytes | None] = []
+        parts = []
         for number in range(first, stop):
             at = number * CHUNK_BYTES - begin
             part = content[at : at + self._chunk_length(number)]
@@ -254,12 +258,23 @@ def _kept_length(path: Path) -> int:
         return -1
 
 
-def _kept(path: Path, length: int) -> bytes | None:
+def _kept(path: Path, length: int, start: int, stop: int) -> bytes | None:
+    """A part of a chunk of the cache; None where it is not there or not whole."""
+    if _kept_length(path) != length:
+        return None
     try:
-        content = path.read_bytes()
+        return _slice(str(path), start, stop - start)
     except OSError:
         return None
-    return content if len(content) == length else None
+
+
+def _slice(path: str, offset: int, length: int) -> bytes:
+    # Without a file object, which costs more than the read.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(handle, length, offset)
+    finally:
+        os.close(handle)
 
 
 def _keep(path: Path, content: bytes) -> None:

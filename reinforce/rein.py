@@ -48,11 +48,11 @@ class Rein(NamedTuple):
         magic, version, zero, views, record_views, columns, block, row, probe, size = _HEADER.unpack_from(content)
         if magic != MAGIC or version != 1 or zero or not views or not record_views or not columns:
             raise _damaged(f"a header {bytes(content[:12]).hex()}")
-        stripes, at = -(-views // record_views), _HEADER.size
-        if size != len(content) or at + stripes * _STRIPE.size > len(content):
+        stripes, start = -(-views // record_views), _HEADER.size
+        at = start + stripes * _STRIPE.size
+        if size != len(content) or at > len(content):
             raise _damaged(f"{len(content)} bytes, {size} by its header")
-        lengths = [_STRIPE.unpack_from(content, at + i * _STRIPE.size) for i in range(stripes)]
-        at += stripes * _STRIPE.size
+        lengths = list(_STRIPE.iter_unpack(content[start:at]))
         whole, parts = memoryview(content), []
         for params, record in lengths:
             parts.append((whole[at : at + params], whole[at + params : at + params + record]))
