@@ -26,29 +26,30 @@ def command(
     import hashlib
 
     from reinforce.errors import UsageError
-    from reinforce.fetch import differs, published_pack
+    from reinforce.fetch import differs, published_pack, reachable
     from reinforce.known import find
     from reinforce.publish_pack import pull_pack
     from reinforce.pull import pull
 
     locations, expected = find(what)
-    target = out or Path(locations[0].rstrip("/").rpartition("/")[2])
-    if out is None and target.exists() and target.resolve() == Path(locations[0]).resolve():
+    location = reachable(locations)
+    target = out or Path(what if len(locations) > 1 else location.rpartition("/")[2])
+    if out is None and target.exists() and target.resolve() == Path(location).resolve():
         raise UsageError(f"{what} is here already.", fix="--out DIR for a copy of it")
-    if (pack := published_pack(locations[0].rstrip("/"))) is not None:
+    if (pack := published_pack(location)) is not None:
         if views is not None or blocks is not None:
             raise UsageError(
                 "Shards come whole.", found="--views or --blocks", fix="leave it out, or train from the URL of some shards"
             )
         if (sha256 or expected) not in (None, hashlib.sha256(pack).hexdigest()):
             raise differs("pack.json", hashlib.sha256(pack).hexdigest(), sha256 or expected or "")
-        fetched = pull_pack(locations[0].rstrip("/"), pack, target, jobs, Progress("pull", "files", quiet=as_json))
+        fetched = pull_pack(location, pack, target, jobs, Progress("pull", "files", quiet=as_json))
         told = json.dumps({"out": str(target), "fetched": fetched})
         typer.echo(told if as_json else f"{target}: {fetched:,} bytes fetched, every file checked; shards with images")
         return
     progress = Progress("pull", "bytes", quiet=as_json)
     pulled = pull(
-        locations[0], target, views=views, blocks=_numbers(blocks), jobs=jobs, expected=sha256 or expected, on_progress=progress
+        location, target, views=views, blocks=_numbers(blocks), jobs=jobs, expected=sha256 or expected, on_progress=progress
     )
     settings = pulled.manifest.settings
     result = {

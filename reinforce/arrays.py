@@ -47,7 +47,7 @@ class Arrays(Source):
                 break
         else:
             raise _not_images(location, ", ".join(arrays))
-        images = arrays[names["images"]]
+        images = _unfolded(arrays[names["images"]])
         if images.ndim == 4 and images.shape[1] == 3 != images.shape[3]:
             images = images.transpose(0, 2, 3, 1)
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
@@ -62,6 +62,12 @@ class Arrays(Source):
 
     def read(self, index: int) -> bytes:
         return ppm(self.places[index])
+
+
+def _unfolded(images: np.ndarray) -> np.ndarray:
+    """Rows of pixels as CIFAR's batches have them (3 x 32 x 32), and MNIST's (28 x 28), as images."""
+    shape = {3072: (3, 32, 32), 784: (28, 28)}.get(images.shape[1]) if images.ndim == 2 else None
+    return images if shape is None else images.reshape(-1, *shape)
 
 
 def _named(arrays: dict[str, np.ndarray], prefixes: tuple[str, ...], part: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from reinforce.errors import SourceError, StoreError
 from reinforce.location import File, pieces
@@ -53,6 +53,14 @@ def published_pack(location: str) -> bytes | None:
     if _there(f"{location}/{PUBLICATION}") or not _there(f"{location}/{PACK}"):
         return None
     return fetch_small(f"{location}/{PACK}", None)
+
+
+def reachable(locations: Sequence[str]) -> str:
+    """The first of several locations that has something published, without a slash at its end; the first of all if none has."""
+    places = [location.rstrip("/") for location in locations]
+    if len(places) > 1:
+        return next((p for p in places if _there(f"{p}/{PUBLICATION}") or _there(f"{p}/{PACK}")), places[0])
+    return places[0]
 
 
 def _there(url: str) -> bool:

@@ -246,14 +246,18 @@ def _position(entry: Entry, position_of: dict[str, int], source: Source) -> int:
                 fix="check --data",
             )
         return entry.which
-    if entry.which not in position_of:
+    # Some files have the paths of their authors' disks before the class folder, some the name alone.
+    parts = entry.which.split("/")
+    names = (entry.which, "/".join(parts[-2:]), parts[-1])
+    found = next((position_of[name] for name in names if name in position_of), None)
+    if found is None:
         raise StoreError(
             f"There are labels of {entry.which!r}, and no such image.",
             found=f"{len(source)} images, such as {source.keys[0]!r}",
             expected="the images that the labels were made from",
             fix="check --data",
         )
-    return position_of[entry.which]
+    return found
 
 
 def _store(data: BlockData, row: int, done: _Done) -> None:

@@ -100,11 +100,11 @@ class MlDrReader:
 
 def _sample(content: bytes) -> tuple[int, list[dict[str, Any]]]:
     found = read_torch(content)
-    if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[1], list) and found[1]):
+    if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[1], (list, tuple)) and found[1]):
         raise bad_labels(f"{type(found).__name__}, not (index, views)")
-    if not all(isinstance(v, dict) and isinstance(v.get("params"), list) for v in found[1]):
+    if not all(isinstance(v, dict) and isinstance(v.get("params"), (list, tuple)) for v in found[1]):
         raise bad_labels("views without params")
-    return int(found[0]), found[1]
+    return int(found[0]), list(found[1])
 
 
 def _layout(view: dict[str, Any]) -> int:

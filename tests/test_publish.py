@@ -681,3 +681,26 @@ def test_known_data_sets_are_listed_and_say_how_to_get_them(cli: Cli) -> None:
         find("nothing")
     assert find("./folder") == (["./folder"], None)
     assert find("https://x.org/y") == (["https://x.org/y"], None)
+
+
+def test_a_known_name_is_pulled_from_the_first_place_that_has_it(
+    published: Path, tmp_path: Path, cli: Cli, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digest = hashlib.sha256((published / "publication.json").read_bytes()).hexdigest()
+    about = {
+        "name": "ours",
+        "description": "d",
+        "get": "pull",
+        "teachers": ["t"],
+        "policy": "rrc-ra",
+        "views": 5,
+        "samples": 24,
+    }
+    more = {"images": "none", "licences": {}, "locations": [str(tmp_path / "gone"), str(published)]}
+    for sha, code in ((digest, 0), ("0" * 64, 1)):
+        known = Known.model_validate({**about, **more, "publication_sha256": sha})
+        monkeypatch.setattr("reinforce.known.known_datasets", lambda known=known: {"ours": known})
+        assert cli("pull", "ours", "--out", f"out{code}")[0] == code
+    require(verify_store(tmp_path / "out0"))
+    assert not (tmp_path / "out1").exists()

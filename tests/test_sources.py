@@ -396,6 +396,11 @@ def test_arrays_that_are_not_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no array of images"):
         open_source(f"{tmp_path / 'a.npz'}#test")
     assert len(open_source(tmp_path / "a.npz")) == 4
+    for side, flat, shape in ((32, (4, 3072), (4, 32, 32, 3)), (28, (4, 784), (4, 28, 28))):
+        images = np.random.default_rng(side).integers(0, 256, shape, np.uint8)
+        channels_first = images.transpose(0, 3, 1, 2) if images.ndim == 4 else images
+        np.savez(tmp_path / "a.npz", data=channels_first.reshape(flat), labels=np.arange(4))
+        assert np.array_equal(open_source(tmp_path / "a.npz").places, images)
     np.savez(tmp_path / "a.npz", images=pixels.transpose(0, 3, 1, 2))
     assert open_source(tmp_path / "a.npz").places.shape == pixels.shape
 
