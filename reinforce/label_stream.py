@@ -12,13 +12,18 @@ Label = Callable[[torch.Tensor], torch.Tensor]
 
 
 class LabelStream:
-    """Samples go in with `push`; whichever are answered in full come out, and the rest at `flush`."""
+    """Samples go in with `push`; whichever are answered in full come out, and the rest at `flush`.
+
+    Answers are fetched after the next batch was asked for, so that a device that works by itself is never waited for while it
+    has nothing to do, and what follows, encoding, happens meanwhile.
+    """
 
     def __init__(self, label: Label, batch_size: int) -> None:
         self.label = label
         self.batch_size = batch_size
         self.pixels: list[torch.Tensor] = []  # waiting for the teacher
         self.waiting = 0
+        self.asked: list[torch.Tensor] = []  # the teacher's answers, not fetched
         self.rows: list[tuple[int, int]] = []  # (row, views) not answered in full
         self.answers: list[np.ndarray] = []
 
@@ -27,18 +32,24 @@ class LabelStream:
         self.rows.append((row, len(pixels)))
         self.waiting += len(pixels)
         if self.waiting >= self.batch_size:
-            yield from self._run(self.waiting - self.waiting % self.batch_size)
+            before, self.asked = self.asked, self._ask(self.waiting - self.waiting % self.batch_size)
+            yield from self._fetch(before)
 
     def flush(self) -> Iterator[tuple[int, np.ndarray]]:
-        yield from self._run(self.waiting)
+        before, self.asked = [*self.asked, *self._ask(self.waiting)], []
+        yield from self._fetch(before)
 
-    def _run(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _ask(self, count: int) -> list[torch.Tensor]:
         if not count:
-            return
+            return []
         waiting = torch.cat(self.pixels)
-        batches = [self.label(batch).cpu().numpy() for batch in waiting[:count].split(self.batch_size)]
         self.pixels, self.waiting = [waiting[count:]], self.waiting - count
-        answers = np.concatenate(self.answers + batches)
+        return [self.label(batch) for batch in waiting[:count].split(self.batch_size)]
+
+    def _fetch(self, asked: list[torch.Tensor]) -> Iterator[tuple[int, np.ndarray]]:
+        if not asked:
+            return
+        answers = np.concatenate(self.answers + [answer.cpu().numpy() for answer in asked])
         start = 0
         while self.rows and start + self.rows[0][1] <= len(answers):
             row, views = self.rows.pop(0)

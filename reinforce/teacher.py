@@ -158,7 +158,7 @@ class Teacher(nn.Module):
         Returns:
             float32 `[B, C]` on the teacher's device; each row sums to one.
         """
-        images = images.to(self.device, non_blocking=True)
+        images = self._there(images)
         with self._arithmetic():
             probs = [member(images) for member in self.members]
         return torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]
@@ -167,7 +167,7 @@ class Teacher(nn.Module):
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """Scores at every position, before pooling: uint8 `[B, 3, H, W]` to float32 `[B, h, w, C]` on the teacher's device."""
         with self._arithmetic():
-            return self._first.scores(self._first.features(images.to(self.device, non_blocking=True)))
+            return self._first.scores(self._first.features(self._there(images)))
 
     @torch.no_grad()
     def require_maps(self, size: int) -> None:
@@ -194,6 +194,12 @@ class Teacher(nn.Module):
         off = float((whole - member.scores(features).mean(dim=(1, 2))).abs().max() / (whole - nothing).abs().max())
         if not off < _MAP_TOLERANCE:
             raise no_map(member.info.name, f"logits that are off the mean of its scores by {off:.1%}")
+
+    def _there(self, images: torch.Tensor) -> torch.Tensor:
+        """The batch on the teacher's device; from pinned memory, so that the copy is not waited for."""
+        if self.device.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory()
+        return images.to(self.device, non_blocking=True)
 
     @property
     def _first(self) -> Member:
