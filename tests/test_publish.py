@@ -129,6 +129,7 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
             hub = {"HF_ENDPOINT": served.url, "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
             done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **hub, HF_HUB_DISABLE_XET="1")
             assert done.returncode == 0, done.stderr
+            assert sum(method == "PUT" for method, _, _ in served.requests) == 14, "bundles and tables as large files"
             done = run_cli("pull", "hf://datasets/me/digits", "--out", out, **hub, HF_HUB_DISABLE_XET="1")
             assert done.returncode == 0, done.stderr
             refused = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **{**hub, "HF_TOKEN": "wrong"})
