@@ -149,7 +149,7 @@ def test_a_store_of_many_blocks_holds_no_file_open(images, teacher, tmp_path) ->
     for sample in range(24):
         store.label_of(sample, 0)
         store.params_of(sample, 0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # something older may be closed meanwhile
 
 
 def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
