@@ -6,7 +6,6 @@ PPM (PGM where the image is grey) is a header of a few bytes before the pixels: 
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
@@ -89,10 +88,9 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, count: int, locatio
 
 
 def _load(location: str) -> dict[str, np.ndarray]:
-    path: str | Path = location
-    if is_remote(location):
-        path = File.open(location).copied()
+    file = File.open(location) if is_remote(location) else None
     try:
+        path = location if file is None else file.copied()
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                 raise ValueError(f"arrays of more than {MAX_BYTES} bytes")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reinforce.errors import StoreError
+from reinforce.files import write_pieces
 
 _STRIPE = re.compile(r"(?:records|offsets|params)(?:_([1-9][0-9]*))?")
 _COPY = 1 << 20
@@ -102,16 +102,10 @@ def unpack_bundle(file: BinaryIO, files: Mapping[str, str], into: Path) -> None:
 
 def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, expected: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, length = hashlib.sha256(), 0
     with archive.open(member) as source, open(path, "wb") as target:
-        while piece := source.read(_COPY):
-            digest.update(piece)
-            length += len(piece)
-            target.write(piece)
-        target.flush()
-        os.fsync(target.fileno())
-    if digest.hexdigest() != expected:
-        raise refused(f"{member.filename}: sha256 {digest.hexdigest()[:16]}..., expected {expected[:16]}...")
+        found, _ = write_pieces(target, iter(lambda: source.read(_COPY), b""))
+    if found != expected:
+        raise refused(f"{member.filename}: sha256 {found[:16]}..., expected {expected[:16]}...")
 
 
 def refused(found: str) -> StoreError:

@@ -6,9 +6,10 @@ import fcntl
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from reinforce.block import sync_folder
 from reinforce.errors import BusyError, StoreError
@@ -48,6 +49,18 @@ def writing(path: Path) -> Iterator[None]:
             cause="a full disk, a quota, missing permissions, or a file where a folder should be",
             fix="make room or choose another --out, and run the same command again: what is committed is kept",
         ) from error
+
+
+def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
+    """Write pieces to an open file and sync it; hex digest of their sha256, and their bytes in all."""
+    digest, length = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        length += len(piece)
+        file.write(piece)
+    file.flush()
+    os.fsync(file.fileno())
+    return digest.hexdigest(), length
 
 
 def file_sha256(path: Path) -> str:

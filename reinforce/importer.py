@@ -11,6 +11,8 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,7 +215,7 @@ def _all(reader: Reader, source: Source, workers: int) -> Iterator[tuple[int, _D
 
 
 def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int) -> Iterator[tuple[int, _Done]]:
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(work,)) as pool:
+    with _telling_of_dead_processes(), ProcessPoolExecutor(workers, initializer=_begin, initargs=(work,)) as pool:
         waiting: deque[tuple[int, Future[_Done]]] = deque()
         for position, content in places:
             waiting.append((position, pool.submit(_go, position, content)))
@@ -221,6 +223,20 @@ def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int
                 first, future = waiting.popleft()
                 yield first, future.result()
         yield from ((position, future.result()) for position, future in waiting)
+
+
+@contextmanager
+def _telling_of_dead_processes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise StoreError(
+            "A process that parses labels died.",
+            found="no answer from it",
+            expected="processes that live as long as the import",
+            cause="too little memory, or someone who killed it",
+            fix="--workers with a lower number; nothing half-written was left",
+        ) from None
 
 
 _work: _Work | None = None

@@ -7,7 +7,6 @@ table of what is in it, which several processes at once do not keep right.)
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import time
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from braceexpand import braceexpand
 
 from reinforce.errors import SourceError
 
 CHUNK_BYTES = 1 << 20
 """Of a remote file that are fetched and kept together."""
-MAX_EXPANDED = 1_000_000
 _TRIES = 4
 
 
@@ -37,40 +34,6 @@ def cache_root() -> Path:
     """Where remote files and indexes are kept: `$REINFORCE_CACHE`, or `reinforce` in the user's cache folder."""
     given = os.environ.get("REINFORCE_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reinforce"
-
-
-def expand(pattern: str) -> list[str]:
-    """The files that a pattern names: brace ranges in their order, globs sorted.
-
-    Raises:
-        SourceError: a pattern that names nothing, or too much.
-    """
-    found: list[str] = []
-    for each in _braces(pattern):
-        if not any(c in each for c in "*?["):
-            found.append(each)
-        elif is_remote(each):
-            fs, path = file_system(each)
-            found += sorted(str(fs.unstrip_protocol(p)) for p in fs.glob(path))
-        else:
-            found += sorted(glob.glob(each, recursive=True))
-    if not found:
-        raise SourceError(f"No file matches {pattern}.", expected="existing files", fix="check --data")
-    return found
-
-
-def _braces(pattern: str) -> list[str]:
-    expanded = []
-    try:
-        for each in braceexpand(pattern):
-            expanded.append(each)
-            if len(expanded) > MAX_EXPANDED:
-                raise ValueError(f"more than {MAX_EXPANDED} names")
-    except ValueError as error:
-        raise SourceError(
-            f"{pattern} is no pattern of files.", found=str(error), expected="as in shards-{000..127}.tar"
-        ) from None
-    return expanded
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -112,9 +75,9 @@ class File:
             if not is_remote(location):
                 about = os.stat(location)
                 return cls(location, about.st_size, str(about.st_mtime_ns))
-            info = _retried(lambda: _info(location))
+            info = retried(lambda: _info(location))
         except OSError as error:
-            raise SourceError(f"{location} cannot be read.", found=error.strerror or error, fix="check the location") from None
+            raise unreadable(location, error) from None
         if not isinstance(info.get("size"), int):
             raise SourceError(f"The size of {location} is not known.", expected="a server that tells the length of a file")
         tags = ("ETag", "etag", "LastModified", "last_modified", "mtime", "blob_id", "mimetype")
@@ -154,7 +117,7 @@ class File:
             temporary = whole.with_name(f".{whole.name}.{os.getpid()}")
             with open(temporary, "wb") as file:
                 for at in range(0, self.size, 16 * CHUNK_BYTES):
-                    file.write(_retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))))
+                    file.write(retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))))
             os.replace(temporary, whole)
         return whole
 
@@ -181,7 +144,7 @@ class File:
 
     def _fetch(self, folder: Path, first: int, stop: int) -> list[bytes]:
         begin, end = first * CHUNK_BYTES, min(stop * CHUNK_BYTES, self.size)
-        content = _retried(lambda: _range(self.location, begin, end))
+        content = retried(lambda: _range(self.location, begin, end))
         if len(content) != end - begin:
             raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
         parts = []
@@ -199,6 +162,20 @@ def opened(location: str) -> File:
     return File.open(location)
 
 
+def unreadable(location: str, error: OSError) -> SourceError:
+    """The error for a location that gives nothing."""
+    remote = is_remote(location)
+    # Of what a server does not have, the client's own words are the address once more.
+    absent = isinstance(error, FileNotFoundError)
+    return SourceError(
+        f"{location} cannot be read.",
+        found="no such file, or no answer" if remote and absent else error.strerror or error,
+        expected="an address that answers, and leave to read it" if remote else "a file that is there",
+        cause="a wrong address, no network, or missing credentials" if remote else "a wrong path",
+        fix="check the address, and the credentials that the client of its protocol reads" if remote else "check the path",
+    )
+
+
 def _info(url: str) -> dict[str, Any]:
     fs, path = file_system(url)
     return dict(fs.info(path))
@@ -209,7 +186,7 @@ def _range(url: str, begin: int, end: int) -> bytes:
     return bytes(fs.cat_file(path, start=begin, end=end))
 
 
-def _retried(call: Any) -> Any:
+def retried(call: Any) -> Any:
     """What a call to a server gives, tried again where it fails as networks do."""
     for attempt in range(_TRIES):
         try:
@@ -241,11 +218,11 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
             while piece := file.read(step):
                 yield piece
         return
-    if _retried(lambda: _info(location)).get("size") not in (None, size):
+    if retried(lambda: _info(location)).get("size") not in (None, size):
         raise OSError(f"{_info(location)['size']} bytes, expected {size}")
     for begin in range(0, size, step):
         end = min(begin + step, size)
-        piece = _retried(lambda begin=begin, end=end: _range(location, begin, end))
+        piece = retried(lambda begin=begin, end=end: _range(location, begin, end))
         if len(piece) != end - begin:
             raise OSError(f"{len(piece)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
         yield piece

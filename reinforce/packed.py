@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -123,6 +124,10 @@ class PackedStore:
         """Params of one view of one sample: int32 `[P]`."""
         return self._rein(sample).params(view)
 
+    def all_params_of(self, sample: int) -> np.ndarray:
+        """Params of all views of one sample: int32 `[V, P]`."""
+        return self._rein(sample).all_params()
+
     def probe_of(self, sample: int) -> int:
         """CRC-32 of the pixels of the probed view of a sample."""
         return self._rein(sample).probe
@@ -146,17 +151,24 @@ class PackedStore:
 
     def view_columns(self, block: int, view: int) -> np.ndarray:
         """Params of one view of all samples of a block, of which those of mixing are filled in: int32 `[S, P]`."""
-        samples = len(self.samples_of(block))
         stripe, own = divmod(view, self.settings.record_views)
+        columns = np.zeros((len(self.samples_of(block)), len(self.spec.fields)), np.int32)
+        columns[:, -len(MIX_FIELDS) :] = self.pairs_of(block, stripe, [own])[0]
+        return columns
+
+    def pairs_of(self, block: int, stripe: int, chosen: Sequence[int]) -> list[np.ndarray]:
+        """The columns of mixing of some views of a stripe: int32 `[S, 6]` each.
+
+        Raises:
+            StoreError: the file beside the shards is damaged.
+        """
         views = min(self.settings.record_views, self.settings.views - stripe * self.settings.record_views)
-        columns = np.zeros((samples, len(self.spec.fields)), np.int32)
-        path = mixing_path(block, stripe)
+        path, samples = mixing_path(block, stripe), len(self.samples_of(block))
         content = self.folder.read(path)
         try:
-            columns[:, -len(MIX_FIELDS) :] = decompress_columns(frame_of(content, own, views), samples, len(MIX_FIELDS))
+            return [decompress_columns(frame_of(content, own, views), samples, len(MIX_FIELDS)) for own in chosen]
         except ValueError as error:
             raise StoreError(f"{path} is damaged.", found=error, fix="copy it again") from None
-        return columns
 
 
 def mixing_path(block: int, stripe: int) -> str:

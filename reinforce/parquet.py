@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reinforce.errors import SourceError
-from reinforce.location import File, expand
+from reinforce.location import File
+from reinforce.patterns import expand
 from reinforce.source import Source, check_index, numbered_classes
 
 KEY_COLUMNS = ("key", "__key__", "id")

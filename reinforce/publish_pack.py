@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,7 +11,7 @@ from pathlib import Path
 from reinforce.card import card
 from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
 from reinforce.fetch import differs, fetch_pieces, fetch_small
-from reinforce.files import file_sha256, only_writer, write_atomic, writing
+from reinforce.files import file_sha256, only_writer, write_atomic, write_pieces, writing
 from reinforce.manifest import read_model
 from reinforce.pack_manifest import PACK, Pack
 from reinforce.publication import CARD, Licences
@@ -102,17 +101,11 @@ def _pull_file(location: str, path: str, expected: str, size: int | None, out: P
         return 0
     final.parent.mkdir(exist_ok=True)
     temporary = final.with_name(f".{final.name}.partial")
-    digest, length = hashlib.sha256(), 0
     try:
         with open(temporary, "wb") as file:
-            for piece in fetch_pieces(f"{location}/{path}", size):
-                digest.update(piece)
-                length += len(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        if digest.hexdigest() != expected:
-            raise differs(path, digest.hexdigest(), expected)
+            found, length = write_pieces(file, fetch_pieces(f"{location}/{path}", size))
+        if found != expected:
+            raise differs(path, found, expected)
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from reinforce.block import block_path, committed_blocks, remove_staging, sync_f
 from reinforce.bundle import files_by_bundle, unpack_bundle
 from reinforce.errors import Interrupted, SettingsError, StoreError
 from reinforce.fetch import differs, fetch_pieces, fetch_small
-from reinforce.files import only_writer, write_atomic, writing
+from reinforce.files import only_writer, write_atomic, write_pieces, writing
 from reinforce.manifest import Manifest, read_model, to_json
 from reinforce.part import check_bundles, part_of
 from reinforce.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
@@ -180,12 +180,9 @@ def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, in
     try:
         for bundle in bundles:
             with tempfile.TemporaryFile(dir=out) as file:
-                digest = hashlib.sha256()
-                for piece in fetch_pieces(f"{location}/{bundle.path}", bundle.bytes):
-                    digest.update(piece)
-                    file.write(piece)
-                if digest.hexdigest() != bundle.sha256:
-                    raise differs(bundle.path, digest.hexdigest(), bundle.sha256)
+                found, _ = write_pieces(file, fetch_pieces(f"{location}/{bundle.path}", bundle.bytes))
+                if found != bundle.sha256:
+                    raise differs(bundle.path, found, bundle.sha256)
                 file.seek(0)
                 unpack_bundle(file, inside[bundle.block, bundle.stripe], staging)
         for folder, _, _ in os.walk(staging, topdown=False):

@@ -87,6 +87,14 @@ class Rein(NamedTuple):
         stripe, own = divmod(view, self.record_views)
         return self.params_of_stripe(stripe)[own]
 
+    def all_params(self) -> np.ndarray:
+        """Params of all views: int32 `[V, P]`.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return np.concatenate([self.params_of_stripe(stripe) for stripe in range(len(self.parts))])
+
     def record(self, stripe: int) -> memoryview:
         """The record of a stripe's views."""
         return self.parts[stripe][1]

@@ -78,7 +78,8 @@ class Store:
     @property
     def ok_samples(self) -> np.ndarray:
         """Indices of the samples that have labels here: int64 `[n]`."""
-        return np.flatnonzero((self.samples.status == Status.OK) & np.isin(self.samples.block, self.blocks))
+        ok = self.samples.status == Status.OK
+        return np.flatnonzero(ok if self.manifest.blocks is None else ok & np.isin(self.samples.block, self.blocks))
 
     @property
     def blocks(self) -> list[int]:

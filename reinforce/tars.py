@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce.errors import SourceError
-from reinforce.location import File, expand, is_remote
+from reinforce.location import File, is_remote
 from reinforce.pack_folder import PackFolder, indexed, pack_beside, parse_class_names
 from reinforce.pack_manifest import CLASS_NAMES
+from reinforce.patterns import expand
 from reinforce.source import Source, check_index, numbered_classes
 from reinforce.tar_index import tar_members
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from reinforce.check import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.errors import ReinforceError
+from reinforce.mix import MIX_FIELDS
 from reinforce.packed import PackedStore
 from reinforce.source import index_sha256
 from reinforce.tar_index import scan
@@ -48,8 +49,7 @@ def verify_pack(source: Tars, on_progress: Progress = lambda name, done, total: 
     for done, sample in enumerate(store.ok_samples.tolist(), start=1):
         key, view = store.samples.key(sample), None if every else sample % store.settings.views
         try:
-            whole = np.stack([store.params_of(sample, v) for v in range(store.settings.views)])
-            params.add(bad_params(store, key, whole, store.samples.width_height[sample]))
+            params.add(bad_params(store, key, store.all_params_of(sample), store.samples.width_height[sample]))
             labels.add(bad_labels(store, key, sample, view))
         except ReinforceError as error:
             params.add(f"{key}: {str(error).splitlines()[0]}")
@@ -67,11 +67,13 @@ def _check_pairs(store: PackedStore, block: int) -> None:
     """
     samples = store.samples_of(block)
     own = np.flatnonzero(np.isin(samples, store.ok_samples))
-    for view in range(store.settings.views):
-        columns = store.view_columns(block, view)
-        for row in own.tolist():
-            if not np.array_equal(columns[row, -6:], store.params_of(int(samples[row]), view)[-6:]):
-                raise unmatched(f"block {block}, view {view}, row {row}: other pairs beside the shards than in them")
+    inside = np.stack([store.all_params_of(int(samples[row]))[:, -len(MIX_FIELDS) :] for row in own])  # [rows, V, 6]
+    views, record_views = store.settings.views, store.settings.record_views
+    for stripe, first in enumerate(range(0, views, record_views)):
+        beside = store.pairs_of(block, stripe, range(min(record_views, views - first)))
+        for view, columns in enumerate(beside, start=first):
+            if not np.array_equal(columns[own], inside[:, view]):
+                raise unmatched(f"block {block}, view {view}: other pairs beside the shards than in them")
 
 
 def _failure(call: Callable[[], object]) -> str | None:

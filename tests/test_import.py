@@ -468,6 +468,20 @@ def test_labels_that_cannot_be_are_refused(view, match: str, images: Path, tmp_p
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".partial")], "nothing half-written"
 
 
+def test_a_process_that_dies_ends_the_import_in_words(images: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+    write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
+    monkeypatch.setattr("reinforce.importer._go", _die)
+    options = ("--data", images, "--num-classes", 3, "--workers", 1, "--out", tmp_path / "out")
+    code, _, err = cli("import", "imagenet-plus", tmp_path / "labels.tar.gz", *options)
+    assert code == 1
+    assert "A process that parses labels died" in err
+    assert {p.name for p in tmp_path.iterdir()} == {"labels.tar.gz"}
+
+
+def _die(position: int, content: bytes) -> None:
+    os._exit(9)
+
+
 def test_half_floats_that_sum_to_a_little_over_one_are_scaled(images: Path, tmp_path: Path, cli: Cli) -> None:
     files = ml_dr(tmp_path, [{**GOOD, "prob": ([0.7, 0.305], [1, 0])}])
     options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")

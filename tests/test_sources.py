@@ -454,12 +454,24 @@ def test_tables_without_images_are_refused(tmp_path: Path, monkeypatch: pytest.M
         ("torchvision:CIFAR10", "--download"),
         ("unheard://of/a.tar", "cannot be opened"),
         ("npz:nowhere.npz", "cannot be read"),
+        ("https://127.0.0.1:9/a.tar", "no answer"),
+        ("https://127.0.0.1:9/{0..2}.parquet", "no answer"),
     ],
 )
 def test_what_is_not_there_is_said(data: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=message):
         open_source(data)
+
+
+def test_a_pattern_that_a_server_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(url: str) -> list[str]:
+        raise RuntimeError("no credentials")  # each client raises errors of its own
+
+    monkeypatch.setattr("reinforce.patterns._glob", refusing)
+    monkeypatch.setattr("reinforce.location._TRIES", 1)
+    with pytest.raises(SourceError, match=r"(?s)a/\*.tar cannot be read.*no credentials"):
+        open_source("s3://bucket/a/*.tar")
 
 
 def test_download_is_for_torchvision(images: Path) -> None:
