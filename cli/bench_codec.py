@@ -23,8 +23,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Encode and decode soft labels: bytes per view, KL, biases, and the time of both."""
-    from reinforce.codec_bench import DEFAULT, bench, load_probs, table
-    from reinforce.probes import environment
+    from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, table
+    from reinforce.store.probes import environment
 
     chosen = codec or list(DEFAULT)
     probs, about = load_probs(logits, views=views, top1=top1)

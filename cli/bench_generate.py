@@ -31,12 +31,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Seconds of generate against a bare loop of the same teacher over batches that are ready."""
+    from reinforce.bench.generate_bench import contenders, precision_error
+    from reinforce.bench.rounds import measure, table
     from reinforce.cli.job import prepare
-    from reinforce.device import default_workers
-    from reinforce.generate import Execution
-    from reinforce.generate_bench import contenders, precision_error
-    from reinforce.paired import measure, table
-    from reinforce.probes import environment
+    from reinforce.generation.generate import Execution
+    from reinforce.store.probes import environment
+    from reinforce.teachers.device import default_workers
 
     job = prepare(
         data=data,

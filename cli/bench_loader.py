@@ -24,8 +24,8 @@ def command(
     """Views per second of one decoding process: timm's loader, fresh views, replayed views, and decoding alone."""
     import torch
 
-    from reinforce.paired import measure, table
-    from reinforce.probes import environment
+    from reinforce.bench.rounds import measure, table
+    from reinforce.store.probes import environment
     from reinforce.train.loader_bench import contenders
 
     torch.set_num_threads(1)

@@ -30,9 +30,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Train the same student by replay, plainly and with the teacher live: images per second and accuracy of each."""
-    from reinforce.device import default_workers, resolve_device
-    from reinforce.models import parse_kwargs
-    from reinforce.probes import environment
+    from reinforce.store.probes import environment
+    from reinforce.teachers.device import default_workers, resolve_device
+    from reinforce.teachers.models import parse_kwargs
     from reinforce.train.compare import compare_modes, table
     from reinforce.train.recipe import load_recipe
     from reinforce.train.setup import TrainConfig

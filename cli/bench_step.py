@@ -23,8 +23,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Milliseconds of a training step: plain, replayed, and with a live teacher, on the same batch."""
-    from reinforce.paired import measure, table
-    from reinforce.probes import environment
+    from reinforce.bench.rounds import measure, table
+    from reinforce.store.probes import environment
     from reinforce.train.ranks import joined
     from reinforce.train.step_bench import contenders
 

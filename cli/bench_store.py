@@ -21,9 +21,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Write synthetic stores in a temporary folder, and open and read each in a fresh process."""
+    from reinforce.bench.store_bench import COLUMNS, DEFAULT, draw, measure_store, parse_size, synthesise, table
     from reinforce.errors import UsageError
-    from reinforce.probes import environment
-    from reinforce.store_bench import COLUMNS, DEFAULT, draw, measure_store, parse_size, synthesise, table
+    from reinforce.store.probes import environment
 
     sizes = [parse_size(text) for text in size] if size else list(DEFAULT)
     if plot is not None and plot.suffix != ".png":

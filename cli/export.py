@@ -23,9 +23,9 @@ def command(
     """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
     from reinforce.errors import StoreError
     from reinforce.files import writing
-    from reinforce.fkd import fkd_files
-    from reinforce.labels import open_labels
-    from reinforce.ml_dr import ml_dr_files
+    from reinforce.packs.open_labels import open_labels
+    from reinforce.peers.fkd import fkd_files
+    from reinforce.peers.ml_dr import ml_dr_files
 
     store = open_labels(root)
     if out.exists() and any(out.iterdir()):

@@ -62,12 +62,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
-    from reinforce.batch_size import find_batch_size
     from reinforce.cli.job import prepare
-    from reinforce.device import default_workers
-    from reinforce.generate import Execution, generate
-    from reinforce.summary import summarise
-    from reinforce.teacher import label_of
+    from reinforce.generation.generate import Execution, generate
+    from reinforce.teachers.batch_size import find_batch_size
+    from reinforce.teachers.device import default_workers
+    from reinforce.teachers.teacher import label_of
+    from reinforce.verification.summary import summarise
 
     job = prepare(
         data=data,

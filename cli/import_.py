@@ -32,12 +32,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; nothing in them is run or unpacked."""
-    from reinforce.fkd import FkdReader
-    from reinforce.importer import import_labels
-    from reinforce.ml_dr import MlDrReader
-    from reinforce.relabel import RelabelReader
-    from reinforce.sources import open_source
-    from reinforce.tinyvit import TinyVitReader
+    from reinforce.peers.fkd import FkdReader
+    from reinforce.peers.importer import import_labels
+    from reinforce.peers.ml_dr import MlDrReader
+    from reinforce.peers.relabel import RelabelReader
+    from reinforce.peers.tinyvit import TinyVitReader
+    from reinforce.sources.open_source import open_source
 
     names = teacher or ["unknown"]
     reader: MlDrReader | FkdReader | TinyVitReader | RelabelReader

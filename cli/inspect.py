@@ -16,8 +16,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show teacher, policy, views, bytes per view, label statistics and completeness."""
-    from reinforce.summary import summarise
-    from reinforce.tiers import codec_name
+    from reinforce.labels.codec_names import codec_name
+    from reinforce.verification.summary import summarise
 
     summary = summarise(root)
     if as_json:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from reinforce.manifest import Settings
-    from reinforce.source import Source
-    from reinforce.teacher import Teacher
+    from reinforce.sources.source import Source
+    from reinforce.store.manifest import Settings
+    from reinforce.teachers.teacher import Teacher
 
 
 class Job(NamedTuple):
@@ -44,16 +44,16 @@ def prepare(
     Raises:
         ReinforceError: whatever does not fit, before anything is written.
     """
-    from reinforce.device import resolve_device
     from reinforce.errors import UsageError
-    from reinforce.generate import limit_source
-    from reinforce.label_map import MapCodec
-    from reinforce.manifest import Settings, SourceInfo
-    from reinforce.models import parse_kwargs
-    from reinforce.policy_file import read_policy
-    from reinforce.sources import open_source
-    from reinforce.teacher import TeacherSpec, load_teacher
-    from reinforce.tiers import parse_codec
+    from reinforce.generation.generate import limit_source
+    from reinforce.labels.codec_names import parse_codec
+    from reinforce.labels.label_map import MapCodec
+    from reinforce.sources.open_source import open_source
+    from reinforce.store.manifest import Settings, SourceInfo
+    from reinforce.teachers.device import resolve_device
+    from reinforce.teachers.models import parse_kwargs
+    from reinforce.teachers.teacher import TeacherSpec, load_teacher
+    from reinforce.views.policy_text import read_policy
 
     maps = labels == "map"
     chosen_policy = read_policy(policy or ("whole" if maps else "rrc-ra"))

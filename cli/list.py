@@ -41,7 +41,7 @@ def _policies() -> dict[str, str]:
 
 
 def _codecs() -> dict[str, str]:
-    from reinforce.tiers import TIERS
+    from reinforce.labels.codec_names import TIERS
 
     about = {name: f"square roots in steps of {codec.delta:g}, tail known" for name, codec in TIERS.items()}
     about["sqrt"] += " (default)"
@@ -53,13 +53,13 @@ def _codecs() -> dict[str, str]:
 
 
 def _students() -> dict[str, str]:
-    from reinforce.names import SHORT_NAMES
+    from reinforce.teachers.short_names import SHORT_NAMES
 
     return SHORT_NAMES
 
 
 def _datasets() -> dict[str, str]:
-    from reinforce.known import known_datasets
+    from reinforce.sharing.known_datasets import known_datasets
 
     how = {"pull": "pull", "import": "import, in the format of its authors", "demo": "reinforce demo"}
     return {name: f"{known.description} [{how[known.get]}]" for name, known in known_datasets().items()}

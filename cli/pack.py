@@ -25,8 +25,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write webdataset shards: KEY.jpg and KEY.cls, and KEY.rein with params and labels of all views."""
-    from reinforce.pack import Options, pack
-    from reinforce.sources import open_source
+    from reinforce.packs.pack import Options, pack
+    from reinforce.sources.open_source import open_source
 
     options = Options(round(shard_size * 1e6), resize, quality)
     made = pack(open_source(data), labels, out, options, Progress("pack", "samples", quiet=as_json))

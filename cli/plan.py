@@ -36,13 +36,13 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Try stage one on a few images, and say what all of them would take and when it pays."""
-    from reinforce.batch_size import find_batch_size
     from reinforce.cli.job import prepare
-    from reinforce.device import default_workers
     from reinforce.errors import UsageError
-    from reinforce.generate import Execution
-    from reinforce.plan import affordable_views, cost, measure_rates
-    from reinforce.teacher import label_of
+    from reinforce.generation.generate import Execution
+    from reinforce.generation.plan import affordable_views, cost, measure_rates
+    from reinforce.teachers.batch_size import find_batch_size
+    from reinforce.teachers.device import default_workers
+    from reinforce.teachers.teacher import label_of
 
     if (gpu_hours is None) != (gpu_rate is None):
         raise UsageError("--gpu-hours and --gpu-rate belong together.", fix="--gpu-hours 24 --gpu-rate 4000")

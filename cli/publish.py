@@ -28,11 +28,11 @@ def command(
     import re
 
     from reinforce.errors import UsageError
-    from reinforce.pack_manifest import PACK
-    from reinforce.publication import NAME as VALID
-    from reinforce.publication import PUBLICATION, Licences
-    from reinforce.publish import list_pack, list_publication, publish
-    from reinforce.publish_pack import publish_pack
+    from reinforce.sharing.publication import NAME as VALID
+    from reinforce.sharing.publication import PUBLICATION, Licences
+    from reinforce.sharing.publish import list_pack, list_publication, publish
+    from reinforce.sharing.publish_pack import publish_pack
+    from reinforce.sources.pack_manifest import PACK
 
     called = name if name is not None else re.sub(r"[^a-z0-9._-]+", "-", to.rstrip("/").rpartition("/")[2].lower())
     if not re.fullmatch(VALID, called):

@@ -26,10 +26,10 @@ def command(
     import hashlib
 
     from reinforce.errors import UsageError
-    from reinforce.fetch import differs, published_pack, reachable
-    from reinforce.known import find
-    from reinforce.publish_pack import pull_pack
-    from reinforce.pull import pull
+    from reinforce.sharing.fetch import differs, published_pack, reachable
+    from reinforce.sharing.known_datasets import find
+    from reinforce.sharing.publish_pack import pull_pack
+    from reinforce.sharing.pull import pull
 
     locations, expected = find(what)
     location = reachable(locations)

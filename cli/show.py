@@ -21,8 +21,8 @@ def command(
     """Draw the views of a sample with the teacher's top classes."""
     from reinforce.errors import UsageError
     from reinforce.files import writing
-    from reinforce.replay import ReinforcedDataset
-    from reinforce.sheet import contact_sheet
+    from reinforce.replay.contact_sheet import contact_sheet
+    from reinforce.replay.dataset import ReinforcedDataset
 
     if out.suffix != ".png":
         raise UsageError(f"{out} is no PNG file.", expected="--out NAME.png")

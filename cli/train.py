@@ -105,11 +105,11 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Train any timm student by replaying the stored views; or plainly, or with a live teacher, to compare."""
-    from reinforce.device import default_workers, resolve_device
     from reinforce.errors import UsageError
-    from reinforce.models import parse_kwargs
-    from reinforce.store import MANIFEST, read_manifest
-    from reinforce.teacher import TeacherSpec
+    from reinforce.store.store import MANIFEST, read_manifest
+    from reinforce.teachers.device import default_workers, resolve_device
+    from reinforce.teachers.models import parse_kwargs
+    from reinforce.teachers.teacher import TeacherSpec
     from reinforce.train.loop import train
     from reinforce.train.recipe import Recipe, load_recipe
     from reinforce.train.setup import TrainConfig

@@ -30,12 +30,12 @@ def command(
 ) -> None:
     """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
     from reinforce.errors import UsageError
-    from reinforce.labels import has_labels, open_pack
-    from reinforce.pack_manifest import PACK
-    from reinforce.packed import PackedStore
-    from reinforce.store import MANIFEST
-    from reinforce.verify import verify_labels, verify_pixels, verify_store
-    from reinforce.verify_pack import verify_pack
+    from reinforce.packs.open_labels import has_labels, open_pack
+    from reinforce.packs.packed_store import PackedStore
+    from reinforce.sources.pack_manifest import PACK
+    from reinforce.store.store import MANIFEST
+    from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
+    from reinforce.verification.verify_pack import verify_pack
 
     shown: dict[str, Progress] = {}
 
@@ -48,14 +48,14 @@ def command(
     checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
     with_pixels = data is not None or (packed is not None and has_labels(packed))
     if with_pixels and not any(c.failed for c in checks):
-        from reinforce.replay import ReinforcedDataset
+        from reinforce.replay.dataset import ReinforcedDataset
 
         store = PackedStore(packed) if packed is not None else root
         dataset = ReinforcedDataset(store, data, check=False)
         checks += verify_pixels(dataset, views, workers, on_progress)
         if teacher or teacher_weights:
-            from reinforce.device import resolve_device
-            from reinforce.teacher import teacher_of
+            from reinforce.teachers.device import resolve_device
+            from reinforce.teachers.teacher import teacher_of
 
             model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
             checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))

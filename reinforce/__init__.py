@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reinforce.replay import ReinforcedDataset
+    from reinforce.replay.dataset import ReinforcedDataset
 
 __version__ = version("reinforce")
 __all__ = ["ReinforcedDataset", "__version__"]
@@ -19,7 +19,7 @@ __all__ = ["ReinforcedDataset", "__version__"]
 def __getattr__(name: str) -> Any:
     # Imported at first use, so that `reinforce --help` does not wait for torch.
     if name == "ReinforcedDataset":
-        from reinforce.replay import ReinforcedDataset
+        from reinforce.replay.dataset import ReinforcedDataset
 
         return ReinforcedDataset
     raise AttributeError(f"module 'reinforce' has no attribute {name!r}")

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from reinforce.block import sync_folder
 from reinforce.errors import BusyError, StoreError
+from reinforce.store.block import sync_folder
 
 _LOCK = ".lock"
 _held: set[Path] = set()  # locks of this process

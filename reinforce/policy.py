@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
-from reinforce import params as P
 from reinforce.errors import UsageError
-from reinforce.mix import MIX_FIELDS, MixOptions
 from reinforce.presets import PRESETS
+from reinforce.views import params as P
+from reinforce.views.mix import MIX_FIELDS, MixOptions
 
 CUSTOM = "custom"
 _CROP_BOX = (P.Field.CROP_TOP, P.Field.CROP_LEFT, P.Field.CROP_HEIGHT, P.Field.CROP_WIDTH)

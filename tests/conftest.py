@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reinforce.cli import main
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.manifest import Settings, SourceInfo
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.teacher import Teacher, TeacherSpec, load_teacher
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.manifest import Settings, SourceInfo
+from reinforce.teachers.teacher import Teacher, TeacherSpec, load_teacher
 
 TEACHER = "test_resnet"
 CLASSES = ("apple", "bread", "cheese")

@@ -15,9 +15,9 @@ import torch
 from conftest import CLASSES, SIZE, TEACHER, make_settings
 
 from reinforce.errors import ReinforceError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.teacher import TeacherSpec, load_teacher
+from reinforce.generation.generate import Execution, generate
+from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import TeacherSpec, load_teacher
 
 
 def main() -> None:

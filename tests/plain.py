@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforce.params import Q16, Interpolation
+from reinforce.views.params import Q16, Interpolation
 
 
 class OnPixels:

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from reinforce.errors import ReinforceError
+from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.train.loop import train
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig
 from reinforce.train.tasks import ReplayTask
-from reinforce.train.views import ReplayedViews
 
 
 def main() -> None:

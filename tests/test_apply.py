@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from reinforce import apply as apply_module
-from reinforce import ops, warp
-from reinforce.apply import apply
 from reinforce.errors import StoreError
-from reinforce.params import GEOMETRIC_OPS, OP_SLOT_BASE, Field, Op, PixelSpec
+from reinforce.views import apply as apply_module
+from reinforce.views import ops, warp
+from reinforce.views.apply import apply
+from reinforce.views.params import GEOMETRIC_OPS, OP_SLOT_BASE, Field, Op, PixelSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "views.json"
 ROOT = Path(__file__).parents[1]
@@ -148,6 +148,6 @@ def test_what_makes_pixels_cannot_reach_a_generator(name) -> None:
     path = ROOT / "reinforce" / f"{name}.py"
     allowed = ("__future__", "collections", "itertools", "numpy", "torch", "torch.nn", "reinforce.")
     assert all(i.startswith(allowed) or i == "reinforce" for i in imports_of(path))
-    assert not imports_of(path) & {"reinforce.draw", "reinforce.seeds", "random", "numpy.random"}
+    assert not imports_of(path) & {"reinforce.views.draw", "reinforce.views.seeds", "random", "numpy.random"}
     assert "random" not in path.read_text().replace("randomness", "").replace("generator", "")
     assert "torch.rand" not in path.read_text()

@@ -18,16 +18,16 @@ from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from reinforce import ops as fast_ops
-from reinforce import warp as fast_warp
-from reinforce.apply import apply
-from reinforce.augment import box_radius
-from reinforce.draw import draw
-from reinforce.erase import noise
 from reinforce.errors import StoreError
-from reinforce.params import GEOMETRIC_OPS, Q16, Field, Interpolation, Op
 from reinforce.policy import parse_policy
-from reinforce.seeds import view_rng
+from reinforce.views import ops as fast_ops
+from reinforce.views import warp as fast_warp
+from reinforce.views.apply import apply
+from reinforce.views.augment import box_radius
+from reinforce.views.draw import draw
+from reinforce.views.erase import noise
+from reinforce.views.params import GEOMETRIC_OPS, Q16, Field, Interpolation, Op
+from reinforce.views.seeds import view_rng
 
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 SIZE = 224

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reinforce.batch_size import LARGEST, ON_CPU, find_batch_size
 from reinforce.errors import TeacherError
+from reinforce.teachers.batch_size import LARGEST, ON_CPU, find_batch_size
 
 ELSEWHERE = torch.device("meta")  # stands for a device with less memory than this machine
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import SIZE, TEACHER
 
-from reinforce.paired import measure, table
-from reinforce.plan import Rates, affordable_views, cost
+from reinforce.bench.rounds import measure, table
+from reinforce.generation.plan import Rates, affordable_views, cost
 
 
 def test_contenders_take_turns_and_are_compared_within_a_round() -> None:

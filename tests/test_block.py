@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from reinforce.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
 from reinforce.errors import BusyError, StoreError
 from reinforce.files import only_writer, write_atomic
-from reinforce.samples import Samples
+from reinforce.store.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.samples import Samples
 
 SHAPE = (6, 3, 4)  # samples, views, columns
 

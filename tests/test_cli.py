@@ -349,12 +349,12 @@ def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path) -> None:
 
 
 def test_an_interrupted_command_says_so_with_its_exit_code(cli, monkeypatch, places) -> None:
-    import reinforce.summary
+    import reinforce.verification.summary
 
     def interrupt(root: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reinforce.summary, "summarise", interrupt)
+    monkeypatch.setattr(reinforce.verification.summary, "summarise", interrupt)
     assert cli("inspect", places["store"]).code == 130
 
 
@@ -578,7 +578,7 @@ def test_progress_is_quiet_when_told(monkeypatch, clock, terminal) -> None:
 
 
 def test_every_error_ends_as_its_exit_code(cli, monkeypatch, places) -> None:
-    import reinforce.summary
+    import reinforce.verification.summary
 
     def kinds(kind: type[ReinforceError]) -> list[type[ReinforceError]]:
         return [kind, *(k for child in kind.__subclasses__() for k in kinds(child))]
@@ -588,7 +588,7 @@ def test_every_error_ends_as_its_exit_code(cli, monkeypatch, places) -> None:
         def fail(root: Path, kind: type[ReinforceError] = kind) -> None:
             raise kind("It went wrong.", found=len(CLASSES), expected=4, cause="bad luck", fix="try again")
 
-        monkeypatch.setattr(reinforce.summary, "summarise", fail)
+        monkeypatch.setattr(reinforce.verification.summary, "summarise", fail)
         said = cli("inspect", places["store"], "--json")
         assert said.code == kind.exit_code
         assert said.out == ""

@@ -15,18 +15,18 @@ from PIL import Image
 from plain import OnPixels
 from timm.data import auto_augment as timm_ops
 
-from reinforce import ops
-from reinforce.apply import apply
-from reinforce.block import Block, block_path, write_block
 from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, StoreError, UsageError
 from reinforce.files import only_writer
-from reinforce.folder import ImageFolder
-from reinforce.manifest import Settings, check_same_settings
-from reinforce.params import Q16, PixelSpec
+from reinforce.labels.codec_names import parse_codec
+from reinforce.labels.topk import TopK
 from reinforce.policy import Policy, parse_policy
-from reinforce.samples import Samples
-from reinforce.tiers import parse_codec
-from reinforce.topk import TopK
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block, block_path, write_block
+from reinforce.store.manifest import Settings, check_same_settings
+from reinforce.store.samples import Samples
+from reinforce.views import ops
+from reinforce.views.apply import apply
+from reinforce.views.params import Q16, PixelSpec
 
 
 def test_a_record_that_names_a_class_twice_is_refused() -> None:

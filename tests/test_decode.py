@@ -11,8 +11,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from reinforce.decode import decode
 from reinforce.errors import ImageError
+from reinforce.views.decode import decode
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

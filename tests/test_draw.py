@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import auto_augment, transforms
 
-from reinforce.apply import apply
-from reinforce.draw import draw
-from reinforce.params import OP_SLOT_BASE, Q16, Op
 from reinforce.policy import parse_policy
-from reinforce.seeds import epoch_order, scheduled_views, torch_seed, view_rng
+from reinforce.views.apply import apply
+from reinforce.views.draw import draw
+from reinforce.views.params import OP_SLOT_BASE, Q16, Op
+from reinforce.views.seeds import epoch_order, scheduled_views, torch_seed, view_rng
 
 DRAWS = 6000
 TIMM_NAMES = {

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain import OnPixels
 
-from reinforce import ops as fast_ops
-from reinforce import warp as fast_warp
-from reinforce.params import MAX_BLUR, Q16, Interpolation
+from reinforce.views import ops as fast_ops
+from reinforce.views import warp as fast_warp
+from reinforce.views.params import MAX_BLUR, Q16, Interpolation
 
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 FILL = (124, 16, 204)

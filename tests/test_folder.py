@@ -10,7 +10,7 @@ from conftest import picture
 from torchvision.datasets import ImageFolder as Reference
 
 from reinforce.errors import SourceError
-from reinforce.folder import ImageFolder
+from reinforce.sources.folder import ImageFolder
 
 NAMES = ["b/2.jpg", "b/10.jpg", "b/1.JPEG", "a/x/deep.png", "a/x.png", "a/Z.png", "a/z.webp", "C/u.bmp", "10/u.ppm", "9/u.tif"]
 

@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from reinforce import keep, sqrt
-from reinforce.block import Status
-from reinforce.block_labels import MEASURE_EVERY
-from reinforce.erase import noise
-from reinforce.label_map import MapCodec
-from reinforce.manifest import Manifest, Settings
-from reinforce.params import OP_SLOT_BASE, Field, Interpolation, Op
-from reinforce.sparse import MAX_LEVEL
-from reinforce.topk import TopK
+from reinforce.generation.block_labels import MEASURE_EVERY
+from reinforce.labels import sqrt
+from reinforce.labels import sqrt_selection as keep
+from reinforce.labels.label_map import MapCodec
+from reinforce.labels.sparse import MAX_LEVEL
+from reinforce.labels.topk import TopK
+from reinforce.store.block import Status
+from reinforce.store.manifest import Manifest, Settings
+from reinforce.views.erase import noise
+from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation, Op
 
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
 

@@ -19,17 +19,17 @@ from conftest import CLASSES, SIZE, TEACHER, Cli, make_settings, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import reinforce.views
+import reinforce.views.pixels
 from reinforce import ReinforcedDataset
-from reinforce.block import committed_blocks
 from reinforce.errors import LabelError, StoreError, TeacherError, UsageError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate, limit_source
+from reinforce.generation.generate import Execution, generate, limit_source
+from reinforce.labels.topk import TopK
 from reinforce.policy import parse_policy
-from reinforce.store import Store, read_manifest
-from reinforce.teacher import TeacherSpec, load_teacher
-from reinforce.topk import TopK
-from reinforce.views import ViewMaker
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import committed_blocks
+from reinforce.store.store import Store, read_manifest
+from reinforce.teachers.teacher import TeacherSpec, load_teacher
+from reinforce.views.pixels import ViewMaker
 
 SECOND = "test_efficientnet"  # its mean and std are not those of TEACHER
 WNIDS = {"n01440764": 0, "n03445777": 574, "n03888257": 701}
@@ -220,13 +220,13 @@ def test_every_policy_is_replayed_as_it_was_generated(images, weights, tmp_path,
 @pytest.mark.parametrize("views", [1, 6])
 def test_an_image_is_decoded_once_for_all_its_views(images, teacher, tmp_path, monkeypatch, views) -> None:
     decoded: Counter[bytes] = Counter()
-    real = reinforce.views.decode
+    real = reinforce.views.pixels.decode
 
     def counting(encoded: bytes) -> np.ndarray:
         decoded[encoded] += 1
         return real(encoded)
 
-    monkeypatch.setattr(reinforce.views, "decode", counting)
+    monkeypatch.setattr(reinforce.views.pixels, "decode", counting)
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher, views=views), tmp_path / "out", Execution(16, workers=0))
     assert len(decoded) == len(source)

@@ -20,17 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reinforce.errors import ReinforceError, StoreError, UsageError
-from reinforce.folder import ImageFolder
-from reinforce.foreign_pickle import read_pickle
-from reinforce.generate import Execution, generate
-from reinforce.ml_dr import OPS, op_of, slot_of
-from reinforce.params import OP_SLOT_BASE, Field, Op
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import SparseLabels
+from reinforce.peers.ml_dr import OPS, op_of, slot_of
+from reinforce.peers.pickle_reader import read_pickle
+from reinforce.peers.torch_file import read_torch
 from reinforce.policy import parse_policy
-from reinforce.replay import ReinforcedDataset
-from reinforce.sparse import SparseLabels
-from reinforce.store import Store
-from reinforce.torch_zip import read_torch
-from reinforce.verify import require, verify_store
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
+from reinforce.verification.verify import require, verify_store
+from reinforce.views.params import OP_SLOT_BASE, Field, Op
 
 VIEWS = 3
 
@@ -470,7 +470,7 @@ def test_labels_that_cannot_be_are_refused(view, match: str, images: Path, tmp_p
 
 def test_a_process_that_dies_ends_the_import_in_words(images: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
     write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
-    monkeypatch.setattr("reinforce.importer._go", _die)
+    monkeypatch.setattr("reinforce.peers.importer._go", _die)
     options = ("--data", images, "--num-classes", 3, "--workers", 1, "--out", tmp_path / "out")
     code, _, err = cli("import", "imagenet-plus", tmp_path / "labels.tar.gz", *options)
     assert code == 1
@@ -566,7 +566,7 @@ def test_an_image_that_is_broken_now_becomes_a_row(own_images: Path, tmp_path: P
 
 
 def test_some_of_imagenets_classes_are_numbered_as_all_of_them(tmp_path: Path, images: Path, cli: Cli) -> None:
-    from reinforce.class_map import imagenet_wnids
+    from reinforce.teachers.class_map import imagenet_wnids
 
     wnids = imagenet_wnids()
     root = tmp_path / "images"

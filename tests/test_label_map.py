@@ -18,23 +18,23 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torchvision.ops import roi_align
 
-from reinforce.apply import apply
-from reinforce.block import Block, block_path
-from reinforce.decode import decode
-from reinforce.draw import draw
 from reinforce.errors import LabelError, ReplayError, TeacherError, UsageError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.label_map import WHOLE, Box, LabelMap, MapCodec, box_of, mixed_label
-from reinforce.manifest import read_model
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.label_map import WHOLE, Box, LabelMap, MapCodec, box_of, mixed_label
+from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.policy import parse_policy
-from reinforce.replay import ReinforcedDataset
-from reinforce.seeds import fresh_view_rng
-from reinforce.sparse import SparseLabel, SparseLabels
-from reinforce.store import Store
-from reinforce.teacher import TeacherSpec, load_teacher
-from reinforce.train.batches import batch_plan, batches, partners
-from reinforce.train.views import PooledViews
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import PooledViews
+from reinforce.replay.loader import batch_plan, batches, partners
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block, block_path
+from reinforce.store.manifest import read_model
+from reinforce.store.store import Store
+from reinforce.teachers.teacher import TeacherSpec, load_teacher
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
+from reinforce.views.draw import draw
+from reinforce.views.seeds import fresh_view_rng
 
 MAP_SIZE = 96  # the teacher's strides make a grid of 3 x 3 of it
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reinforce.label_stream import LabelStream
+from reinforce.generation.label_stream import LabelStream
 
 
 def views_of(row: int, count: int) -> torch.Tensor:

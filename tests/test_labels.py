@@ -12,20 +12,20 @@ import torch
 from conftest import SIZE, TEACHER, make_settings
 
 from reinforce import ReinforcedDataset
-from reinforce.block import Block
-from reinforce.block_labels import MEASURE_EVERY
-from reinforce.codec_bench import load_probs
+from reinforce.bench.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
-from reinforce.fidelity import measure
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.manifest import Settings
-from reinforce.sparse import SparseLabels
-from reinforce.store import Store, read_manifest
-from reinforce.teacher import Teacher
-from reinforce.tiers import TIERS, parse_codec
-from reinforce.verify import verify_labels, verify_store
-from reinforce.views import ViewMaker
+from reinforce.generation.block_labels import MEASURE_EVERY
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.codec_names import TIERS, parse_codec
+from reinforce.labels.fidelity import measure
+from reinforce.labels.sparse import SparseLabels
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block
+from reinforce.store.manifest import Settings
+from reinforce.store.store import Store, read_manifest
+from reinforce.teachers.teacher import Teacher
+from reinforce.verification.verify import verify_labels, verify_store
+from reinforce.views.pixels import ViewMaker
 
 
 def settings_of(source: ImageFolder, teacher: Teacher, codec: str) -> Settings:

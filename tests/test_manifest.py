@@ -7,9 +7,9 @@ import json
 import pytest
 
 from reinforce.errors import SettingsError, StoreError
-from reinforce.manifest import Manifest, Settings, check_same_settings, read_model, to_json
 from reinforce.policy import parse_policy
-from reinforce.store import Store, read_manifest
+from reinforce.store.manifest import Manifest, Settings, check_same_settings, read_model, to_json
+from reinforce.store.store import Store, read_manifest
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_what_is_no_manifest_is_refused_without_a_crash(text) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_parsed(monkeypatch) -> None:
-    monkeypatch.setattr("reinforce.manifest.MAX_BYTES", 10)
+    monkeypatch.setattr("reinforce.store.manifest.MAX_BYTES", 10)
     with pytest.raises(StoreError, match="is too large"):
         read_model(Manifest, "[" * 11, "manifest.json")
 

@@ -14,22 +14,22 @@ from conftest import CLASSES, SIZE, make_settings
 from scipy import stats
 from timm.data.mixup import rand_bbox
 
-from reinforce.apply import apply
-from reinforce.block import block_path
-from reinforce.draw import draw
 from reinforce.errors import ReplayError, SourceError, StoreError, UsageError
 from reinforce.files import file_sha256
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.mix import WHOLE, Mixing, MixOptions, draw_mixing, mix, mixing_columns, read_mixing
-from reinforce.params import Field
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.replay import ReinforcedDataset
-from reinforce.seeds import scheduled_views, view_rng
-from reinforce.store import Store
-from reinforce.train.batches import batch_plan, batches, check_batch_size, partners, share_of_rank
-from reinforce.train.views import FreshViews, ReplayedViews
-from reinforce.verify import verify_pixels, verify_store
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews
+from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import block_path
+from reinforce.store.store import Store
+from reinforce.verification.verify import verify_pixels, verify_store
+from reinforce.views.apply import apply
+from reinforce.views.draw import draw
+from reinforce.views.mix import WHOLE, Mixing, MixOptions, draw_mixing, mix, mixing_columns, read_mixing
+from reinforce.views.params import Field
+from reinforce.views.seeds import scheduled_views, view_rng
 
 USI = MixOptions(mixup=0.8, cutmix=1.0)
 POLICY = "rrc-ra:mixup=0.8,cutmix=1"
@@ -158,7 +158,7 @@ def mixed(images, teacher, tmp_path_factory) -> Path:
 
 def reference(mixed: Path, sample: int, view: int) -> torch.Tensor:
     """A mixed view from first principles: two decodes, two draws, one blend."""
-    from reinforce.decode import decode
+    from reinforce.views.decode import decode
 
     store, source = Store(mixed / "out"), ImageFolder.open(mixed / "images")
     keys = {key: i for i, key in enumerate(source.keys)}
@@ -212,7 +212,7 @@ def test_samples_are_dealt_to_blocks_in_random_order_so_that_classes_meet(mixed)
 
 
 def test_chunks_of_views_and_workers_change_no_byte(mixed, teacher, tmp_path, monkeypatch) -> None:
-    from reinforce import block_labels
+    from reinforce.generation import block_labels
 
     source = ImageFolder.open(mixed / "images")
     settings = make_settings(source, teacher, policy=parse_policy(POLICY))
@@ -228,7 +228,7 @@ def test_chunks_of_views_and_workers_change_no_byte(mixed, teacher, tmp_path, mo
 def test_an_image_that_changes_between_two_chunks_stops_the_run_and_the_run_can_go_on(
     own_images, teacher, tmp_path, monkeypatch
 ) -> None:
-    from reinforce import block_labels
+    from reinforce.generation import block_labels
 
     source = ImageFolder.open(own_images)
     settings = make_settings(source, teacher, policy=parse_policy(POLICY), block_size=24)

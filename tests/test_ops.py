@@ -11,9 +11,9 @@ from PIL import Image
 from plain import OnPixels
 from timm.data import auto_augment as timm_ops
 
-from reinforce import ops as fast_ops
-from reinforce import warp as fast_warp
-from reinforce.params import Q16, Interpolation
+from reinforce.views import ops as fast_ops
+from reinforce.views import warp as fast_warp
+from reinforce.views.params import Q16, Interpolation
 
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 FILL = (124, 116, 104)

@@ -25,25 +25,25 @@ from servers import serve_http
 
 from reinforce.cli import progress
 from reinforce.errors import ReinforceError, SettingsError, SourceError, StoreError, UsageError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.label_map import MapCodec
-from reinforce.labels import open_labels
-from reinforce.pack import Options, pack
-from reinforce.pack_manifest import Pack
-from reinforce.pack_order import escaped, unescaped
-from reinforce.packed import PackedStore
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.label_map import MapCodec
+from reinforce.labels.sparse import SparseLabels
+from reinforce.packs.open_labels import open_labels
+from reinforce.packs.pack import Options, pack
+from reinforce.packs.pack_order import escaped, unescaped
+from reinforce.packs.packed_store import PackedStore
+from reinforce.packs.rein_file import Rein, make_rein
+from reinforce.packs.shard_decoder import ShardDecoder
 from reinforce.policy import parse_policy
-from reinforce.rein import Rein, make_rein
-from reinforce.replay import ReinforcedDataset
-from reinforce.shard_decoder import ShardDecoder
-from reinforce.sources import open_source
-from reinforce.sparse import SparseLabels
-from reinforce.store import Store
-from reinforce.train.batches import WINDOW_GROUPS, batch_plan, share_of_rank
-from reinforce.train.views import ReplayedViews
-from reinforce.verify import require, verify_pixels
-from reinforce.verify_pack import verify_pack
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import ReplayedViews
+from reinforce.replay.loader import WINDOW_GROUPS, batch_plan, share_of_rank
+from reinforce.sources.folder import ImageFolder
+from reinforce.sources.open_source import open_source
+from reinforce.sources.pack_manifest import Pack
+from reinforce.store.store import Store
+from reinforce.verification.verify import require, verify_pixels
+from reinforce.verification.verify_pack import verify_pack
 
 STREAMS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its files
 SMALL = Options(shard_bytes=30_000)
@@ -457,7 +457,7 @@ def test_a_missing_or_cut_shard_is_found(own: Path) -> None:
 
 def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
     """Hashes forged all along: the sample says itself where it belongs, and the image's hash is in the table."""
-    from reinforce.pack_folder import PackFolder
+    from reinforce.sources.pack_folder import PackFolder
 
     source = open_source(own)
     store = PackedStore(source)

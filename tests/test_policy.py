@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinforce.errors import UsageError
-from reinforce.params import Field
 from reinforce.policy import Policy, parse_policy
-from reinforce.policy_file import read_policy
 from reinforce.presets import PRESETS
+from reinforce.views.params import Field
+from reinforce.views.policy_text import read_policy
 
 UNIT = st.floats(0.01, 1).map(lambda v: round(v, 4))
 PAIRS = st.tuples(UNIT, UNIT).map(sorted).map(tuple)

@@ -23,20 +23,20 @@ import torch
 from conftest import CLASSES, Cli, make_settings, run_cli
 from servers import serve_http, serve_hub, serve_s3
 
-from reinforce.block import committed_blocks
 from reinforce.errors import BusyError, ReinforceError, SettingsError, SourceError, StoreError, UsageError
 from reinforce.files import only_writer
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.known import find, known_datasets
-from reinforce.pack import Options, pack
-from reinforce.publication import Known, Licences
-from reinforce.publish import publish
-from reinforce.pull import pull
-from reinforce.replay import ReinforcedDataset
-from reinforce.sparse import SparseLabels
-from reinforce.store import Store
-from reinforce.verify import require, verify_pixels, verify_store
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import SparseLabels
+from reinforce.packs.pack import Options, pack
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sharing.known_datasets import find, known_datasets
+from reinforce.sharing.publication import Known, Licences
+from reinforce.sharing.publish import publish
+from reinforce.sharing.pull import pull
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import committed_blocks
+from reinforce.store.store import Store
+from reinforce.verification.verify import require, verify_pixels, verify_store
 
 ROOT = Path(__file__).parents[1]
 LICENCES = Licences(labels="cc-by-4.0", images="their owners'")
@@ -223,7 +223,7 @@ def test_what_is_not_there_cannot_be_asked_for(asked: dict, published: Path, tmp
 
 
 def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reinforce.location._TRIES", 1)
+    monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
     out = tmp_path / "back"
     with serve_http(published) as served:
         bundles = sum(len(c) for p, c in tree(published).items() if p.endswith(".zip"))
@@ -441,7 +441,7 @@ def test_a_list_that_is_no_json_is_refused(text: bytes, own: Path, tmp_path: Pat
 
 
 def test_an_endless_list_is_not_read(own: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("reinforce.fetch.MAX_BYTES", 1000)
+    monkeypatch.setattr("reinforce.sharing.fetch.MAX_BYTES", 1000)
     refuses(own, tmp_path / "out", "is too large")
 
 
@@ -701,7 +701,7 @@ def test_a_known_name_is_pulled_from_the_first_place_that_has_it(
     more = {"images": "none", "licences": {}, "locations": [str(tmp_path / "gone"), str(published)]}
     for sha, code in ((digest, 0), ("0" * 64, 1)):
         known = Known.model_validate({**about, **more, "publication_sha256": sha})
-        monkeypatch.setattr("reinforce.known.known_datasets", lambda known=known: {"ours": known})
+        monkeypatch.setattr("reinforce.sharing.known_datasets.known_datasets", lambda known=known: {"ours": known})
         assert cli("pull", "ours", "--out", f"out{code}")[0] == code
     require(verify_store(tmp_path / "out0"))
     assert not (tmp_path / "out1").exists()

@@ -18,11 +18,11 @@ from conftest import make_settings, write_folder
 from safetensors.torch import load_file
 
 from reinforce.errors import UsageError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.labels import open_labels
-from reinforce.pack import Options, pack
+from reinforce.generation.generate import Execution, generate
+from reinforce.packs.open_labels import open_labels
+from reinforce.packs.pack import Options, pack
 from reinforce.policy import parse_policy
+from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.loop import BEST, LAST, METRICS, train
 from reinforce.train.ranks import Ranks
@@ -264,7 +264,7 @@ def test_further_validation_sets_are_evaluated_over_their_own_classes(data, tmp_
     assert code == 0, said
     line = lines(out)[0]
     assert {"top1", "nll", "ece", "few_top1", "few_nll", "few_ece"} <= line.keys()
-    from reinforce.models import create
+    from reinforce.teachers.models import create
     from reinforce.train.evaluate import Validation
 
     model = create("test_vit", weights=out / BEST, size=32, kwargs={}, pretrained=False).eval()

@@ -17,12 +17,12 @@ pytestmark = [
 ]
 VIEWS_AGAIN = """
 import sys, zlib, numpy as np
-from reinforce.apply import apply
-from reinforce.decode import decode
-from reinforce.draw import draw
-from reinforce.seeds import view_rng
-from reinforce.folder import ImageFolder
-from reinforce.store import Store
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
+from reinforce.views.draw import draw
+from reinforce.views.seeds import view_rng
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
 from reinforce import ReinforcedDataset
 from torch.utils.data import DataLoader
 

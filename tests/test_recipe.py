@@ -13,8 +13,8 @@ import timm
 from reinforce.cli import generate as generate_command
 from reinforce.cli import train as train_command
 from reinforce.errors import UsageError
-from reinforce.names import timm_name
 from reinforce.policy import parse_policy
+from reinforce.teachers.short_names import timm_name
 from reinforce.train import recipe as module
 from reinforce.train.recipe import Recipe, about_recipe, load_recipe, shipped_recipes
 

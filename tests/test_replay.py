@@ -12,10 +12,11 @@ import torch
 from conftest import IMAGES_PER_CLASS, SIZE, make_settings
 from torch.utils.data import DataLoader
 
-from reinforce import ReinforcedDataset, ops
+from reinforce import ReinforcedDataset
 from reinforce.errors import ReplayError, SourceError, UsageError
-from reinforce.folder import ImageFolder
-from reinforce.views import ViewMaker, views_loader
+from reinforce.sources.folder import ImageFolder
+from reinforce.views import ops
+from reinforce.views.pixels import ViewMaker, views_loader
 
 
 def generated(images: Path, teacher: object, workers: int) -> list[torch.Tensor]:
@@ -141,13 +142,13 @@ def test_a_changed_pixel_constant_in_an_op_trips_the_check(images, store, monkey
 
 
 def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(images, store, monkeypatch) -> None:
-    import reinforce.apply
-    import reinforce.probes
+    import reinforce.store.probes
+    import reinforce.views.apply
 
     real = torch.nn.functional.interpolate
-    monkeypatch.setattr(reinforce.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
-    there = reinforce.probes.environment()
-    monkeypatch.setattr(reinforce.probes, "environment", lambda: there.model_copy(update={"torch": "9.9.9"}))
+    monkeypatch.setattr(reinforce.views.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
+    there = reinforce.store.probes.environment()
+    monkeypatch.setattr(reinforce.store.probes, "environment", lambda: there.model_copy(update={"torch": "9.9.9"}))
     with pytest.raises(ReplayError, match=r"torch .* then, 9\.9\.9 now"):
         ReinforcedDataset(store, images)
 

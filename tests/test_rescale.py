@@ -11,18 +11,18 @@ from conftest import make_settings, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforce.apply import apply
-from reinforce.draw import draw
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.mix import MixOptions, draw_mixing
-from reinforce.params import Field
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.replay import ReinforcedDataset
-from reinforce.rescale import rescale, rescale_boxes
-from reinforce.seeds import view_rng
-from reinforce.train.batches import batch_plan, batches
-from reinforce.train.views import ReplayedViews
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import ReplayedViews
+from reinforce.replay.loader import batch_plan, batches
+from reinforce.sources.folder import ImageFolder
+from reinforce.views.apply import apply
+from reinforce.views.draw import draw
+from reinforce.views.mix import MixOptions, draw_mixing
+from reinforce.views.params import Field
+from reinforce.views.rescale import rescale, rescale_boxes
+from reinforce.views.seeds import view_rng
 
 
 @settings(max_examples=150, deadline=None)

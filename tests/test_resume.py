@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, TEACHER, make_settings, picture, run_cli
 
-from reinforce.block import Block, block_path, committed_blocks
 from reinforce.errors import ReplayError, SettingsError, StoreError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.manifest import Job, to_json
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.store import JOB, MANIFEST, Store, read_manifest
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block, block_path, committed_blocks
+from reinforce.store.manifest import Job, to_json
+from reinforce.store.store import JOB, MANIFEST, Store, read_manifest
 
 GENERATOR = Path(__file__).parent / "generator.py"
 KILLS = 10

@@ -7,14 +7,14 @@ import pytest
 import torch
 from conftest import CLASSES
 
-from reinforce.folder import ImageFolder
+from reinforce.labels.sparse import SparseLabels
 from reinforce.policy import parse_policy
-from reinforce.replay import ReinforcedDataset
-from reinforce.sparse import SparseLabels
-from reinforce.train.batches import batch_plan, batches
-from reinforce.train.ring import PREFETCH, Ring
-from reinforce.train.targets import Targets
-from reinforce.train.views import FreshViews, ReplayedViews
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews
+from reinforce.replay.loader import batch_plan, batches
+from reinforce.replay.ring import PREFETCH, Ring
+from reinforce.replay.targets import Targets
+from reinforce.sources.folder import ImageFolder
 
 
 def fresh(images, policy="rrc", size=32):

@@ -13,13 +13,13 @@ import zarr
 from conftest import make_settings
 from test_block import SHAPE, some_block
 
-from reinforce.block import Block, block_path, write_block
+from reinforce.bench.store_bench import measure_store, parse_size, synthesise
 from reinforce.errors import StoreError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.shard import ARRAYS, STRIPE_ARRAYS, check_layout, read_inner_chunk
-from reinforce.store import Store
-from reinforce.store_bench import measure_store, parse_size, synthesise
+from reinforce.generation.generate import Execution, generate
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block, block_path, write_block
+from reinforce.store.store import Store
+from reinforce.store.zarr_layout import ARRAYS, STRIPE_ARRAYS, check_layout, read_inner_chunk
 
 
 @pytest.fixture

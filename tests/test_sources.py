@@ -23,13 +23,13 @@ from conftest import CLASSES, REAL_DATA, TEACHER, Cli, picture
 from servers import serve_http, serve_s3
 from torch.utils.data import DataLoader
 
-from reinforce.decode import decode
 from reinforce.errors import SourceError
-from reinforce.folder import ImageFolder
-from reinforce.location import CHUNK_BYTES, File
-from reinforce.source import Source
-from reinforce.sources import open_source
-from reinforce.tar_index import tar_members
+from reinforce.sources.folder import ImageFolder
+from reinforce.sources.location import CHUNK_BYTES, File
+from reinforce.sources.open_source import open_source
+from reinforce.sources.source import Source
+from reinforce.sources.tar_members import tar_members
+from reinforce.views.decode import decode
 
 KINDS = ("folder", "wds", "wds-flat", "parquet", "parquet-bytes", "npz", "npz-grey", "torchvision")
 REMOTE = ("http-wds", "http-parquet", "http-npz", "s3-folder", "s3-wds", "s3-parquet")
@@ -192,10 +192,10 @@ def test_what_is_gone_is_an_oserror(images: Path, tmp_path: Path) -> None:
     table = open_source(write_parquet(folder, tmp_path / "p" / "a.parquet", True))
     for path in [*(tmp_path / "wds").iterdir(), *(tmp_path / "p").iterdir()]:
         path.unlink()
-    import reinforce.parquet
+    import reinforce.sources.parquet
 
-    reinforce.parquet._reader.cache_clear()
-    reinforce.parquet._group.cache_clear()
+    reinforce.sources.parquet._reader.cache_clear()
+    reinforce.sources.parquet._group.cache_clear()
     with pytest.raises(OSError, match="No such file"):
         shards.read(0)
     with pytest.raises((OSError, SourceError)):
@@ -283,7 +283,7 @@ def test_the_headers_of_shards_are_read_once(images: Path, tmp_path: Path, monke
     monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))
     shards = write_shards(ImageFolder.open(images), tmp_path / "wds", per_shard=100)
     first = open_source(shards)
-    monkeypatch.setattr("reinforce.tar_index.scan", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr("reinforce.sources.tar_members.scan", lambda file: pytest.fail("read again"))
     assert open_source(shards).index_sha256() == first.index_sha256()
     [index] = (tmp_path / "cache" / "indexes").iterdir()
     monkeypatch.undo()
@@ -406,7 +406,7 @@ def test_arrays_that_are_not_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_npz_that_would_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reinforce.arrays.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("reinforce.sources.arrays.MAX_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", bytes(8 << 20))
     assert os.path.getsize(tmp_path / "bomb.npz") < 20_000
@@ -432,10 +432,10 @@ def test_tables_without_images_are_refused(tmp_path: Path, monkeypatch: pytest.M
     assert source.keys == ("00000000", "00000001")
     with pytest.raises(OSError, match="no image in this row"):
         source.read(1)
-    monkeypatch.setattr("reinforce.parquet.MAX_GROUP_BYTES", 100)
-    import reinforce.parquet
+    monkeypatch.setattr("reinforce.sources.parquet.MAX_GROUP_BYTES", 100)
+    import reinforce.sources.parquet
 
-    reinforce.parquet._group.cache_clear()
+    reinforce.sources.parquet._group.cache_clear()
     with pytest.raises(OSError, match="a row group of"):
         source.read(0)
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "c.parquet")
@@ -468,8 +468,8 @@ def test_a_pattern_that_a_server_does_not_answer_is_said(monkeypatch: pytest.Mon
     def refusing(url: str) -> list[str]:
         raise RuntimeError("no credentials")  # each client raises errors of its own
 
-    monkeypatch.setattr("reinforce.patterns._glob", refusing)
-    monkeypatch.setattr("reinforce.location._TRIES", 1)
+    monkeypatch.setattr("reinforce.sources.patterns._glob", refusing)
+    monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
     with pytest.raises(SourceError, match=r"(?s)a/\*.tar cannot be read.*no credentials"):
         open_source("s3://bucket/a/*.tar")
 

@@ -12,14 +12,14 @@ from conftest import REAL_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforce import sqrt
-from reinforce.codec_bench import bench, load_probs
+from reinforce.bench.codec_bench import bench, load_probs
 from reinforce.errors import LabelError
-from reinforce.fidelity import measure
-from reinforce.keep import choose
-from reinforce.sparse import EVEN, SparseLabels
-from reinforce.sqrt import Sqrt
-from reinforce.tiers import MAX_DELTA, MIN_DELTA, TIERS
+from reinforce.labels import sqrt
+from reinforce.labels.codec_names import MAX_DELTA, MIN_DELTA, TIERS
+from reinforce.labels.fidelity import measure
+from reinforce.labels.sparse import EVEN, SparseLabels
+from reinforce.labels.sqrt import Sqrt
+from reinforce.labels.sqrt_selection import choose
 
 LOGITS = REAL_DATA / "logits" / "mobilenetv2_100_views.npz"
 KINDS = ("one-hot", "uniform", "one class for all", "sharp", "soft", "views of an image")

@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import Cli, make_settings
 
-from reinforce.block import Block
 from reinforce.errors import StoreError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.manifest import read_model
-from reinforce.replay import ReinforcedDataset
-from reinforce.sparse import SparseLabels
-from reinforce.store import Store
-from reinforce.verify import require, verify_labels, verify_pixels, verify_store
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import SparseLabels
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block
+from reinforce.store.manifest import read_model
+from reinforce.store.store import Store
+from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 
 CODECS = ({"name": "topk", "k": 2}, {"name": "sqrt", "delta": 0.1})
 

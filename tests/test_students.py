@@ -11,15 +11,15 @@ import torch
 from conftest import CLASSES, make_settings, write_folder
 from safetensors.torch import load_file
 
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
-from reinforce.models import create
-from reinforce.names import timm_name
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import parse_policy
-from reinforce.seeds import torch_seed
+from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.models import create
+from reinforce.teachers.short_names import timm_name
 from reinforce.train.loop import BEST, train
 from reinforce.train.recipe import load_recipe
 from reinforce.train.setup import TrainConfig
+from reinforce.views.seeds import torch_seed
 
 pytestmark = pytest.mark.slow
 USI = [

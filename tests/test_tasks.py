@@ -10,11 +10,11 @@ from conftest import CLASSES, SIZE
 from timm.task import TrainingTask
 
 from reinforce.errors import DataError
-from reinforce.models import create
-from reinforce.sparse import SparseLabel, SparseLabels
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.replay.targets import Targets
+from reinforce.teachers.models import create
 from reinforce.train.evaluate import classification_metrics
 from reinforce.train.losses import Loss, LossWeights, hard_loss, mixed_one_hot
-from reinforce.train.targets import Targets
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 
 CPU = torch.device("cpu")

@@ -37,13 +37,15 @@ from reinforce.errors import (
     TeacherError,
     UsageError,
 )
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate
+from reinforce.generation.generate import Execution, generate
 from reinforce.policy import Policy, parse_policy
-from reinforce.store import Store
-from reinforce.teacher import TeacherSpec, load_teacher, teacher_of
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews
+from reinforce.replay.loader import batch_plan, batches
+from reinforce.replay.targets import Targets
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
+from reinforce.teachers.teacher import TeacherSpec, load_teacher, teacher_of
 from reinforce.train import tasks
-from reinforce.train.batches import batch_plan, batches
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation
 from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
@@ -51,9 +53,7 @@ from reinforce.train.losses import LossWeights
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig, build
-from reinforce.train.targets import Targets
 from reinforce.train.tasks import OnlineTask, ReplayTask
-from reinforce.train.views import FreshViews, ReplayedViews
 
 TIMES = ("seconds", "images_per_second")
 STEPS = 5  # 24 samples in batches of 5

@@ -19,18 +19,19 @@ import torch
 from conftest import CLASSES, SIZE, TEACHER, make_settings
 from safetensors.torch import save_file
 
-import reinforce.apply
-from reinforce import ReinforcedDataset, ops
-from reinforce.block import BlockData, Status, block_path, write_block
+import reinforce.views.apply
+from reinforce import ReinforcedDataset
 from reinforce.errors import StoreError
 from reinforce.files import file_sha256
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate, list_files
-from reinforce.manifest import Job, to_json
-from reinforce.params import Op
-from reinforce.samples import Samples
-from reinforce.store import Store, read_manifest
-from reinforce.verify import require, verify_labels, verify_pixels, verify_store
+from reinforce.generation.generate import Execution, generate, list_files
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import BlockData, Status, block_path, write_block
+from reinforce.store.manifest import Job, to_json
+from reinforce.store.samples import Samples
+from reinforce.store.store import Store, read_manifest
+from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
+from reinforce.views import ops
+from reinforce.views.params import Op
 
 OP = 6  # params columns of rrc-ra: crop top, left, height, width, interpolation, flip, op, ...
 
@@ -525,7 +526,7 @@ def patch_ops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def patch_resize(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.nn.functional.interpolate
-    monkeypatch.setattr(reinforce.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
+    monkeypatch.setattr(reinforce.views.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
 
 
 @pytest.mark.parametrize(("patch", "at_least"), [(patch_ops, 3), (patch_resize, 8)])

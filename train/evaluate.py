@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from reinforce.errors import SourceError
 from reinforce.policy import make_policy
-from reinforce.source import Source
-from reinforce.train.batches import batches
+from reinforce.replay.epoch_views import FreshViews
+from reinforce.replay.loader import batches
+from reinforce.sources.source import Source
 from reinforce.train.ranks import Ranks
-from reinforce.train.views import FreshViews
 
 _ECE_BINS = 15
 

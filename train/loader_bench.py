@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from timm.data import ImageDataset, create_loader
 
-from reinforce.decode import decode
+from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
-from reinforce.folder import ImageFolder
-from reinforce.generate import Execution, generate, limit_source
-from reinforce.manifest import Settings, SourceInfo
-from reinforce.paired import Run
+from reinforce.generation.generate import Execution, generate, limit_source
+from reinforce.labels.codec_names import TIERS
 from reinforce.policy import Policy, parse_policy
-from reinforce.random_teacher import random_teacher
-from reinforce.replay import ReinforcedDataset
-from reinforce.source import Source
-from reinforce.tiers import TIERS
-from reinforce.train.batches import batch_plan, batches
-from reinforce.train.views import FreshViews, ReplayedViews, Views
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
+from reinforce.replay.loader import batch_plan, batches
+from reinforce.sources.folder import ImageFolder
+from reinforce.sources.source import Source
+from reinforce.store.manifest import Settings, SourceInfo
+from reinforce.teachers.random_teacher import random_teacher
+from reinforce.views.decode import decode
 
 CLASSES = 1000
 VIEWS = 8

@@ -18,16 +18,16 @@ import torch
 
 from reinforce.errors import DataError, Interrupted, SettingsError, UsageError
 from reinforce.files import only_writer, write_atomic, writing
-from reinforce.probes import environment
-from reinforce.seeds import torch_seed
-from reinforce.store import JOB, MANIFEST
-from reinforce.train.batches import batch_plan, batches, check_batch_size, partners, share_of_rank
+from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
+from reinforce.store.probes import environment
+from reinforce.store.store import JOB, MANIFEST
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.curves import Curves
 from reinforce.train.ranks import Ranks, joined
 from reinforce.train.setup import Parts, TrainConfig, build
 from reinforce.train.step import Stepper
 from reinforce.train.stop import stop_flag
+from reinforce.views.seeds import torch_seed
 
 LAST, BEST, METRICS, SUMMARY = "last.safetensors", "best.safetensors", "metrics.jsonl", "summary.json"
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reinforce.train.targets import Targets
+from reinforce.replay.targets import Targets
 
 Outputs = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Parts = dict[str, torch.Tensor]

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from reinforce.device import resolve_device
 from reinforce.errors import Interrupted
+from reinforce.teachers.device import resolve_device
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others; decoding of a batch or rank 0's checkpoint must fit in."""

@@ -13,24 +13,24 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from reinforce.device import resolve_device
 from reinforce.errors import SourceError, UsageError
 from reinforce.files import file_sha256
-from reinforce.labels import AnyStore, has_labels, open_labels, packed
-from reinforce.models import Scalar, create, require_logits
-from reinforce.names import timm_name
+from reinforce.packs.open_labels import AnyStore, has_labels, open_labels, packed
 from reinforce.policy import Policy
-from reinforce.policy_file import read_policy
-from reinforce.replay import ReinforcedDataset, match_keys
-from reinforce.seeds import torch_seed
-from reinforce.source import Source
-from reinforce.sources import open_source
-from reinforce.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
+from reinforce.replay.dataset import ReinforcedDataset, match_keys
+from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
+from reinforce.sources.open_source import open_source
+from reinforce.sources.source import Source
+from reinforce.teachers.device import resolve_device
+from reinforce.teachers.models import Scalar, create, require_logits
+from reinforce.teachers.short_names import timm_name
+from reinforce.teachers.teacher import Teacher, TeacherSpec, load_teacher, teacher_of
 from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights
 from reinforce.train.recipe import Recipe
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
-from reinforce.train.views import FreshViews, PooledViews, ReplayedViews, Views
+from reinforce.views.policy_text import read_policy
+from reinforce.views.seeds import torch_seed
 
 Mode = Literal["replay", "plain", "online"]
 DEFAULT_POLICY = "rrc-ra"

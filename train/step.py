@@ -10,9 +10,9 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from reinforce.errors import UsageError
+from reinforce.replay.targets import Targets
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe
-from reinforce.train.targets import Targets
 from reinforce.train.tasks import StudentTask
 
 

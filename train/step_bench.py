@@ -8,18 +8,18 @@ import numpy as np
 import timm
 import torch
 
-from reinforce.names import timm_name
-from reinforce.paired import Run
-from reinforce.random_teacher import random_teacher
-from reinforce.seeds import choice_rng
-from reinforce.sparse import SparseLabel, SparseLabels
-from reinforce.tiers import TIERS
+from reinforce.bench.rounds import Run
+from reinforce.labels.codec_names import TIERS
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.replay.targets import Targets
+from reinforce.teachers.random_teacher import random_teacher
+from reinforce.teachers.short_names import timm_name
 from reinforce.train.losses import LossWeights
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.step import Stepper
-from reinforce.train.targets import Targets
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
+from reinforce.views.seeds import choice_rng
 
 _VIEWS = 16
 

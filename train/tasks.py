@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reinforce.errors import DataError
-from reinforce.teacher import Teacher
+from reinforce.replay.targets import Targets
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.losses import Loss, LossWeights
-from reinforce.train.targets import Targets
 
 
 class StudentTask(TrainingTask):

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reinforce.block import Block, BlockData, block_path, write_block
-from reinforce.fidelity import measure
 from reinforce.files import file_sha256, write_atomic
-from reinforce.folder import ImageFolder
-from reinforce.generate import list_files
-from reinforce.manifest import to_json
-from reinforce.models import create
-from reinforce.sparse import SparseLabels
-from reinforce.store import MANIFEST, Store
-from reinforce.tiers import parse_codec
+from reinforce.generation.generate import list_files
+from reinforce.labels.codec_names import parse_codec
+from reinforce.labels.fidelity import measure
+from reinforce.labels.sparse import SparseLabels
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.block import Block, BlockData, block_path, write_block
+from reinforce.store.manifest import to_json
+from reinforce.store.store import MANIFEST, Store
+from reinforce.teachers.models import create
 from reinforce.train.evaluate import Validation, classification_metrics
 from reinforce.train.loop import BEST, train
 from reinforce.train.recipe import load_recipe

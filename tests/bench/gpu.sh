@@ -63,7 +63,7 @@ for teacher in "${teachers[@]}"; do
 import sys
 import timm
 from safetensors.torch import save_file
-from reinforce.names import timm_name
+from reinforce.teachers.short_names import timm_name
 model = timm.create_model(timm_name(sys.argv[1]), num_classes=1000)
 save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, sys.argv[2])
 PYTHON

@@ -1,0 +1,165 @@
+"""Codec bench: what a codec costs and what it loses, on the logits of a real teacher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from reinforce.errors import DataError, UsageError
+from reinforce.labels.codec_names import TIERS, parse_codec
+from reinforce.labels.fidelity import Fidelity, compare
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.labels.topk import TopK
+
+DEFAULT = (*TIERS, "topk:5", "topk:10", "topk:20")
+_BATCH = 256
+_REPEATS = 5
+
+
+def load_probs(path: Path, views: int | None = None, top1: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Softmax of stored logits.
+
+    Args:
+        path: A numpy .npz file with an array `logits` `[images, views, classes]`.
+        views: Only the first so many views.
+        top1: Divide the logits by the temperature at which the mean top-1 probability is this.
+
+    Returns:
+        float32 `[images, views, classes]`, and what was read.
+
+    Raises:
+        DataError: no such file or array, or values that are not finite.
+        UsageError: a top-1 probability that no temperature gives.
+    """
+    try:
+        with open(path, "rb") as file:
+            arrays = np.load(file)
+            logits = arrays["logits"] if isinstance(arrays, np.lib.npyio.NpzFile) else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise _unreadable(path, str(error)) from None
+    if logits is None or logits.ndim != 3 or not logits.size or logits.dtype.kind != "f":
+        raise _unreadable(path, "no array" if logits is None else f"{logits.dtype} {list(logits.shape)}")
+    logits = logits[:, :views]
+    if not np.isfinite(logits).all():
+        raise _unreadable(path, "NaN or infinity among the logits")
+    temperature = 1.0 if top1 is None else _temperature(logits, top1)
+    probs = np.stack([_softmax(image, temperature) for image in logits])
+    about = dict(zip(("images", "views", "classes"), probs.shape, strict=True))
+    return probs, {**about, "temperature": round(temperature, 4), "mean_top1": round(float(probs.max(axis=-1).mean()), 4)}
+
+
+def _unreadable(path: Path, found: str) -> DataError:
+    return DataError(
+        f"{path} holds no logits.",
+        found=found,
+        expected="a numpy .npz file with a float array `logits` [images, views, classes]",
+        fix="np.savez_compressed('logits.npz', logits=logits)",
+    )
+
+
+def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    values = logits.astype(np.float64) / temperature
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _temperature(logits: np.ndarray, top1: float) -> float:
+    low, high = 1e-3, 1e3
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        mean = np.mean([_softmax(image, middle).max(axis=-1).mean() for image in logits])
+        low, high = (middle, high) if mean > top1 else (low, middle)
+    if not abs(mean - top1) < 1e-3:
+        raise UsageError(f"No temperature gives a mean top-1 probability of {top1}.", found=f"{mean:.3f} at best")
+    return middle
+
+
+def bench(name: str, probs: np.ndarray) -> list[dict[str, Any]]:
+    """Measure one codec; for `topk` twice, as its remainder can be spread evenly or, as many do, be dropped.
+
+    Returns:
+        For each: `codec`, `remainder` (spread or dropped), `bytes_per_view` (all bytes of the records), `kl` and `kl_p99` (of
+        KL(teacher || decoded), nats; null: infinite), `total_variation` (half the L1 distance), `top1_bias` and `image_bias`
+        (see `fidelity.Fidelity`), `encode_ms` (a record), `decode_us` (one view from its record), `dense_us` (one row of a
+        batch of 256, collated and densified on the CPU).
+    """
+    codec = parse_codec(name)
+    images, views, classes = probs.shape
+    records: list[bytes] = []
+    encode = _fastest(lambda: records.append(codec.encode(probs[len(records) % images])), images, repeats=1)
+    labels = [codec.decode_all(record, views, classes) for record in records]
+    turns = _cycle(images, views)
+    decode = _fastest(lambda: codec.decode(records[(turn := next(turns))[0]], turn[1], views, classes), max(200, images))
+    batch = [label for rows in labels for label in rows][:: max(1, images * views // _BATCH)][:_BATCH]
+    dense = _fastest(lambda: SparseLabels.stack(batch, classes).dense(), 3)
+    costs = {
+        "bytes_per_view": sum(map(len, records)) / (images * views),
+        "encode_ms": 1e3 * encode,
+        "decode_us": 1e6 * decode,
+        "dense_us": 1e6 * dense / len(batch),
+    }
+    rows = [{"codec": name, "remainder": "spread", **_losses(labels, probs), **costs}]
+    if isinstance(codec, TopK):
+        rows.append({"codec": name, "remainder": "dropped", **_losses([_dropped(r) for r in labels], probs), **costs})
+    return rows
+
+
+def _dropped(labels: list[SparseLabel]) -> list[SparseLabel]:
+    return [SparseLabel(ids, values / values.sum(), 0.0) for ids, values, *_ in labels]
+
+
+def _losses(labels: list[list[SparseLabel]], probs: np.ndarray) -> dict[str, Any]:
+    each: list[Fidelity] = [compare(rows, true) for rows, true in zip(labels, probs, strict=True)]
+    kl = np.concatenate([f.kl for f in each])
+    return {
+        "kl": _finite(kl.mean()),
+        "kl_p99": _finite(np.quantile(kl, 0.99, method="higher")),
+        "total_variation": float(np.concatenate([f.total_variation for f in each]).mean()),
+        "top1_bias": float(np.concatenate([f.top1_bias for f in each]).mean()),
+        "image_bias": float(np.mean([f.image_bias for f in each])),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _cycle(images: int, views: int) -> Iterator[tuple[int, int]]:
+    turn = 0
+    while True:
+        yield turn % images, (7 * turn) % views
+        turn += 1
+
+
+def _fastest(work: Callable[[], object], times: int, repeats: int = _REPEATS) -> float:
+    """Seconds of one call: the best of some repeats, as everything else on a machine only adds to it."""
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        best = min(best, (time.perf_counter() - start) / times)
+    return best
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows for reading."""
+    lines = [
+        "| codec | remainder | B/view | KL mean | KL p99 | total variation | top-1 bias | bias of an image "
+        "| encode ms/record | decode us/view | dense us/view |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        kl, p99 = ("inf" if r[k] is None else f"{r[k]:.4f}" for k in ("kl", "kl_p99"))
+        lines.append(
+            f"| {r['codec']} | {r['remainder']} | {r['bytes_per_view']:.2f} | {kl} | {p99} | {r['total_variation']:.4f} "
+            f"| {r['top1_bias']:+.1e} | {r['image_bias']:.4f} "
+            f"| {r['encode_ms']:.2f} | {r['decode_us']:.1f} | {r['dense_us']:.1f} |"
+        )
+    return "\n".join(lines)

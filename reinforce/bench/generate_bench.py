@@ -1,0 +1,76 @@
+"""Generate bench: stage one beside a bare loop of the same teacher over batches that are ready, for as many views."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from reinforce.bench.rounds import Run
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import kl_divergence
+from reinforce.sources.source import Source
+from reinforce.store.manifest import Settings
+from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.views.decode import decode
+from reinforce.views.pixels import make_views
+
+_READY = 4
+"""Batches that the bare loop goes through in turn."""
+
+
+def contenders(source: Source, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path) -> dict[str, Run]:
+    """The two, as functions of a round's number to seconds for all views of `source`.
+
+    Args:
+        source: The images.
+        teacher: Of both.
+        settings: What `generate` makes.
+        execution: How.
+        scratch: An empty folder.
+    """
+    label, total = label_of(teacher, settings), len(source) * settings.views
+    batches = ready_batches(source, settings, execution.batch_size)
+
+    def bare(number: int) -> float:
+        started = time.perf_counter()
+        for index, first in enumerate(range(0, total, execution.batch_size)):
+            label(batches[index % len(batches)][: total - first]).cpu()
+        return time.perf_counter() - started
+
+    def whole(number: int) -> float:
+        out = scratch / f"round-{number}"
+        started = time.perf_counter()
+        generate(source, teacher, settings, out, execution)
+        seconds = time.perf_counter() - started
+        shutil.rmtree(out)
+        return seconds
+
+    label(batches[0])  # threads and kernels are there before the first round
+    return {"bare teacher": bare, "generate": whole}
+
+
+def precision_error(source: Source, teacher: Teacher, settings: Settings, batch_size: int) -> tuple[float, float]:
+    """What bfloat16 does to the labels of a few batches: mean KL(fp32 || bf16) in nats, and share of equal top classes."""
+    batches = ready_batches(source, settings, batch_size)
+    found = {}
+    chosen = teacher.precision
+    for teacher.precision in ("fp32", "bf16"):
+        found[teacher.precision] = torch.cat([teacher(batch).float().cpu() for batch in batches])
+    teacher.precision = chosen
+    true, rounded = found["fp32"], found["bf16"]
+    agreeing = (true.argmax(dim=1) == rounded.argmax(dim=1)).float().mean()
+    return float(kl_divergence(true, rounded / rounded.sum(dim=1, keepdim=True)).mean()), float(agreeing)
+
+
+def ready_batches(source: Source, settings: Settings, batch_size: int) -> list[torch.Tensor]:
+    """A few batches of real views, uint8 `[batch_size, 3, size, size]`."""
+    views: list[torch.Tensor] = []
+    wanted = min(_READY * batch_size, len(source) * settings.views)
+    for index in range(len(source)):
+        if sum(map(len, views)) >= wanted:
+            break
+        views.append(make_views(decode(source.read(index)), index, settings)[1])
+    return list(torch.cat(views)[:wanted].split(batch_size))

@@ -1,0 +1,6 @@
+"""Generation: stage one.
+
+Comes in: a source, a teacher, settings.
+Goes out: a store, block by block; or, before that, what it would cost.
+Read first: `generate.py`, then `block_labels.py`, what is done for one block.
+"""

@@ -1,0 +1,126 @@
+"""Block labels: what stage one does for one block: the views of its samples through the teacher, and into records.
+
+Without mixing, samples pass one by one, each with all its views from one decode. Where samples are mixed with each other, all
+of a block's must be at hand in a view, so it goes through the views in chunks that fit in memory, a decode for each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+
+from reinforce.errors import SourceError
+from reinforce.generation.label_stream import Label, LabelStream
+from reinforce.labels.codec import Codec, encode_stripes
+from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.fidelity import measure
+from reinforce.store.block import BlockData, Status
+from reinforce.store.manifest import Settings
+from reinforce.views.mix import draw_mixing, mix, mixing_columns
+from reinforce.views.pixels import SampleViews, ViewRange, pixel_crc
+from reinforce.views.seeds import mixing_rngs
+
+MEASURE_EVERY = 16
+"""The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
+CHUNK_BYTES = 1 << 30
+"""Pixels of a block that are held at once where its samples are mixed."""
+
+
+def block_items(settings: Settings, block: int) -> list[ViewRange]:
+    """What must be decoded for a block, in the order in which `label_block` takes it."""
+    samples, step = settings.block_samples(block).tolist(), settings.views
+    if settings.policy.mix:
+        step = min(step, max(1, CHUNK_BYTES // (3 * settings.size**2 * len(samples))))
+    firsts = range(0, settings.views, step)
+    return [ViewRange(s, first, min(first + step, settings.views)) for first in firsts for s in samples]
+
+
+def label_block(made: Iterator[SampleViews], block: int, label: Label, settings: Settings, batch_size: int) -> BlockData:
+    """Label the samples of one block.
+
+    Args:
+        made: Gives the views of `block_items`, in order; what follows them is left.
+        block: Its number.
+        label: Gives what the codec encodes for uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
+        settings: What to make.
+        batch_size: Views per teacher batch.
+
+    Raises:
+        SourceError: an image that changed between two chunks of views.
+    """
+    samples, items = settings.block_samples(block), block_items(settings, block)
+    columns = len(settings.policy.spec(settings.size).fields)
+    data = BlockData.empty(len(samples), settings.views, columns, settings.record_views)
+    codec = codec_from_dict(settings.codec)
+    label_all = _label_mixed if settings.policy.mix else _label_alone
+    for row, answers in label_all(islice(made, len(items)), data, block, label, settings, batch_size):
+        _store(data, row, codec, answers, measured=samples[row] % MEASURE_EVERY == 0)
+    return data
+
+
+def _label_alone(
+    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    labelled = LabelStream(label, batch_size)
+    for row, item in enumerate(made):
+        _note(data, row, item)
+        if item.status == Status.OK:
+            data.params[row], data.probes[row] = item.params, pixel_crc(item.pixels[row % settings.probe_views])
+            yield from labelled.push(row, item.pixels)
+    yield from labelled.flush()
+
+
+def _label_mixed(
+    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    options, rows = settings.policy.mix, len(data.status)
+    assert options is not None
+    answers: np.ndarray | None = None
+    first = 0
+    while first < settings.views:
+        chunk = list(islice(made, rows))
+        for row, item in enumerate(chunk):
+            if first and (item.status, item.sha256.tobytes()) != (data.status[row], data.sha256[row].tobytes()):
+                raise SourceError(
+                    f"Sample {item.sample} changed while its block was generated.",
+                    expected="images that stay as they are",
+                    fix="the same command makes the block again",
+                )
+            _note(data, row, item)
+        ok = np.flatnonzero(data.status == Status.OK)
+        if not len(ok):
+            return
+        if answers is None:
+            answers = np.empty((len(ok), settings.views, settings.num_classes), np.float32)
+        stop = first + len(chunk[ok[0]].pixels)
+        for view in range(first, stop):
+            rngs = mixing_rngs(settings.seed, block, view, options.repeats)
+            mixing = draw_mixing(*rngs, len(ok), options, settings.size)
+            columns = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
+            drawn = np.stack([chunk[row].params[view - first] for row in ok])
+            data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
+            pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
+            answers[:, view] = np.concatenate([label(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            for i in np.flatnonzero(ok % settings.probe_views == view):
+                data.probes[ok[i]] = pixel_crc(pixels[i])
+        first = stop
+    assert answers is not None
+    yield from zip(ok.tolist(), answers, strict=True)
+
+
+def _note(data: BlockData, row: int, item: SampleViews) -> None:
+    data.status[row], data.sha256[row], data.width_height[row] = item.status, item.sha256, item.width_height
+    if item.status != Status.OK:
+        data.reasons[row] = item.reason or ""
+
+
+def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measured: bool) -> None:
+    records = encode_stripes(codec, answers, data.record_views)
+    data.set_records(row, records)
+    if measured:
+        lost = measure(codec, records, answers, data.record_views)
+        # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
+        data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

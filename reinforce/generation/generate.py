@@ -1,0 +1,193 @@
+"""Generate: stage one. Runs the teacher over V views of every sample and commits the blocks, one rename each.
+
+Resume is "the blocks that are missing". Batches never cross a block, so a block's labels do not depend on which blocks were
+made before it: after any number of kills the result is byte-identical to an undisturbed run on the same machine, with the
+same batch size, device and number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reinforce.errors import Interrupted, StoreError, UsageError
+from reinforce.files import file_sha256, only_writer, write_atomic, writing
+from reinforce.generation.block_labels import block_items, label_block
+from reinforce.sources.source import Source
+from reinforce.store.block import Block, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.label_means import LabelMeans
+from reinforce.store.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
+from reinforce.store.probes import check_block_probes, environment
+from reinforce.store.samples import Samples
+from reinforce.store.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
+from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.views.pixels import SampleViews, ViewMaker, views_loader
+
+RESUME_PROBES = 2
+"""Probes of each committed block that are replayed before going on beside it."""
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in all), the blocks that were already there counted as done."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run; does not change what is written, except for the batch size within float rounding."""
+
+    batch_size: int = 64
+    workers: int = 1
+
+
+def limit_source(source: Source, limit: int | None) -> Source:
+    """At most `limit` samples, spread evenly over the index, so that every class of a sorted folder has its share."""
+    if limit is None or limit >= len(source):
+        return source
+    if limit < 1:
+        raise UsageError("--limit must be at least 1.", found=limit)
+    return source.take([i * len(source) // limit for i in range(limit)])
+
+
+def generate(
+    source: Source,
+    teacher: Teacher,
+    settings: Settings,
+    out: Path,
+    execution: Execution | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Generate a reinforced dataset, or finish one.
+
+    Args:
+        source: The images; their index must be the one in `settings`.
+        teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
+        settings: What to make.
+        out: Directory to write; may hold an interrupted run of the same settings.
+        execution: Batch size and workers.
+        on_progress: Told after each sample.
+
+    Raises:
+        SettingsError: `out` was made with other settings.
+        BusyError: another process is writing `out`.
+        StoreError: `out` holds something else, or the disk is full.
+        Interrupted: Ctrl-C.
+    """
+    execution = execution or Execution()
+    with writing(out):
+        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
+        if there - {"blocks", ".lock"} and not there & {MANIFEST, JOB}:
+            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        (out / "blocks").mkdir(parents=True, exist_ok=True)
+        try:
+            with only_writer(out):
+                return _generate_locked(source, teacher, settings, out, execution, on_progress)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "Generation was interrupted; committed blocks are kept.",
+                fix="the same command continues with the missing blocks",
+            ) from None
+
+
+def _generate_locked(
+    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+) -> Manifest:
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        if manifest.part_of is not None:
+            raise StoreError(
+                f"{out} is a part of another data set.",
+                expected="a data set that was generated here",
+                fix="`reinforce pull` fetches the rest; or choose another --out",
+            )
+        check_same_settings(manifest.settings, settings, str(out))
+        if set(range(settings.num_blocks)) <= committed_blocks(out):
+            (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+            return manifest
+        # A damaged block was removed: without it the data set is not complete, and it is made again.
+        write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
+        (out / MANIFEST).unlink()
+    job = read_job(out)
+    if job is None:
+        if committed_blocks(out):
+            raise StoreError(
+                f"{out} has blocks, and nothing that says what they are.",
+                expected=f"{JOB} or {MANIFEST} beside them",
+                cause="a file was removed",
+                fix="choose another --out",
+            )
+        job = Job(settings=settings, environment=environment())
+        write_atomic(out / JOB, to_json(job).encode())
+    check_same_settings(job.settings, settings, str(out))
+    remove_staging(out)
+    _check_same_pixels(source, settings, job.environment, out)
+    _generate_blocks(source, teacher, settings, out, execution, on_progress)
+    return _finish(source, settings, job.environment, out)
+
+
+def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
+    """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
+    columns = len(settings.policy.spec(settings.size).fields)
+    for number in sorted(committed_blocks(out)):
+        rows = settings.block_samples(number)
+        block = Block(block_path(out, number), len(rows), settings.views, columns, settings.record_views)
+        check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
+
+
+def _generate_blocks(
+    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
+) -> None:
+    missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
+    total, views = len(source), settings.views
+    todo = sum(len(settings.block_samples(b)) for b in missing)
+    seen = 0
+    on_progress(total - todo, total)
+    # One stream over all blocks, so that workers are decoding the next block while this one is encoded and committed.
+    items = [item for block in missing for item in block_items(settings, block)]
+    loader = views_loader(ViewMaker(source, settings), items, execution.workers)
+
+    def counted() -> Iterator[SampleViews]:
+        nonlocal seen
+        for item, made in zip(items, loader, strict=True):
+            seen += item.stop - item.first
+            on_progress(total - todo + seen // views, total)
+            yield made
+
+    stream, label = counted(), label_of(teacher, settings)
+    for block in missing:
+        write_block(out, block, label_block(stream, block, label, settings, execution.batch_size))
+
+
+def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
+    """Write the sample table and, last, the manifest; then the job file has served."""
+    spec = settings.policy.spec(settings.size)
+    table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
+    statistics = LabelMeans(settings)
+    for block in range(settings.num_blocks):
+        samples = settings.block_samples(block)
+        shape = (len(samples), settings.views, len(spec.fields), settings.record_views)
+        reader = Block(block_path(out, block), *shape)
+        table.fill(block, samples, reader)
+        statistics.add(reader, [source.label(s) for s in samples])
+    write_atomic(out / SAMPLES, table.to_parquet())
+    counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
+    manifest = Manifest(
+        settings=settings,
+        environment=env,
+        counts=Counts(**counts),
+        statistics=statistics.result(),
+        params_fields=list(spec.fields),
+        files={path: file_sha256(out / path) for path in list_files(out) if is_store_path(path)},
+    )
+    write_atomic(out / MANIFEST, to_json(manifest).encode())
+    (out / JOB).unlink()
+    Store(out)  # what was written must open
+    return manifest
+
+
+def list_files(root: Path) -> list[str]:
+    """Paths of the sample table and of all files below `blocks`, relative to `root`, sorted."""
+    paths = [SAMPLES]
+    for folder, _, names in os.walk(root / "blocks"):
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return sorted(paths)

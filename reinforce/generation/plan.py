@@ -1,0 +1,94 @@
+"""Plan: what a reinforced dataset would cost in hours and bytes, and after how many students it pays, from a trial run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from reinforce.bench.generate_bench import ready_batches
+from reinforce.generation.generate import Execution, generate
+from reinforce.sources.source import Source
+from reinforce.store.manifest import Settings
+from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.verification.summary import bytes_per_view
+
+_FIRST_TRIAL = 4
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a trial measured.
+
+    Attributes:
+        generate: Views per second of stage one, decoding and encoding included.
+        teacher: Views per second of the teacher alone.
+        label_bytes: Labels, bytes per view.
+        params_bytes: Params, bytes per view.
+        images: Images of the trial, each with all its views.
+    """
+
+    generate: float
+    teacher: float
+    label_bytes: float
+    params_bytes: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it comes to.
+
+    Attributes:
+        views: Views in all.
+        hours: Of stage one.
+        gigabytes: Of labels and params, 10^9 bytes.
+        online_hours: What a live teacher adds to the training of each student.
+        students: After how many students stage one has paid: its hours over those.
+    """
+
+    views: int
+    hours: float
+    gigabytes: float
+    online_hours: float
+    students: float
+
+
+def measure_rates(source: Source, teacher: Teacher, settings: Settings, execution: Execution, seconds: float) -> Rates:
+    """Run stage one on a few images of `source` for about `seconds`, and the teacher alone for a fifth of that."""
+    count = min(_FIRST_TRIAL, len(source))
+    with tempfile.TemporaryDirectory() as scratch:
+        while True:
+            begun = time.perf_counter()
+            part = source.take([i * len(source) // count for i in range(count)])
+            about = settings.source.model_copy(update={"num_samples": count, "index_sha256": part.index_sha256()})
+            out = Path(scratch, str(count))
+            manifest = generate(part, teacher, settings.model_copy(update={"source": about}), out, execution)
+            took = time.perf_counter() - begun
+            wanted = min(len(source), int(count * seconds / took))
+            if wanted < 2 * count:  # what there is time for was done, or all there is
+                break
+            count = wanted
+        views = manifest.counts.ok * settings.views
+        sizes = bytes_per_view(out, manifest.files, views)
+    label, passes = label_of(teacher, settings), 0
+    batches, begun = ready_batches(source, settings, execution.batch_size), time.perf_counter()
+    while not passes or time.perf_counter() - begun < seconds / 5:
+        batch = batches[passes % len(batches)]
+        label(batch).cpu()
+        passes += 1
+    alone = passes * len(batches[0]) / (time.perf_counter() - begun)
+    return Rates(views / took, alone, sizes["labels"], sizes["params"], count)
+
+
+def cost(rates: Rates, samples: int, views: int, epochs: int) -> Cost:
+    """The cost of so many views of each sample; a student that trains for `epochs` would ask a live teacher once per epoch."""
+    total = samples * views
+    hours, online = total / rates.generate / 3600, samples * epochs / rates.teacher / 3600
+    return Cost(total, hours, total * (rates.label_bytes + rates.params_bytes) / 1e9, online, hours / online)
+
+
+def affordable_views(gpu_hours: float, views_per_second: float, samples: int) -> int:
+    """Views of each sample that fit into so many hours of a device that makes so many views per second."""
+    return int(gpu_hours * 3600 * views_per_second // samples)

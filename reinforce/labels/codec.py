@@ -1,0 +1,85 @@
+"""Codec: the soft labels of one sample, float32 `[V, C]`, to the bytes of a record and back, one view at a time.
+
+A codec is a small frozen class; it opens no files. The byte layouts are normative in FORMAT.md, "Records"; which codecs there
+are, and what they are called on the command line, stands in `reinforce.labels.codec_names`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from reinforce.errors import LabelError
+from reinforce.labels.sparse import SparseLabel
+
+
+class Codec(ABC):
+    """Distributions to bytes and back."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, answers: np.ndarray) -> bytes:
+        """Encode what the teacher said of one sample.
+
+        Args:
+            answers: float32 `[V, C]`, each row a distribution; of label maps scores, float32 `[1, h, w, C]`.
+
+        Raises:
+            LabelError: a row is not a distribution, or a score no number.
+        """
+
+    def probabilities(self, answers: np.ndarray) -> np.ndarray:
+        """The distributions that `decode_all` gives back up to the codec's error: float32 `[V, C]`."""
+        return answers
+
+    @abstractmethod
+    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
+        """Decode the soft label of one view.
+
+        Raises:
+            LabelError: the record is damaged.
+        """
+
+    @abstractmethod
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
+        """Decode the soft labels of all views, for less than one by one.
+
+        Raises:
+            LabelError: the record is damaged.
+        """
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Configuration for the manifest; `tiers.codec_from_dict` reads it."""
+
+
+def encode_stripes(codec: Codec, answers: np.ndarray, record_views: int) -> list[bytes]:
+    """The records of one sample, each of `record_views` views, the last of what is left."""
+    return [codec.encode(answers[first : first + record_views]) for first in range(0, len(answers), record_views)]
+
+
+def decode_stripes(
+    codec: Codec, records: Iterable[memoryview | bytes], num_views: int, num_classes: int, record_views: int
+) -> list[SparseLabel]:
+    """The soft labels of all views of one sample.
+
+    Raises:
+        LabelError: a record is damaged.
+    """
+    lengths = [min(record_views, num_views - first) for first in range(0, num_views, record_views)]
+    parts = zip(records, lengths, strict=True)
+    return [label for record, views in parts for label in codec.decode_all(record, views, num_classes)]
+
+
+def damaged(what: str, found: str, expected: str) -> LabelError:
+    """The error for a record that cannot be decoded."""
+    return LabelError(what, found=found, expected=expected, cause="a damaged file", fix="reinforce verify DIR")
+
+
+def class_id_bytes(num_classes: int) -> int:
+    """Bytes of an integer that numbers classes: 2, or 4 when C > 65536."""
+    return 2 if num_classes <= 1 << 16 else 4

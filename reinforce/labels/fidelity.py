@@ -1,0 +1,54 @@
+"""Fidelity: how far decoded soft labels are from the ones that were encoded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from reinforce.labels.codec import Codec, decode_stripes
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+
+
+class Fidelity(NamedTuple):
+    """Of one sample with V views.
+
+    Attributes:
+        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where over a millionth of the mass is ruled
+            out, that is decoded as zero.
+        total_variation: Half the L1 distance of each view, float64 `[V]`.
+        top1_bias: Decoded less true probability of the teacher's top class of each view, float64 `[V]`.
+        image_bias: L1 norm of the mean over the views of decoded less true probabilities: what does not average out.
+    """
+
+    kl: np.ndarray
+    total_variation: np.ndarray
+    top1_bias: np.ndarray
+    image_bias: float
+
+
+def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
+    """Compare decoded labels of the views of a sample with the true ones, float32 `[V, C]`."""
+    true = torch.from_numpy(np.ascontiguousarray(probs)).double()
+    true /= true.sum(dim=1, keepdim=True)
+    decoded = SparseLabels.stack(labels, true.shape[1]).dense().double()
+    difference = decoded - true
+    # What a half float rounds to zero is no loss to speak of; what is dropped is.
+    possible = decoded > 0
+    kl = torch.where(possible, torch.xlogy(true, true / decoded), 0.0).sum(dim=1).clamp(min=0)
+    kl[torch.where(possible, 0.0, true).sum(dim=1) > 1e-6] = torch.inf
+    return Fidelity(
+        kl=kl.numpy(),
+        total_variation=difference.abs().sum(dim=1).numpy() / 2,
+        top1_bias=difference.gather(1, true.argmax(dim=1, keepdim=True))[:, 0].numpy(),
+        image_bias=float(difference.mean(dim=0).abs().sum()),
+    )
+
+
+def measure(codec: Codec, records: bytes | list[bytes], answers: np.ndarray, record_views: int | None = None) -> Fidelity:
+    """Decode what `codec.encode(answers)` or `encode_stripes(codec, answers, record_views)` gave, and compare."""
+    probs = codec.probabilities(answers)
+    views, classes = probs.shape
+    records = [records] if isinstance(records, bytes) else records
+    return compare(decode_stripes(codec, records, views, classes, record_views or views), probs)

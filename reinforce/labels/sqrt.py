@@ -1,0 +1,238 @@
+"""`sqrt`: soft labels as steps of sqrt(p) over a dictionary of classes that the views of a sample share.
+
+KL is flat in sqrt(p), so one step width delta is right for large and small probabilities alike, and p >= delta^2 / 4 is an
+adaptive k. What is not kept in a view is spread by tail weights that the views share. Source: FORMAT.md, "Records"; why it is
+built this way, and what was tried beside it: design/sqrt.md.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from base64 import b64decode
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, final
+
+import numpy as np
+import zstandard
+
+from reinforce.errors import LabelError
+from reinforce.labels.codec import Codec, class_id_bytes, damaged
+from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, Tail, check_distributions
+from reinforce.labels.sqrt_selection import Kept, choose
+
+_SKIP, _RAISE, _END = 128, 127, 255  # tokens: a long gap, symbol s less s, the end of a view
+_END_TOKEN, _ESCAPE = bytes([_END]), b"\0"
+_ONE = 128  # the value of symbol 1 is stored in 1/128 delta^2
+_OTHERS, _RISE = -3 / 8, 1 / 2  # value of a symbol s above 1: s^2 - 3/8, and a half more for the first of the highest of a view
+_VALUES = tuple((token - _RAISE) ** 2 + _OTHERS for token in range(_END))
+_NO_IDS, _NO_PROBS = np.empty(0, np.int64), np.empty(0, np.float32)
+_FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+
+# Entropy tables from labels of real teachers: a record is too short to bring its own. FORMAT.md has the same bytes.
+DICTIONARY = b64decode(
+    "N6Qw7MenWhk0EMiSJB3//////w+W/R9Za20jBHd3d3e2EEIIIYQQ+v//////1lprbWutNUIIIXvvLaVMKfPgEPGgVCvTAgAAhIVQ"
+    "m9A0KUkZAAAAAAAAAAAAAAAAAAAAAAAAAAAA9GOlIyOD4uHBwaGBgcFgLB4OBwMioUSYmwAAAAEAAAAEAAAACAAAAAIBAQECAQEB"
+    "AgEDAQEBAQEBAQIEAQEBAgMCAgIBAgEDAQECAgEBAgIBAQEBAgEDAQECAQECAQECAQEBAgEAAQEBAwMBAQECAgIBAgECAgEBAQED"
+    "AgICAgEBAQEBAgECAQECAgIBAgECAgECAQEBAgEBAg=="
+)
+_PRIOR = zstandard.ZstdCompressionDict(DICTIONARY)
+
+
+class _Coder(threading.local):
+    """zstd's contexts, one pair per thread, as they cannot be shared."""
+
+    def __init__(self) -> None:
+        level = zstandard.ZstdCompressionParameters.from_level(
+            19, format=_FORMAT, write_content_size=True, write_checksum=False, write_dict_id=False
+        )
+        self.compressor = zstandard.ZstdCompressor(dict_data=_PRIOR, compression_params=level)
+        self.decompressor = zstandard.ZstdDecompressor(dict_data=_PRIOR, format=_FORMAT)
+
+
+_CODER = _Coder()
+
+
+class _Body(NamedTuple):
+    """A record taken apart, for D classes in its dictionary."""
+
+    one: float  # value of symbol 1, delta^2
+    class_ids: np.ndarray  # int64 [D], rising
+    order: np.ndarray  # int64 [D]: the dictionary by falling tail weight, as tokens count it
+    tail: Tail
+    remainders: bytes  # [V]
+    tokens: bytes  # of all views
+
+
+@final
+@dataclass(frozen=True)
+class Sqrt(Codec):
+    """Steps of sqrt(p), a dictionary of classes and a tail per sample.
+
+    Attributes:
+        delta: Step of sqrt(p), from 1/50 to 1/2.
+    """
+
+    delta: float
+    name: ClassVar[str] = "sqrt"
+
+    def encode(self, probs: np.ndarray) -> bytes:
+        """See `Codec.encode`."""
+        check_distributions(probs)
+        exact = probs.astype(np.float64)
+        exact /= exact.sum(axis=1, keepdims=True)
+        return _CODER.compressor.compress(self._pack(exact, choose(exact, self.delta)))
+
+    def _pack(self, probs: np.ndarray, kept: Kept) -> bytes:
+        levels = _levels(kept.weights, self.delta)
+        order = levels.argsort(kind="stable")
+        symbols, class_ids = kept.symbols[:, order], kept.class_ids[order]
+        left = 1 - np.where(symbols > 0, probs[:, class_ids], 0).sum(axis=1)
+        # The arcsine is to two masses what the root is to one: KL is flat in it near 0 and near 1.
+        steps = np.rint(np.arcsin(np.sqrt(left.clip(0, 1))) / (self.delta / 3)).astype(np.uint8)
+        floor = int(np.rint(4 * np.log2(self.delta**2 / 4 / kept.floor)).clip(0, 255))
+        one = _least_biased_one(probs, class_ids, symbols, 1 - np.array(self._remainders)[steps], kept.one)
+        id_steps = _id_steps(kept.class_ids)
+        header = bytes([floor, one]) + len(id_steps).to_bytes(class_id_bytes(probs.shape[1]), "little")
+        return header + id_steps + levels.tobytes() + steps.tobytes() + b"".join(map(_tokens, symbols))
+
+    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
+        """See `Codec.decode`."""
+        if not 0 <= view < num_views:
+            raise _broken(f"no view {view} among {num_views}")
+        body = _open(record, num_views, num_classes)
+        # Counted from the nearer end; behind the last end is nothing.
+        if 2 * view < num_views:
+            tokens = body.tokens.split(_END_TOKEN, view + 1)[view]
+        else:
+            tokens = body.tokens.rsplit(_END_TOKEN, num_views - view + 1)[-2 - (num_views - 1 - view)]
+        return self._label(body, tokens, body.remainders[view], num_classes)
+
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
+        """See `Codec.decode_all`."""
+        body = _open(record, num_views, num_classes)
+        views = zip(body.tokens.split(_END_TOKEN), body.remainders, strict=False)  # behind the last end is nothing
+        return [self._label(body, tokens, step, num_classes) for tokens, step in views]
+
+    def _label(self, body: _Body, tokens: bytes, step: int, num_classes: int) -> SparseLabel:
+        places: list[int] = []
+        values: list[float] = []
+        place, highest, first = -1, 0.0, 0
+        try:
+            # A dozen tokens: quicker one by one than as arrays.
+            for token in tokens:
+                if token < _SKIP:
+                    place += token + 1
+                    places.append(place)
+                    values.append(body.one)
+                elif token > _SKIP:
+                    values[-1] = value = _VALUES[token]
+                    if value > highest:
+                        highest, first = value, len(values) - 1
+                else:
+                    place += _SKIP
+            class_ids = body.class_ids[body.order[places]] if places else _NO_IDS
+        except IndexError:
+            raise _broken("a token that leads out of the dictionary") from None
+        if not places:
+            return SparseLabel(_NO_IDS, _NO_PROBS, 1.0, body.tail)
+        if highest:
+            values[first] += _RISE
+        remainder = self._remainders[step] if len(places) < num_classes else 0.0
+        probs = np.array(values, np.float32)
+        probs *= (1 - remainder) / sum(values)
+        return SparseLabel(class_ids, probs, remainder, body.tail)
+
+    @cached_property
+    def _remainders(self) -> list[float]:
+        """Decoded remainder of each step of arcsin(sqrt(r)): the mean of r over the step, which keeps it unbiased."""
+        step = self.delta / 3
+        return [0.5 - 0.5 * math.cos(2 * step * i) * math.sin(step) / step for i in range(256)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Codec.to_dict`."""
+        return {"name": self.name, "delta": self.delta}
+
+
+def _open(record: memoryview | bytes, num_views: int, num_classes: int) -> _Body:
+    try:
+        size = zstandard.get_frame_parameters(record, format=_FORMAT).content_size
+        if size > 64 + 3 * num_classes + num_views * (3 * num_classes + 2):  # zstd would believe it
+            raise _broken(f"a content of {size} bytes")
+        body = _CODER.decompressor.decompress(record, allow_extra_data=False)
+        start = 2 + class_id_bytes(num_classes)
+        end = start + int.from_bytes(body[2:start], "little")
+        array = np.frombuffer(body, np.uint8)
+        steps = array[start:end]
+        if body.find(_ESCAPE, start, end) < 0:
+            class_ids = np.add.accumulate(steps, dtype=np.int64)
+        else:
+            class_ids = np.add.accumulate(np.where(steps, steps, 255), dtype=np.int64)[steps > 0]
+        class_ids -= 1
+        levels = array[end : end + len(class_ids)]
+        one = body[1] / _ONE
+    except (zstandard.ZstdError, ValueError, IndexError) as error:
+        raise _broken(str(error)) from None
+    end += len(levels)
+    tokens = body[end + num_views :]
+    if len(class_ids) and class_ids[-1] >= num_classes:
+        raise _broken(f"class id {class_ids[-1]} of {num_classes} classes")
+    if tokens.count(_END_TOKEN) != num_views or tokens[-1] != _END or not one:
+        raise _broken(f"{tokens.count(_END_TOKEN)} ends of views for {num_views} views, symbol 1 = {one}")
+    tail = Tail(class_ids, levels, 2.0 ** (-body[0] / 4))
+    return _Body(one, class_ids, levels.argsort(kind="stable"), tail, body[end : end + num_views], tokens)
+
+
+def _broken(found: str) -> LabelError:
+    return damaged("A record cannot be decoded.", found, "a `sqrt` record as in FORMAT.md")
+
+
+def _levels(weights: np.ndarray, delta: float) -> np.ndarray:
+    """Tail weights in halvings of delta^2 / 4: uint8 `[D]`."""
+    return np.rint(np.log2(delta**2 / 4 / weights)).clip(0, MAX_LEVEL).astype(np.uint8)
+
+
+def _id_steps(class_ids: np.ndarray) -> bytes:
+    """Class ids as steps from one to the next, the first one from -1; a 0 is 255 more, and the step goes on."""
+    steps = np.diff(class_ids, prepend=-1).tolist()
+    return b"".join(_ESCAPE * ((step - 1) // 255) + bytes([(step - 1) % 255 + 1]) for step in steps)
+
+
+def _tokens(symbols: np.ndarray) -> bytes:
+    """Tokens of one view, from its symbols in the order of the dictionary, `[D]`."""
+    tokens = bytearray()
+    places = np.flatnonzero(symbols)
+    for gap, symbol in zip((np.diff(places, prepend=-1) - 1).tolist(), symbols[places].tolist(), strict=True):
+        tokens += bytes([_SKIP]) * (gap // _SKIP) + bytes([gap % _SKIP])
+        if symbol > 1:
+            tokens.append(symbol + _RAISE)
+    return bytes(tokens) + _END_TOKEN
+
+
+def _least_biased_one(probs: np.ndarray, class_ids: np.ndarray, symbols: np.ndarray, mass: np.ndarray, one: float) -> int:
+    """The value of symbol 1 that leaves the mean probability of the views' top classes as it is, in 1/128 delta^2.
+
+    All other values are given by the layout; this one moves mass between the top class and the rest.
+
+    Args:
+        probs: float64 `[V, C]`.
+        class_ids: `[D]`, in the order of `symbols`.
+        symbols: int64 `[V, D]`.
+        mass: float64 `[V]`, what the decoded probabilities of a view sum to.
+        one: What to take where the top classes say nothing.
+    """
+    views, top = np.arange(len(probs)), probs.argmax(axis=1)
+    is_top = (class_ids == top[:, None]) & (symbols > 0)
+    stored, ones = is_top.any(axis=1), symbols == 1
+    if not ones[stored].any():
+        return int(np.clip(round(one * _ONE), 1, 255))
+    values = np.where(symbols > 1, symbols**2 + _OTHERS, 0)
+    first = symbols.argmax(axis=1)
+    values[views, first] += np.where(values[views, first] > 0, _RISE, 0)
+    candidates = np.arange(32, 256)
+    each = candidates[:, None] / _ONE
+    top_values = np.where(is_top, values, 0).sum(axis=1) + each * (is_top & ones).any(axis=1)
+    decoded = top_values / np.maximum(values.sum(axis=1) + each * ones.sum(axis=1), 1e-9) * mass
+    bias = np.where(stored, decoded - probs[views, top], 0).mean(axis=1)
+    return int(candidates[np.abs(bias).argmin()])

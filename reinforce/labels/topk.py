@@ -1,0 +1,97 @@
+"""`topk`: the k most probable classes of each view; a plain layout, for interchange. Source: FORMAT.md, "Records"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from reinforce.labels.codec import Codec, class_id_bytes, damaged
+from reinforce.labels.sparse import SparseLabel, check_distributions
+
+MAX_K = 1000
+"""Largest k of `topk`."""
+
+
+@final
+@dataclass(frozen=True)
+class TopK(Codec):
+    """The k most probable classes of each view, class ids and float16 probabilities; for interchange.
+
+    Layout (little-endian): `u2 ids [V, K]` (`u4` when C > 65536), then `f2 probs [V, K]`, K = min(k, C), classes by falling
+    probability, ties by rising id. The remainder is one minus the sum of a row's stored probabilities. float16 is rounded
+    to nearest, and towards zero in rows whose sum would pass one, so that a remainder is never negative.
+    """
+
+    k: int = 10
+    name: ClassVar[str] = "topk"
+
+    def encode(self, probs: np.ndarray) -> bytes:
+        """See `Codec.encode`."""
+        check_distributions(probs)
+        k = min(self.k, probs.shape[1])
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+        return self.pack(order, np.take_along_axis(probs, order, axis=1), probs.shape[1])
+
+    @staticmethod
+    def pack(ids: np.ndarray, kept: np.ndarray, num_classes: int) -> bytes:
+        """A record of given classes, int `[V, K]`, and their probabilities, float32 `[V, K]`, by falling probability."""
+        stored = kept.astype("<f2")
+        over = stored.sum(axis=1, dtype=np.float64) > 1.0
+        # A row may sum to a little over one within the tolerance; rounding alone cannot lower what a half float holds exactly.
+        total = np.maximum(kept[over].sum(axis=1, dtype=np.float64, keepdims=True), 1.0)
+        stored[over] = _towards_zero(kept[over] / total)
+        return ids.astype(_id_dtype(num_classes)).tobytes() + stored.tobytes()
+
+    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
+        """See `Codec.decode`."""
+        return self._decode(record, view, view + 1, num_views, num_classes)[0]
+
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
+        """See `Codec.decode_all`."""
+        return self._decode(record, 0, num_views, num_views, num_classes)
+
+    def _decode(self, record: memoryview | bytes, start: int, stop: int, num_views: int, num_classes: int) -> list[SparseLabel]:
+        k = min(self.k, num_classes)
+        dtype = _id_dtype(num_classes)
+        expected = num_views * k * (dtype.itemsize + 2)
+        if len(record) != expected or not 0 <= start < stop <= num_views:
+            raise damaged(
+                "A record has the wrong length.",
+                f"{len(record)} bytes, view {start} of {num_views}",
+                f"{expected} bytes for topk:{self.k} and {num_classes} classes",
+            )
+        count = (stop - start) * k
+        ids = np.frombuffer(record, dtype, count, start * k * dtype.itemsize).astype(np.int64).reshape(-1, k)
+        stored = np.frombuffer(record, "<f2", count, num_views * k * dtype.itemsize + start * k * 2)
+        probs = stored.astype(np.float32).reshape(-1, k)
+        with np.errstate(invalid="ignore"):
+            totals = probs.sum(axis=1, dtype=np.float64)
+        # NaN fails every comparison, infinity the one with one.
+        if not (probs.min() >= 0.0 and totals.max() <= 1.0 and int(ids.max()) < num_classes):
+            raise damaged(
+                "A record does not decode to a distribution.",
+                f"lowest probability {probs.min():.3g}, highest sum {totals.max():.6g}, highest class id {ids.max()}",
+                f"non-negative, sum <= 1, class ids below {num_classes}",
+            )
+        if k > 1 and not np.diff(np.sort(ids, axis=1), axis=1).all():
+            raise damaged("A record names a class twice.", "equal class ids in a row", "each class at most once")
+        if k < num_classes:
+            return [SparseLabel(i, p, 1.0 - float(t)) for i, p, t in zip(ids, probs, totals, strict=True)]
+        # Every class is listed: the rounding goes where the mass is.
+        whole = np.where(totals[:, None] > 0, probs / np.maximum(totals, 1e-30)[:, None], 1 / k).astype(np.float32)
+        return [SparseLabel(i, p, 0.0) for i, p in zip(ids, whole, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Codec.to_dict`."""
+        return {"name": self.name, "k": self.k}
+
+
+def _id_dtype(num_classes: int) -> np.dtype[Any]:
+    return np.dtype(f"<u{class_id_bytes(num_classes)}")
+
+
+def _towards_zero(values: np.ndarray) -> np.ndarray:
+    rounded = values.astype(np.float16)
+    return np.where(rounded.astype(np.float32) > values, np.nextafter(rounded, np.float16(0)), rounded).astype("<f2")

@@ -1,0 +1,60 @@
+"""Labels: where params and soft labels are read from, a folder of blocks or shards that have them beside their images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reinforce.errors import StoreError
+from reinforce.packs.packed_store import PackedStore
+from reinforce.sources.open_source import open_source
+from reinforce.sources.pack_manifest import PACK
+from reinforce.sources.shards import Tars
+from reinforce.sources.source import Source
+from reinforce.store.store import MANIFEST, Store
+
+AnyStore = Store | PackedStore
+
+
+def has_labels(source: Source) -> bool:
+    """Whether a source is shards that `reinforce pack` put labels into."""
+    return isinstance(source, Tars) and source.pack is not None and source.pack.pack.labels is not None
+
+
+def open_labels(labels: str | Path, source: Source | None = None) -> AnyStore:
+    """Open what `--labels` takes: a reinforced dataset, or shards that have labels in them.
+
+    Args:
+        labels: A folder, a pattern of shards, or a URL of them.
+        source: The images, where they are opened already: taken if they are these shards.
+
+    Raises:
+        StoreError: neither, not complete, or damaged.
+    """
+    text = str(labels)
+    if Path(text).is_dir() and (Path(text) / MANIFEST).exists():
+        return Store(text)
+    if source is not None and source.location == text and has_labels(source):
+        return packed(source)
+    if text.endswith(".tar") or "://" in text or text.startswith("wds:") or list(Path(text).glob("*.tar")):
+        return packed(open_source(text))
+    return Store(text)
+
+
+def open_pack(root: Path) -> Tars | None:
+    """The shards of a folder that `reinforce pack` wrote; None where it did not."""
+    if not (root / PACK).is_file():
+        return None
+    source = open_source(f"wds:{root}")
+    return source if isinstance(source, Tars) else None
+
+
+def packed(source: Source) -> PackedStore:
+    """The labels of shards.
+
+    Raises:
+        StoreError: not shards.
+        UsageError: there are none in them.
+    """
+    if not isinstance(source, Tars):
+        raise StoreError(f"{source.location} has no labels.", expected="labels, or shards with labels", fix="--labels DIR")
+    return PackedStore(source)

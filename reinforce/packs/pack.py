@@ -1,0 +1,237 @@
+"""Pack: images, and params and labels beside them, as webdataset shards that anyone streams and Reinforce trains from.
+
+Shards are written whole and renamed; a run that was killed goes on with the shard it was at. Equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset
+from PIL import Image
+
+from reinforce.errors import ImageError, SettingsError, SourceError, StoreError, UsageError
+from reinforce.files import file_sha256, only_writer, write_atomic, writing
+from reinforce.packs.columns import compress_columns, join_frames
+from reinforce.packs.pack_order import Item, Order, Reins, escaped, unescaped
+from reinforce.packs.packed_store import mixing_path
+from reinforce.sources.location import File
+from reinforce.sources.pack_folder import INDEX_SCHEMA
+from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shard
+from reinforce.sources.source import Source
+from reinforce.sources.tar_members import Member, scan
+from reinforce.store.block import sync_folder
+from reinforce.store.manifest import to_json
+from reinforce.store.probes import read_checked
+from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.views.decode import decode
+from reinforce.views.mix import MIX_FIELDS
+
+JOB = "pack.job.json"
+Progress = Callable[[int, int], None]
+_SUFFIXES = (
+    (b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"P5", "pgm"), (b"P6", "ppm"), (b"BM", "bmp"),
+    (b"II*\0", "tif"), (b"MM\0*", "tif"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to pack.
+
+    Attributes:
+        shard_bytes: Size of a shard, about; one more sample than fits is in it.
+        resize: Shorter side in pixels that larger images are resized to; None: images stay as they are.
+        quality: Of the JPEGs that are then made.
+    """
+
+    shard_bytes: int = 500_000_000
+    resize: int | None = None
+    quality: int = 92
+
+
+def pack(
+    source: Source, labels: Path | None, out: Path, options: Options, on_progress: Progress = lambda done, total: None
+) -> Pack:
+    """Pack a source, with the labels of a reinforced dataset or without.
+
+    Args:
+        source: The images.
+        labels: The reinforced dataset; its images are packed, and no others.
+        out: Folder to write; may hold an interrupted run of the same.
+        options: Sizes.
+        on_progress: Told of samples.
+
+    Raises:
+        UsageError: images that are resized under labels of what they were.
+        SourceError: images are missing, or keys that no tar should have.
+        ReplayError: images are not those that the labels were made from.
+        SettingsError: `out` has something else.
+    """
+    if labels is not None and options.resize is not None:
+        raise UsageError(
+            "Labels belong to the images as they were.",
+            found=f"--resize {options.resize} with {labels}",
+            expected="labels that were generated from resized images",
+            fix=f"reinforce pack --data SOURCE --resize {options.resize} --out SHARDS, then generate from these",
+        )
+    store = None if labels is None else Store(labels)
+    with writing(out):
+        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
+        if there - {".lock"} and not there & {PACK, JOB}:
+            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        with only_writer(out):
+            return _pack_locked(source, store, out, options, on_progress)
+
+
+def _pack_locked(source: Source, store: Store | None, out: Path, options: Options, on_progress: Progress) -> Pack:
+    job = _job(source, store, options)
+    if (out / JOB).exists() or (out / PACK).exists():
+        found = (out / JOB).read_text() if (out / JOB).exists() else f"a complete {PACK}"
+        if found != job:
+            raise SettingsError(f"{out} has another pack.", found=found, expected=job, fix="choose another --out")
+    write_atomic(out / JOB, job.encode())
+    order = Order.of(source, store)
+    contents = _Contents(source, store, order, options)
+    place_of = {item.key: number for number, item in enumerate(order.items)}
+    shards: list[Shard] = []
+    rows: list[tuple[int, Member]] = []
+    done = 0
+    while done < len(order.items):
+        path = out / f"shards-{len(shards):06d}.tar"
+        if not path.exists():
+            _write_shard(path, contents, order, done, options.shard_bytes)
+        members = scan(File.open(str(path)))
+        rows += [(len(shards), member) for member in members]
+        shards.append(Shard(name=path.name, sha256=file_sha256(path), bytes=path.stat().st_size, samples=len(members)))
+        done = place_of[unescaped(members[-1].key)] + 1
+        on_progress(done, len(order.items))
+    files = _side_files(source, store, rows)
+    for name, content in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        write_atomic(out / name, content)
+    manifest = None
+    if store is not None:
+        manifest = store.manifest.model_copy(update={"files": {SAMPLES: hashlib.sha256(files[SAMPLES]).hexdigest()}})
+    made = Pack(
+        num_samples=len(rows),
+        resize=options.resize,
+        quality=options.quality if options.resize else None,
+        labels=manifest,
+        labels_sha256=None if store is None else file_sha256(store.root / MANIFEST),
+        shards=shards,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    )
+    write_atomic(out / PACK, to_json(made).encode())
+    (out / JOB).unlink()
+    return made
+
+
+def _job(source: Source, store: Store | None, options: Options) -> str:
+    """What must be equal for a pack to be continued, as one line."""
+    labels = None if store is None else file_sha256(store.root / MANIFEST)
+    quality = options.quality if options.resize else None
+    sizes = {"shard_bytes": options.shard_bytes, "resize": options.resize, "quality": quality}
+    return json.dumps({"source": source.index_sha256(), "labels": labels, **sizes})
+
+
+def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shard_bytes: int) -> None:
+    """Write the shard that begins with item `first`."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "wb") as file:
+        with webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT", user="", group="") as writer:
+            for number in range(first, len(order.items)):
+                item = order.items[number]
+                writer.write({"__key__": escaped(item.key), **contents.members(item)})
+                if file.tell() >= shard_bytes and number + 1 in order.ends:
+                    break
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+class _Contents:
+    """What the members of a sample hold."""
+
+    def __init__(self, source: Source, store: Store | None, order: Order, options: Options) -> None:
+        self.source, self.store, self.options = source, store, options
+        self.reins = None if store is None else Reins(store, order)
+
+    def members(self, item: Item) -> dict[str, bytes]:
+        encoded = self._image(item)
+        members = {suffix_of(encoded): encoded}
+        label = self.source.label(item.position) if self.store is None else int(self.store.samples.labels[item.sample])
+        if label is not None and label >= 0:
+            members["cls"] = str(label).encode()
+        if self.reins is not None:
+            members["rein"] = self.reins.of(item)
+        return members
+
+    def _image(self, item: Item) -> bytes:
+        if self.store is not None:
+            return read_checked(self.source, item.position, self.store.samples.sha256[item.sample])
+        try:
+            encoded = self.source.read(item.position)
+        except OSError as error:
+            found = f"{error.strerror or error}: {self.source.where(item.position)}"
+            raise SourceError(f"Image {item.key} cannot be read.", found=found, fix="bring it back, or remove it") from None
+        return encoded if self.options.resize is None else resized(encoded, self.options.resize, self.options.quality)
+
+
+def resized(encoded: bytes, shorter: int, quality: int) -> bytes:
+    """An image as a JPEG whose shorter side is `shorter` pixels; as it is where that is not longer, or it cannot be decoded."""
+    try:
+        pixels = decode(encoded)
+    except ImageError:
+        return encoded
+    height, width = pixels.shape[:2]
+    if min(height, width) <= shorter:
+        return encoded
+    scale = shorter / min(height, width)
+    size = (max(shorter, round(width * scale)), max(shorter, round(height * scale)))
+    sink = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).save(sink, "JPEG", quality=quality)
+    return sink.getvalue()
+
+
+def suffix_of(encoded: bytes) -> str:
+    """What an image's name must end in, by how it begins."""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for start, suffix in _SUFFIXES if encoded.startswith(start)), "jpg")
+
+
+def _side_files(source: Source, store: Store | None, rows: list[tuple[int, Member]]) -> dict[str, bytes]:
+    """Content of the files beside the shards, except for the manifest."""
+    columns = [[unescaped(m.key) for _, m in rows], [shard for shard, _ in rows]]
+    columns += [[getattr(m, name) for _, m in rows] for name in INDEX_SCHEMA.names[2:]]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), sink, compression="zstd")
+    files = {INDEX: sink.getvalue()}
+    names = source.class_names if store is None else store.settings.source.class_names
+    if names:
+        files[CLASS_NAMES] = (json.dumps(list(names)) + "\n").encode()
+    if store is not None:
+        files[SAMPLES] = (store.root / SAMPLES).read_bytes()
+        if store.settings.policy.mix is not None:
+            files |= dict(_mixing_files(store))
+    return files
+
+
+def _mixing_files(store: Store) -> Iterator[tuple[str, bytes]]:
+    """The columns of mixing of each stripe of each block: who must come into one batch is known before any sample is read."""
+    for number in store.blocks:
+        for stripe in store.block(number).stripes:
+            views = range(stripe.shape[1])
+            frames = [compress_columns(stripe.params_of_view(view)[:, -len(MIX_FIELDS) :]) for view in views]
+            yield mixing_path(number, stripe.number), join_frames(frames)

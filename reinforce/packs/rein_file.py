@@ -1,0 +1,130 @@
+"""Rein: everything a shard has of one sample beside its image, the member `KEY.rein`: params and records of all its views.
+
+Bytes in, views out; opens no files. Source: FORMAT.md, "Packs".
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from reinforce.errors import StoreError
+from reinforce.packs.columns import compress_columns, decompress_columns
+
+MAGIC = b"REIN"
+_HEADER = struct.Struct("<4sBBHHHIIII")  # magic, version, 0, V, R, P, block, row, probe, bytes
+_STRIPE = struct.Struct("<II")  # bytes of params, bytes of record
+
+
+class Rein(NamedTuple):
+    """One decoded header; params and records are decoded when they are asked for.
+
+    Attributes:
+        views: V, record_views: R, columns: P.
+        block: Number of the block that the sample belongs to, row: its place there.
+        probe: CRC-32 of the pixels of view `row mod min(V, R)`.
+        parts: Compressed params and record of each stripe.
+    """
+
+    views: int
+    record_views: int
+    columns: int
+    block: int
+    row: int
+    probe: int
+    parts: list[tuple[memoryview, memoryview]]
+
+    @classmethod
+    def parse(cls, content: bytes) -> Rein:
+        """Take a member apart.
+
+        Raises:
+            StoreError: it is not one.
+        """
+        if len(content) < _HEADER.size:
+            raise _damaged(f"{len(content)} bytes")
+        magic, version, zero, views, record_views, columns, block, row, probe, size = _HEADER.unpack_from(content)
+        if magic != MAGIC or version != 1 or zero or not views or not record_views or not columns:
+            raise _damaged(f"a header {bytes(content[:12]).hex()}")
+        stripes, start = -(-views // record_views), _HEADER.size
+        at = start + stripes * _STRIPE.size
+        if size != len(content) or at > len(content):
+            raise _damaged(f"{len(content)} bytes, {size} by its header")
+        lengths = list(_STRIPE.iter_unpack(content[start:at]))
+        whole, parts = memoryview(content), []
+        for params, record in lengths:
+            parts.append((whole[at : at + params], whole[at + params : at + params + record]))
+            at += params + record
+        if at != len(content):
+            raise _damaged(f"parts of {at} bytes in {len(content)}")
+        return cls(views, record_views, columns, block, row, probe, parts)
+
+    def stripe_views(self, stripe: int) -> int:
+        """Views of a stripe."""
+        return min(self.record_views, self.views - stripe * self.record_views)
+
+    def params_of_stripe(self, stripe: int) -> np.ndarray:
+        """Params of all views of a stripe: int32 `[v, P]`.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        try:
+            return decompress_columns(bytes(self.parts[stripe][0]), self.stripe_views(stripe), self.columns)
+        except ValueError as error:
+            raise _damaged(f"params: {error}") from None
+
+    def params(self, view: int) -> np.ndarray:
+        """Params of one view: int32 `[P]`.
+
+        Raises:
+            StoreError: there is no such view, or they are damaged.
+        """
+        if not 0 <= view < self.views:
+            raise _damaged(f"no view {view} of {self.views}")
+        stripe, own = divmod(view, self.record_views)
+        return self.params_of_stripe(stripe)[own]
+
+    def all_params(self) -> np.ndarray:
+        """Params of all views: int32 `[V, P]`.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        return np.concatenate([self.params_of_stripe(stripe) for stripe in range(len(self.parts))])
+
+    def record(self, stripe: int) -> memoryview:
+        """The record of a stripe's views."""
+        return self.parts[stripe][1]
+
+
+def make_rein(params: np.ndarray, records: list[bytes], record_views: int, block: int, row: int, probe: int) -> bytes:
+    """The member of a sample.
+
+    Args:
+        params: int32 `[V, P]`.
+        records: One per stripe.
+        record_views: R.
+        block: Number of the sample's block.
+        row: Its place there.
+        probe: Its probe.
+    """
+    views, columns = params.shape
+    stripes = [params[first : first + record_views] for first in range(0, views, record_views)]
+    chunks = [compress_columns(stripe) for stripe in stripes]
+    table = b"".join(_STRIPE.pack(len(c), len(r)) for c, r in zip(chunks, records, strict=True))
+    body = b"".join(part for pair in zip(chunks, records, strict=True) for part in pair)
+    size = _HEADER.size + len(table) + len(body)
+    return _HEADER.pack(MAGIC, 1, 0, views, record_views, columns, block, row, probe, size) + table + body
+
+
+def _damaged(found: str) -> StoreError:
+    return StoreError(
+        "A .rein member of a shard is damaged.",
+        found=found,
+        expected="params and labels of the views of one sample, as in FORMAT.md",
+        cause="a broken copy, or another kind of file",
+        fix="reinforce verify on the folder of the shards, or pack them again",
+    )

@@ -1,0 +1,77 @@
+"""Shard decoder: views and soft labels for those who stream packed shards with webdataset alone.
+
+decode = ShardDecoder("runs/shards")
+for sample in webdataset.WebDataset("runs/shards/shards-{000000..000007}.tar"):
+    image, soft_label, hard_label = decode(sample, view=0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from reinforce.errors import StoreError, UsageError
+from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.sparse import SparseLabels
+from reinforce.packs.rein_file import Rein
+from reinforce.sources.pack_folder import pack_beside
+from reinforce.sources.source import IMAGE_SUFFIXES
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
+from reinforce.views.params import PixelSpec
+
+
+class ShardDecoder:
+    """Turns a sample as webdataset gives it, extension to bytes, into a view.
+
+    Args:
+        location: Folder or URL of the shards, where `pack.json` is.
+
+    Raises:
+        UsageError: no labels there; or views that are mixed with others, of which a stream has but one at a time.
+    """
+
+    def __init__(self, location: str) -> None:
+        folder = pack_beside(f"{location.rstrip('/')}/pack.json")
+        if folder is None or folder.pack.labels is None:
+            raise UsageError(
+                f"There are no shards with labels in {location}.", fix="reinforce pack LABELS --data SOURCE --out DIR"
+            )
+        self.manifest = folder.pack.labels
+        self.settings = self.manifest.settings
+        if self.settings.policy.mix is not None:
+            raise UsageError(
+                "Views of these shards are mixed with other samples.",
+                found=f"policy {self.settings.policy.name}",
+                expected="a loader that brings both members of a pair into one batch",
+                fix="reinforce train --data SHARDS, or reinforce.ReinforcedDataset(SHARDS)",
+            )
+        self.codec = codec_from_dict(self.settings.codec)
+        spec = self.settings.policy.spec(self.settings.size)
+        self.spec = PixelSpec(spec.size, tuple(self.manifest.params_fields), spec.fill, spec.erase_fill)
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return self.settings.views
+
+    def __call__(self, sample: Mapping[str, bytes], view: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """One view.
+
+        Returns:
+            Image uint8 `[3, size, size]`, soft label float32 `[C]`, hard label, -1 where there is none.
+
+        Raises:
+            StoreError: no image or no `.rein` in the sample, or a damaged one.
+        """
+        image = next((content for name, content in sample.items() if f".{name}" in IMAGE_SUFFIXES), None)
+        if image is None or "rein" not in sample:
+            raise StoreError(
+                "A sample has no image or no .rein.", found=", ".join(sample), expected="jpg (or png, ...) and rein"
+            )
+        rein = Rein.parse(sample["rein"])
+        stripe, own = divmod(view, rein.record_views)
+        pixels = apply(decode(image), rein.params(view), self.spec)
+        label = self.codec.decode(rein.record(stripe), own, rein.stripe_views(stripe), self.settings.num_classes)
+        return pixels, SparseLabels.stack([label], self.settings.num_classes).dense()[0], int(sample.get("cls", b"-1"))

@@ -1,0 +1,294 @@
+"""Importer: soft labels in someone else's format, and the images that they are of, to a reinforced dataset.
+
+Streams: nothing is unpacked to disk, and a few samples are in memory at a time. What is written becomes visible by one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reinforce.errors import ImageError, StoreError
+from reinforce.files import file_sha256, write_atomic, writing
+from reinforce.generation.generate import list_files
+from reinforce.peers.reader import Entry, Reader
+from reinforce.sources.source import Source, index_sha256
+from reinforce.store.block import Block, BlockData, Status, block_path, sync_folder, write_block
+from reinforce.store.label_means import LabelMeans
+from reinforce.store.manifest import Counts, Manifest, Settings, SourceInfo, TeacherInfo, is_store_path, to_json
+from reinforce.store.probes import environment
+from reinforce.store.samples import Samples
+from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.teachers.class_map import imagenet_wnids
+from reinforce.views.decode import decode
+
+BLOCK_SIZE = 512
+Progress = Callable[[int, int], None]
+
+
+class _Done(NamedTuple):
+    """One sample, ready to be stored."""
+
+    status: Status
+    reason: str | None
+    sha256: bytes
+    width_height: tuple[int, int]
+    params: np.ndarray | None
+    record: bytes
+
+
+class _Work(NamedTuple):
+    source: Source
+    reader: Reader
+
+    def __call__(self, position: int, content: bytes) -> _Done:
+        digest = bytes(32)
+        try:
+            encoded = self.source.read(position)
+            digest = hashlib.sha256(encoded).digest()
+            height, width = decode(encoded).shape[:2]
+        except OSError as error:
+            return _Done(Status.MISSING, f"{error.strerror or error}", digest, (0, 0), None, b"")
+        except ImageError as error:
+            return _Done(Status.CORRUPT, error.what, digest, (0, 0), None, b"")
+        try:
+            views = self.reader.parse(content, width, height)
+        except StoreError as error:
+            error.args = (f"{error.args[0]}\n  sample:       {self.source.keys[position]}",)
+            raise
+        return _Done(Status.OK, None, digest, (width, height), views.params, views.record)
+
+
+def import_labels(
+    reader: Reader, source: Source, out: Path, workers: int = 1, on_progress: Progress = lambda done, total: None
+) -> Manifest:
+    """Write a reinforced dataset of imported labels.
+
+    Args:
+        reader: Of the format.
+        source: The images that the labels are of.
+        out: New folder to write.
+        workers: Processes that parse; 0: this one.
+        on_progress: Told of samples.
+
+    Raises:
+        StoreError: labels of unknown or doubled samples, damaged ones, or `out` is there.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+    staging = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        shutil.rmtree(staging, ignore_errors=True)
+        (staging / "blocks").mkdir(parents=True)
+        try:
+            manifest = _write(reader, source, staging, workers, on_progress)
+            if out.exists():
+                out.rmdir()
+            os.rename(staging, out)
+            sync_folder(out.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    return manifest
+
+
+def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress: Progress) -> Manifest:
+    names, labels = _hard_labels(source, reader.num_classes)
+    settings = _settings(reader, source, names, labels)
+    spec = settings.policy.spec(settings.size)
+    table = Samples.empty(source.keys, labels)
+    statistics = LabelMeans(settings)
+    ordered: list[int] = []  # positions in the order in which they stand in the blocks
+    data: BlockData | None = None
+
+    def flush() -> None:
+        nonlocal data
+        if data is None:
+            return
+        number, rows = (len(ordered) - 1) // BLOCK_SIZE, (len(ordered) - 1) % BLOCK_SIZE + 1
+        write_block(out, number, _cut(data, rows))
+        samples = np.array(ordered[number * BLOCK_SIZE :])
+        reader_ = Block(block_path(out, number), rows, settings.views, len(spec.fields), settings.record_views)
+        table.fill(number, samples, reader_)
+        statistics.add(reader_, [labels[s] for s in samples.tolist()])
+        data = None
+
+    for position, done in _all(reader, source, workers):
+        row = len(ordered) % BLOCK_SIZE
+        data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.record_views)
+        ordered.append(position)
+        _store(data, row, done)
+        if row + 1 == BLOCK_SIZE:
+            flush()
+        on_progress(len(ordered), len(source))
+    flush()
+    write_atomic(out / SAMPLES, table.to_parquet())
+    counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
+    manifest = Manifest(
+        settings=settings,
+        environment=environment(),
+        counts=Counts(**counts),
+        statistics=statistics.result(),
+        params_fields=list(spec.fields),
+        files={path: file_sha256(out / path) for path in list_files(out) if is_store_path(path)},
+    )
+    write_atomic(out / MANIFEST, to_json(manifest).encode())
+    Store(out)  # what was written must open
+    return manifest
+
+
+def _hard_labels(source: Source, num_classes: int) -> tuple[list[str], list[int | None]]:
+    """Class names and hard labels in the classes of the labels; none where they cannot be told.
+
+    A folder of some of ImageNet's classes, named by WordNet id, is numbered as all of them are.
+    """
+    names, labels = list(source.class_names), [source.label(i) for i in range(len(source))]
+    if len(names) == num_classes or not names:
+        return names, labels
+    if num_classes == len(all_names := imagenet_wnids()) and set(names) <= set(all_names):
+        number = {name: i for i, name in enumerate(all_names)}
+        return all_names, [None if label is None else number[names[label]] for label in labels]
+    return [], [None] * len(labels)
+
+
+def _settings(reader: Reader, source: Source, names: list[str], labels: list[int | None]) -> Settings:
+    count = reader.num_classes
+    info = [
+        TeacherInfo(name=t, kwargs={}, weights_sha256=None, num_classes=count, mean=None, std=None, class_map=None)
+        for t in reader.teachers
+    ]
+    about = SourceInfo(
+        kind=source.kind,  # type: ignore[arg-type]
+        num_samples=len(source),
+        class_names=names,
+        index_sha256=index_sha256(names, source.keys, labels),
+    )
+    return Settings(
+        source=about,
+        teachers=info,
+        precision="unknown",
+        policy=reader.policy,
+        size=reader.size,
+        views=reader.views,
+        seed=0,
+        codec=reader.codec.to_dict(),
+        record_views=reader.views,
+        num_classes=count,
+        block_size=BLOCK_SIZE,
+        origin=reader.origin,
+    )
+
+
+def _all(reader: Reader, source: Source, workers: int) -> Iterator[tuple[int, _Done]]:
+    """Every sample of the source once: first those with labels, as they come, then the others."""
+    position_of = {key: i for i, key in enumerate(source.keys)}
+    seen: set[int] = set()
+
+    def places() -> Iterator[tuple[int, bytes]]:
+        for entry in reader.entries():
+            position = _position(entry, position_of, source)
+            if position in seen:
+                raise StoreError(
+                    f"There are two files of labels of {source.keys[position]}.", found=entry.which, fix="remove one"
+                )
+            seen.add(position)
+            yield position, entry.content
+
+    work = _Work(source, reader)
+    if workers:
+        yield from _in_processes(work, places(), workers)
+    else:
+        yield from ((position, work(position, content)) for position, content in places())
+    for position in range(len(source)):
+        if position not in seen:
+            yield position, _Done(Status.MISSING, "no labels were imported for it", bytes(32), (0, 0), None, b"")
+
+
+def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int) -> Iterator[tuple[int, _Done]]:
+    with _telling_of_dead_processes(), ProcessPoolExecutor(workers, initializer=_begin, initargs=(work,)) as pool:
+        waiting: deque[tuple[int, Future[_Done]]] = deque()
+        for position, content in places:
+            waiting.append((position, pool.submit(_go, position, content)))
+            if len(waiting) > 8 * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        yield from ((position, future.result()) for position, future in waiting)
+
+
+@contextmanager
+def _telling_of_dead_processes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise StoreError(
+            "A process that parses labels died.",
+            found="no answer from it",
+            expected="processes that live as long as the import",
+            cause="too little memory, or someone who killed it",
+            fix="--workers with a lower number; nothing half-written was left",
+        ) from None
+
+
+_work: _Work | None = None
+
+
+def _begin(work: _Work) -> None:
+    global _work
+    _work = work
+
+
+def _go(position: int, content: bytes) -> _Done:
+    assert _work is not None
+    return _work(position, content)
+
+
+def _position(entry: Entry, position_of: dict[str, int], source: Source) -> int:
+    if isinstance(entry.which, int):
+        if not 0 <= entry.which < len(source):
+            raise StoreError(
+                f"There are labels of image {entry.which}, and {len(source)} images.",
+                expected="the images that the labels were made from, in the order of torchvision's ImageFolder",
+                cause="another set of images",
+                fix="check --data",
+            )
+        return entry.which
+    # Some files have the paths of their authors' disks before the class folder, some the name alone.
+    parts = entry.which.split("/")
+    names = (entry.which, "/".join(parts[-2:]), parts[-1])
+    found = next((position_of[name] for name in names if name in position_of), None)
+    if found is None:
+        raise StoreError(
+            f"There are labels of {entry.which!r}, and no such image.",
+            found=f"{len(source)} images, such as {source.keys[0]!r}",
+            expected="the images that the labels were made from",
+            fix="check --data",
+        )
+    return found
+
+
+def _store(data: BlockData, row: int, done: _Done) -> None:
+    data.status[row] = done.status
+    data.sha256[row] = np.frombuffer(done.sha256, np.uint8)
+    data.width_height[row] = done.width_height
+    if done.params is None:
+        data.reasons[row] = done.reason or ""
+        return
+    data.params[row] = done.params
+    data.set_records(row, [done.record])
+
+
+def _cut(data: BlockData, rows: int) -> BlockData:
+    """The first rows of a block that was not filled."""
+    arrays = ("params", "probes", "sha256", "width_height", "status", "label_error")
+    columns = {name: getattr(data, name)[:rows] for name in arrays}
+    return BlockData(**columns, record_views=data.record_views, records=data.records[:rows], reasons=data.reasons)

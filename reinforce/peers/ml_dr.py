@@ -1,0 +1,214 @@
+"""The files of ImageNet+ (ml-dr): read for `import`, written for `export`. A torch file per image, `INDEX.pth.tar`.
+
+Each holds `(index, [{"params": list, "prob": (probabilities, class ids)}, ...])`. Source: Faghri et al. 2023, arXiv 2303.08983,
+and its published files. Views whose partner is any other image (its M* variants) cannot be shown with both members of a pair
+in one batch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reinforce.errors import StoreError, UsageError
+from reinforce.labels.topk import TopK
+from reinforce.packs.open_labels import AnyStore
+from reinforce.peers.archive import archive_files
+from reinforce.peers.reader import Entry, Views, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.torch_file import read_torch
+from reinforce.policy import Policy, parse_policy
+from reinforce.store.manifest import Origin
+from reinforce.views.params import OP_SLOT_BASE, Q16, Field, Interpolation, Op
+
+SIZE = 224
+TEACHERS = ["ig_resnext101_32x8d", "ig_resnext101_32x16d", "ig_resnext101_32x32d", "ig_resnext101_32x48d"]
+OPS = (
+    Op.NONE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE, Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST,
+    Op.SHARPNESS, Op.POSTERIZE, Op.SOLARIZE, Op.AUTO_CONTRAST, Op.EQUALIZE,
+)  # fmt: skip
+"""By their number in the files."""
+BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
+_NAME = re.compile(r"(?:.*/)?(\d{1,9})\.pth\.tar")
+_ENHANCE = (Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST, Op.SHARPNESS)
+
+
+class MlDrReader:
+    """See `reinforce.peers.reader.Reader`."""
+
+    def __init__(self, path: Path, num_classes: int, teachers: list[str] | None = None) -> None:
+        self.path = path
+        self.num_classes, self.size, self.teachers = num_classes, SIZE, teachers or TEACHERS
+        first = next((e for e in self.entries()), None)
+        if first is None:
+            raise StoreError(f"There are no labels in {path}.", expected="files INDEX.pth.tar", fix="check the path")
+        _, views = _sample(first.content)
+        self.views = len(views)
+        kind, k = _layout(views[0]), len(_labels(views)[0][0])
+        self.policy: Policy = parse_policy("imagenet-plus-rrc" if kind == 2 else "imagenet-plus-ra-re")
+        self.codec = TopK(k)
+        self.spec = self.policy.spec(SIZE)
+        self.origin = Origin(
+            format="imagenet-plus", pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        for name, content in archive_files(self.path):
+            match = _NAME.fullmatch(name)
+            if match:
+                yield Entry(int(match[1]), content)
+
+    def parse(self, content: bytes, width: int, height: int) -> Views:
+        _, views = _sample(content)
+        if len(views) != self.views:
+            raise bad_labels(f"{len(views)} views, and {self.views} of the sample before")
+        params = np.zeros((self.views, len(self.spec.fields)), np.int32)
+        slots = self.spec.fields.index(OP_SLOT_BASE) if OP_SLOT_BASE in self.spec.fields else None
+        for row, view in zip(params, views, strict=True):
+            try:
+                self._fill(row, view["params"], slots)
+            except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+                raise bad_labels(f"params {view.get('params')!r}"[:100] + f": {type(error).__name__}") from None
+        check_boxes(params[:, [self.spec.fields.index(f) for f in BOX]], width, height)
+        pairs = _labels(views)
+        ids, probs = check_top(np.array([p[1] for p in pairs]), np.array([p[0] for p in pairs], np.float64), self.num_classes)
+        return Views(params, self.codec.pack(ids, probs, self.num_classes))
+
+    def _fill(self, row: np.ndarray, given: list[Any], slots: int | None) -> None:
+        if len(given) != (2 if slots is None else 4):
+            raise ValueError
+        values = dict(zip(BOX, map(int, given[0]), strict=True))
+        values |= {Field.HFLIP: int(bool(given[1])), Field.INTERPOLATION: int(Interpolation.BILINEAR)}
+        if slots is not None:
+            if len(given[2]) != 2:
+                raise ValueError
+            row[slots : slots + 8] = [v for op, magnitude in given[2] for v in slot_of(int(op), float(magnitude))]
+            if given[3] is not None:
+                top, left, height, width = map(int, given[3])
+                top, left = max(0, min(top, SIZE)), max(0, min(left, SIZE))
+                values |= {Field.ERASE_TOP: top, Field.ERASE_LEFT: left}
+                values |= {Field.ERASE_HEIGHT: min(height, SIZE - top), Field.ERASE_WIDTH: min(width, SIZE - left)}
+        for field, value in values.items():
+            row[self.spec.fields.index(field)] = value
+
+
+def _sample(content: bytes) -> tuple[int, list[dict[str, Any]]]:
+    found = read_torch(content)
+    if not (isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[1], (list, tuple)) and found[1]):
+        raise bad_labels(f"{type(found).__name__}, not (index, views)")
+    if not all(isinstance(v, dict) and isinstance(v.get("params"), (list, tuple)) for v in found[1]):
+        raise bad_labels("views without params")
+    return int(found[0]), list(found[1])
+
+
+def _layout(view: dict[str, Any]) -> int:
+    given = view["params"]
+    if given and (given[0] is None or isinstance(given[0], int)):
+        raise UsageError(
+            "These views were mixed with any other image.",
+            found="an M* variant of ImageNet+",
+            expected="views of single images: RRC, or RRC with RA/RE",
+            cause="its partners are no pairs: training would have to decode a second image for each view",
+            fix="import the variant without mixing; or generate labels with --policy imagenet-plus-m",
+        )
+    if len(given) not in (2, 4):
+        raise bad_labels(f"params of {len(given)} parts")
+    return len(given)
+
+
+def _labels(views: list[dict[str, Any]]) -> list[tuple[list[float], list[int]]]:
+    pairs = [view.get("prob") for view in views]
+    k = len(pairs[0][0]) if isinstance(pairs[0], (tuple, list)) and len(pairs[0]) == 2 else 0
+    if not k or not all(isinstance(p, (tuple, list)) and len(p) == 2 and len(p[0]) == len(p[1]) == k for p in pairs):
+        raise bad_labels("probabilities and class ids of other lengths")
+    return pairs  # type: ignore[return-value]
+
+
+def slot_of(number: int, magnitude: float) -> list[int]:
+    """Op, interpolation, a and b of one op of the files; the sign is in the magnitude."""
+    if not 0 <= number < len(OPS) or not math.isfinite(magnitude) or abs(magnitude) > 1e4:
+        raise ValueError(number)
+    op, a, b = OPS[number], 0, 0
+    if op in (Op.SHEAR_X, Op.SHEAR_Y):
+        a = round(magnitude * Q16)
+    elif op in (Op.TRANSLATE_X, Op.TRANSLATE_Y):
+        a = round(int(magnitude) / SIZE * Q16)
+    elif op == Op.ROTATE:
+        angle = -math.radians(magnitude)
+        a, b = round(math.cos(angle) * Q16), round(math.sin(angle) * Q16)
+    elif op in _ENHANCE:
+        a = round((1.0 + magnitude) * Q16)
+    elif op in (Op.POSTERIZE, Op.SOLARIZE):
+        a = math.ceil(magnitude) if op == Op.SOLARIZE else int(magnitude)
+    geometric = op in (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE)
+    return [int(op), int(Interpolation.NEAREST if geometric else Interpolation.NONE), a, b]
+
+
+def op_of(slot: list[int]) -> tuple[int, float]:
+    """Number and magnitude of a slot, the reverse of `slot_of`.
+
+    Raises:
+        ValueError: an op that the files do not have.
+    """
+    op, _, a, b = slot
+    number = OPS.index(Op(op))
+    if op in (Op.TRANSLATE_X, Op.TRANSLATE_Y):
+        return number, float(round(a * SIZE / Q16))
+    if op == Op.ROTATE:
+        return number, -math.degrees(math.atan2(b, a))
+    if op in _ENHANCE:
+        return number, a / Q16 - 1.0
+    return number, a / Q16 if op in (Op.SHEAR_X, Op.SHEAR_Y) else float(a)
+
+
+def ml_dr_files(store: AnyStore, k: int) -> Iterator[tuple[str, bytes]]:
+    """The files of ml-dr that hold a store's views: name and content; samples without labels have none.
+
+    Raises:
+        UsageError: views that its loader could not show.
+    """
+    spec, policy = store.spec, store.settings.policy
+    fields = {*BOX, Field.HFLIP, Field.INTERPOLATION}
+    extra = set(spec.fields) - fields
+    augmented = policy.aa == "ra" and policy.n == 2 and spec.size == SIZE
+    if extra and not (
+        augmented and extra <= {*range(Field.ERASE_TOP, Field.ERASE_SEED), *range(OP_SLOT_BASE, OP_SLOT_BASE + 8)}
+    ):
+        raise UsageError(
+            f"Views of policy {policy.name} cannot be written for ml-dr.",
+            expected="random resized crops and flips; or imagenet-plus-ra-re at 224 pixels",
+            fix="--format fkd, or labels of another policy",
+        )
+    augmentation: dict[str, Any] = {"random_resized_crop": {"enable": True}, "random_horizontal_flip": {"enable": True}}
+    if extra:
+        augmentation |= {"rand_augment": {"enable": True}, "random_erase": {"enable": True}}
+    reinforce = {"image_augmentation": augmentation, "num_samples": store.settings.views, "topk": k}
+    yield "config.pth.tar", _saved({"reinforce": reinforce})
+    for sample in store.ok_samples.tolist():
+        labels = store.labels_of(sample)
+        views = []
+        for view, label in enumerate(labels):
+            params = store.params_of(sample, view)
+            read = {f: spec.read(params, f, 0) for f in (*fields, *range(Field.ERASE_TOP, Field.ERASE_SEED))}
+            given: list[Any] = [
+                tuple(read[f] for f in BOX),
+                bool(read[Field.HFLIP]),
+            ]
+            if extra:
+                erased = tuple(read[f] for f in range(Field.ERASE_TOP, Field.ERASE_SEED))
+                given += [[op_of(list(slot)) for slot in spec.ops(params)], erased if erased[2] else None]
+            ids, probs = top_of(label, k, store.settings.num_classes)
+            views.append({"params": given, "prob": (probs.tolist(), ids.tolist())})
+        yield f"{sample}.pth.tar", _saved((sample, views))
+
+
+def _saved(value: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(value, sink, pickle_protocol=4)
+    return sink.getvalue()

@@ -1,0 +1,142 @@
+"""Foreign: what a reader of someone else's soft labels gives to the importer, and what all of them check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from reinforce.errors import StoreError
+from reinforce.labels.codec import Codec
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.policy import Policy
+from reinforce.store.manifest import Origin
+
+
+class Entry(NamedTuple):
+    """One sample as it was found: what tells which it is, a key or a position in the source, and its bytes."""
+
+    which: str | int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of one sample.
+
+    Attributes:
+        params: int32 `[V, P]`.
+        record: Their labels, encoded.
+    """
+
+    params: np.ndarray
+    record: bytes
+
+
+class Reader(Protocol):
+    """One format."""
+
+    @property
+    def origin(self) -> Origin:
+        """Goes into the manifest."""
+
+    @property
+    def policy(self) -> Policy:
+        """Whose params the views have."""
+
+    @property
+    def views(self) -> int:
+        """V."""
+
+    @property
+    def codec(self) -> Codec:
+        """Of the records."""
+
+    @property
+    def size(self) -> int:
+        """Height and width of the views in pixels."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names."""
+
+    def entries(self) -> Iterator[Entry]:
+        """All samples, in any order."""
+
+    def parse(self, content: bytes, width: int, height: int) -> Views:
+        """The views of a sample whose image has that size.
+
+        Raises:
+            StoreError: they are damaged, or not what the format says.
+        """
+
+
+def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Top classes of views as `TopK.pack` wants them: sorted by falling probability, sums of at most one.
+
+    Args:
+        ids: `[V, K]`, whole numbers of any dtype.
+        probs: `[V, K]`.
+        num_classes: C.
+
+    Raises:
+        StoreError: they are not class ids and probabilities.
+    """
+    if ids.shape != probs.shape or ids.ndim != 2 or not ids.size:
+        raise bad_labels(f"class ids {list(ids.shape)} and probabilities {list(probs.shape)}")
+    whole, values = ids.astype(np.int64), probs.astype(np.float64)
+    if not np.isfinite(values).all() or not np.array_equal(whole, ids):
+        raise bad_labels("NaN, infinity, or a class id that is no whole number")
+    if whole.min() < 0 or whole.max() >= num_classes or values.min() < 0:
+        raise bad_labels(f"class ids {whole.min()} to {whole.max()}, lowest probability {values.min():.3g}")
+    if ids.shape[1] > 1 and not np.diff(np.sort(whole, axis=1), axis=1).all():
+        raise bad_labels("a class twice in a view")
+    sums = values.sum(axis=1)
+    if sums.max() > 1.02:
+        raise bad_labels(f"probabilities that sum to {sums.max():.3g}")
+    values /= np.maximum(sums, 1.0)[:, None]  # half floats that were rounded up
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(whole, order, axis=1), np.take_along_axis(values, order, axis=1).astype(np.float32)
+
+
+def top_of(label: SparseLabel, k: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k likeliest classes of a decoded label and their probabilities: int64 `[k]`, float32 `[k]`."""
+    dense = SparseLabels.stack([label], num_classes).dense()[0].numpy()
+    ids = np.argsort(-dense, kind="stable")[:k]
+    return ids, dense[ids]
+
+
+def check_boxes(boxes: np.ndarray, width: int, height: int) -> None:
+    """Refuse boxes, int `[V, 4]` (top, left, height, width), that are not within an image.
+
+    Raises:
+        StoreError: one is not.
+    """
+    ends = boxes[:, :2] + boxes[:, 2:]
+    outside = (boxes.min(axis=1) < 0) | (boxes[:, 2:].min(axis=1) < 1) | (ends > (height, width)).any(axis=1)
+    if outside.any():
+        bad = int(np.argmax(outside))
+        raise StoreError(
+            "A crop is not within its image.",
+            found=f"{boxes[bad].tolist()}, {width}x{height} pixels",
+            expected="boxes in pixels of the image that the labels were made from",
+            cause="other images than those, or resized ones",
+            fix="give the original images as --data",
+        )
+
+
+def bad_labels(found: str) -> StoreError:
+    """The error for labels that are none."""
+    return StoreError(
+        "Labels of a view are damaged.",
+        found=found,
+        expected="class ids below the number of classes, each once, and probabilities that sum to one at most",
+        cause="a damaged file, or another variant of the format",
+        fix="see the options of `reinforce import`",
+    )

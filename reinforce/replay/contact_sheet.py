@@ -1,0 +1,75 @@
+"""Contact sheet: the stored views of one sample as the teacher saw them, each with its top classes; or crops of a label map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from reinforce.errors import UsageError
+from reinforce.labels.label_map import box_of
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.policy import parse_policy
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.views.apply import apply
+from reinforce.views.draw import draw
+from reinforce.views.seeds import fresh_view_rng
+
+Tile = tuple[str, torch.Tensor, SparseLabel]
+"""Title, pixels uint8 `[3, size, size]`, label."""
+
+_GAP, _LINE, _FONT_SIZE, _MIN_WIDTH = 8, 15, 12, 112
+
+
+def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int) -> Image.Image:
+    """Draw up to `max_views` views of the sample `key`, with the `top` classes of each; of a label map, crops.
+
+    Raises:
+        UsageError: no such sample, or one without labels.
+    """
+    keys = {dataset.store.samples.keys[s]: i for i, s in enumerate(dataset.samples)}
+    if key not in keys:
+        near = next((k for k in keys if key in k), next(iter(keys)))
+        raise UsageError(
+            f"There is no sample {key!r} with labels.",
+            expected="a path below the source, without suffix",
+            fix=f"--sample {near}",
+        )
+    settings = dataset.store.settings
+    views = max_views if settings.has_maps else min(max_views, settings.views)
+    scale = max(1, math.ceil(_MIN_WIDTH / settings.size))
+    side = settings.size * scale
+    columns = math.ceil(math.sqrt(views))
+    cell_height = side + _LINE * (top + 1) + _GAP
+    sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, math.ceil(views / columns) * cell_height + _GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    names = settings.source.class_names or [str(c) for c in range(settings.num_classes)]
+    tiles = _crops(dataset, keys[key], views) if settings.has_maps else _views(dataset, keys[key], views)
+    for view, (title, pixels, label) in enumerate(tiles):
+        x, y = _GAP + view % columns * (side + _GAP), _GAP + view // columns * cell_height
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        probs = SparseLabels.stack([label], settings.num_classes).dense()[0]
+        pen.text((x, y + side), title, "gray", font)
+        for line, c in enumerate(np.argsort(-probs.numpy(), kind="stable")[:top], start=1):
+            pen.text((x, y + side + line * _LINE), f"{names[c]}  {probs[c]:.3f}", "black", font)
+    return sheet
+
+
+def _views(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]:
+    for view in range(count):
+        yield f"view {view}", dataset.replay(index, view), dataset.store.label_of(int(dataset.samples[index]), view)
+
+
+def _crops(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]:
+    """The whole image that a label map is of, and crops as `rrc` draws them."""
+    store, sample, policy = dataset.store, int(dataset.samples[index]), parse_policy("rrc")
+    image, label_map, spec = dataset.decoded(index), store.map_of(sample), policy.spec(store.settings.size)
+    height, width = image.shape[:2]
+    yield "whole image", dataset.replay(index, 0), label_map.pool()
+    for crop in range(count - 1):
+        params = draw(fresh_view_rng(dataset.seed, sample, crop), policy, spec.size, width, height)
+        yield f"crop {crop}", apply(image, params, spec), label_map.pool(box_of(params, spec, width, height))

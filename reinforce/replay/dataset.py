@@ -1,0 +1,234 @@
+"""Replay: a reinforced dataset beside its images, as a torch dataset of exactly the views that the teacher saw.
+
+dataset = ReinforcedDataset("runs/imagenette", data="imagenette/train")
+dataset.set_epoch(0)
+image, soft_label, hard_label = dataset[0]
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import Dataset
+
+from reinforce.errors import ReplayError, SourceError, UsageError
+from reinforce.labels.sparse import SparseLabels
+from reinforce.packs.open_labels import AnyStore, open_labels
+from reinforce.packs.packed_store import PackedStore
+from reinforce.replay.epoch import Epoch
+from reinforce.sources.open_source import open_source
+from reinforce.sources.source import Source
+from reinforce.store.probes import check_probe, read_checked
+from reinforce.views.decode import decode
+from reinforce.views.pixels import pixel_crc, stored_view, unmatched
+from reinforce.views.rescale import rescale
+from reinforce.views.seeds import choice_rng
+
+STARTUP_PROBES = 16
+STARTUP_HASH_BYTES = 32 << 20
+
+
+class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Every sample that has labels, at the view that the current epoch visits.
+
+    An epoch visits one view of each block; each block goes through all its views, in an order of its own, before any
+    repeats. Items are `(image uint8 [3, size, size], soft label float32 [C], hard label int, -1 where there is none)`.
+
+    Call `set_epoch` before iterating a DataLoader; with `persistent_workers=True` the workers would not hear of it.
+
+    Args:
+        root: The reinforced dataset.
+        data: The images it was generated from: what `--data` takes, or an opened source. Samples are found by
+            key. Default: the shards themselves.
+        seed: Seed of the view schedule.
+        views: Use only the first so many views. Default: all that are stored.
+        size: Height and width of the views in pixels. Default: those of the teacher; at another size the boxes are the same,
+            and the pixels are not what the teacher saw.
+        check: Replay a few probes and hash up to 32 MB of images now, and every image when it is read.
+
+    Raises:
+        StoreError: not a complete reinforced dataset.
+        SourceError: images are missing from `data`.
+        ReplayError: images or pixels differ from what the teacher saw.
+        UsageError: more views asked for than are stored.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | AnyStore,
+        data: str | Path | Source | None = None,
+        *,
+        seed: int = 0,
+        views: int | None = None,
+        size: int | None = None,
+        check: bool = True,
+    ) -> None:
+        self.store: AnyStore = open_labels(root) if isinstance(root, (str, Path)) else root
+        self.size = self.store.settings.size if size is None else size
+        if data is None and not isinstance(self.store, PackedStore):
+            raise UsageError("The images are not given.", found=f"{self.store.root}, labels alone", fix="data=SOURCE")
+        self.source = self.store.source if data is None else open_source(data)  # type: ignore[union-attr]
+        self.seed = seed
+        self.views = self.store.settings.views if views is None else views
+        if not 1 <= self.views <= self.store.settings.views:
+            raise UsageError(
+                f"{self.views} views are asked for.", expected=f"1 to {self.store.settings.views}, as many as are stored"
+            )
+        if (origin := self.store.settings.origin) is not None and origin.replay == "none":
+            raise UsageError(
+                "The views of these labels cannot be shown.",
+                found=f"labels imported from {origin.format}, whose pixels were made by {origin.pixels}",
+                expected="labels with params of their views",
+                fix="use them by `reinforce.store.store.Store(DIR).labels_of(sample)`, or generate labels of your own",
+            )
+        self.check_reads = check
+        self.samples = self.store.ok_samples
+        self.source_index = match_keys(self.store, self.source, self.samples)
+        self._index_of = np.full(len(self.store.samples), -1)
+        self._index_of[self.samples] = np.arange(len(self.samples))
+        self._epoch: Epoch | None = None
+        if check:
+            self.check()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        view, sample = self.view_of(index), int(self.samples[index])
+        label = SparseLabels.stack([self.store.label_of(sample, view)], self.num_classes).dense()[0]
+        return self.replay(index, view), label, int(self.store.samples.labels[sample])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.store.settings.num_classes
+
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        """Choose the views of an epoch, `repeats` for each sample, and read their params: so many columns per block."""
+        self._epoch = Epoch.read(self.store, epoch, seed=self.seed, num_views=self.views, repeats=repeats)
+
+    @property
+    def epoch(self) -> Epoch:
+        """The views of the epoch that was set, or of epoch 0."""
+        if self._epoch is None:
+            self.set_epoch(0)
+        assert self._epoch is not None
+        return self._epoch
+
+    def view_of(self, index: int, repeat: int = 0) -> int:
+        """The view of item `index` in the current epoch."""
+        return int(self.epoch.views[repeat, self.store.samples.block[self.samples[index]]])
+
+    def replay(self, index: int, view: int) -> torch.Tensor:
+        """The pixels of any stored view of item `index`, mixed where it was: uint8 `[3, size, size]`."""
+        store, sample = self.store, int(self.samples[index])
+        rows = store.samples_of(int(store.samples.block[sample]))
+        spec = replace(store.spec, size=self.size)
+
+        def params_of(row: int) -> np.ndarray:
+            return rescale(store.params_of(int(rows[row]), view), store.spec, self.size)
+
+        row = int(store.samples.row[sample])
+        return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+
+    def params_of(self, index: int) -> np.ndarray:
+        """Params of the views of item `index` in the current epoch: int32 `[R, P]`."""
+        sample, epoch = int(self.samples[index]), self.epoch
+        if epoch.params is not None:
+            return epoch.params[:, sample]
+        return np.stack([self.store.params_of(sample, self.view_of(index, repeat)) for repeat in range(epoch.repeats)])
+
+    def decoded(self, index: int) -> np.ndarray:
+        """The image of item `index`: uint8 `[H, W, 3]`.
+
+        Raises:
+            ReplayError: it cannot be read, or is not the one that the teacher saw.
+        """
+        if self.check_reads:
+            return self.checked(int(self.samples[index]))
+        position = int(self.source_index[index])
+        try:
+            return decode(self.source.read(position))
+        except OSError as error:
+            raise ReplayError(f"Image {self.source.keys[position]} cannot be read.", found=error.strerror or error) from None
+
+    def checked(self, sample: int) -> np.ndarray:
+        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.
+
+        Raises:
+            ReplayError: it cannot be read, or is not the one that the teacher saw.
+        """
+        position = int(self.source_index[self._item(sample)])
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+
+    def _item(self, sample: int) -> int:
+        index = int(self._index_of[sample])
+        if index < 0:
+            raise unmatched(f"{self.store.samples.key(sample)}, which has no labels, as a partner")
+        return index
+
+    def check_probe(self, index: int) -> None:
+        """Hash the image of item `index` and replay its probe, which imported labels do not have.
+
+        Raises:
+            ReplayError: an image changed, or this machine makes other pixels from it.
+        """
+        store, sample = self.store, int(self.samples[index])
+        rows, row = store.samples_of(int(store.samples.block[sample])), int(store.samples.row[sample])
+        if store.settings.origin is not None:
+            self.checked(sample)
+            return
+        view = row % store.settings.probe_views
+        found = pixel_crc(
+            stored_view(
+                lambda other: store.params_of(int(rows[other]), view),
+                len(rows),
+                row,
+                store.spec,
+                lambda other: self.checked(int(rows[other])),
+            )
+        )
+        check_probe(found, store.probe_of(sample), f"{store.samples.key(sample)}, view {view}", store.manifest.environment)
+
+    def check(self) -> int:
+        """Replay a few probes and hash a share of the images; number of probes replayed.
+
+        Raises:
+            ReplayError: an image changed, or this machine makes other pixels from it.
+        """
+        order = choice_rng(self.seed).permutation(len(self))
+        for index in order[:STARTUP_PROBES]:
+            self.check_probe(int(index))
+        budget = STARTUP_HASH_BYTES
+        for index in order[STARTUP_PROBES:]:
+            budget -= len(
+                read_checked(self.source, int(self.source_index[index]), self.store.samples.sha256[self.samples[index]])
+            )
+            if budget < 0:
+                break
+        return min(STARTUP_PROBES, len(self))
+
+
+def match_keys(store: AnyStore, source: Source, samples: np.ndarray) -> np.ndarray:
+    """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
+
+    Raises:
+        SourceError: a sample that has labels is not in the source.
+    """
+    wanted = store.samples.key_column.take(pa.array(samples))
+    found = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
+    absent = samples[found < 0]
+    if len(absent):
+        raise SourceError(
+            f"{len(absent)} of {len(samples)} samples with labels are not in {source.location}.",
+            found=f"no image with the key {store.samples.key(absent[0])!r}",
+            expected="the images the data set was generated from",
+            cause="another folder, or another level of it",
+            fix="check --data: keys are paths below it, without the suffix",
+        )
+    return found

@@ -1,0 +1,94 @@
+"""Epoch: which stored view each sample shows in one epoch, with params and partners, read once: a column per block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce.errors import UsageError
+from reinforce.packs.packed_store import PackedStore
+from reinforce.store.block import Status
+from reinforce.store.store import Store
+from reinforce.views.mix import Mixing, read_mixing
+from reinforce.views.pixels import unmatched
+from reinforce.views.seeds import scheduled_views
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The views of one epoch, for N samples of the store in R repeats; where nothing is mixed, `mixing` is None.
+
+    Attributes:
+        number: The epoch.
+        views: int64 `[R, blocks]`, the views that each block shows.
+        params: int32 `[R, N, P]`, of each sample; None where they are read with the sample.
+        mixing: One per repeat; partners are samples, the same in all repeats.
+    """
+
+    number: int
+    views: np.ndarray
+    params: np.ndarray | None
+    mixing: list[Mixing] | None
+
+    @property
+    def repeats(self) -> int:
+        """R."""
+        return len(self.views)
+
+    @classmethod
+    def read(cls, store: Store | PackedStore, number: int, *, seed: int, num_views: int, repeats: int = 1) -> Epoch:
+        """Choose and read the views of an epoch.
+
+        Args:
+            store: The reinforced dataset.
+            number: The epoch.
+            seed: Of the view schedule.
+            num_views: Use the first so many of the stored views.
+            repeats: Views of each sample, R.
+
+        Raises:
+            UsageError: repeats whose views were mixed with different partners.
+            StoreError: stored pairs that cannot be.
+        """
+        mix = store.settings.policy.mix
+        if mix is not None and mix.repeats % repeats:
+            raise UsageError(
+                f"{repeats} views of a sample in one batch need their partners in it too.",
+                found=f"views that share their pairs by {mix.repeats}",
+                expected=f"labels generated with a policy of repeats={repeats}",
+                cause="--aug-repeats with a policy that mixes",
+                fix="--aug-repeats 1, or generate with --policy NAME:repeats=" + str(repeats),
+            )
+        every = range(store.settings.num_blocks)
+        views = np.array([scheduled_views(seed, b, number, num_views, repeats) for b in every]).T
+        count = len(store.samples)
+        params = np.zeros((repeats, count, len(store.spec.fields)), np.int32) if store.reads_ahead else None
+        mixing = None if mix is None else [_unmixed(count) for _ in range(repeats)]
+        if params is None and mixing is None:
+            return cls(number, views, None, None)
+        for block in store.blocks:
+            samples = store.samples_of(block)
+            for repeat in range(repeats):
+                rows = store.view_columns(block, int(views[repeat, block]))
+                if params is not None:
+                    params[repeat, samples] = rows
+                if mixing is not None:
+                    _fill(mixing[repeat], rows, samples, store)
+        return cls(number, views, params, mixing)
+
+
+def _unmixed(count: int) -> Mixing:
+    return Mixing(np.arange(count), np.full(count, 255), np.zeros((count, 4), np.int64))
+
+
+def _fill(mixing: Mixing, rows: np.ndarray, samples: np.ndarray, store: Store | PackedStore) -> None:
+    """Put the pairs of one block, whose params are int32 `[S, P]`, where its samples are."""
+    ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
+    stored = read_mixing(rows, store.spec)
+    assert stored is not None
+    among_ok = stored.among(ok)
+    if fault := among_ok.fault(store.spec.size):
+        raise unmatched(fault)
+    mixing.partner[samples[ok]] = samples[ok[among_ok.partner]]
+    mixing.lam[samples[ok]], mixing.boxes[samples[ok]] = among_ok.lam, among_ok.boxes

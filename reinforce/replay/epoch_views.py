@@ -1,0 +1,201 @@
+"""Views of an epoch: stored ones with the teacher's labels, or fresh ones, with labels from maps or none; for the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from reinforce.errors import DataError, ImageError
+from reinforce.labels.label_map import box_of
+from reinforce.labels.sparse import SparseLabel
+from reinforce.policy import Policy
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sources.source import Source
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
+from reinforce.views.draw import draw
+from reinforce.views.mix import Mixing, draw_mixing
+from reinforce.views.params import PixelSpec
+from reinforce.views.rescale import rescale
+from reinforce.views.seeds import fresh_mixing_rngs, fresh_view_rng
+
+
+class Item(NamedTuple):
+    """One view of one sample.
+
+    Attributes:
+        image: uint8 `[3, size, size]`, before any mixing.
+        soft: The teacher's label of the mixed view, or, from a label map, of this one; None where there is no stored label.
+        hard: The sample's own label, -1 where there is none.
+    """
+
+    image: torch.Tensor
+    soft: SparseLabel | None
+    hard: int
+
+
+class Views(Protocol):
+    """What a loader needs: samples that know their views of the epoch that was set."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Height and width in pixels that boxes of mixing refer to."""
+
+    @property
+    def repeats(self) -> int:
+        """Views of a sample that the epoch which was set shows."""
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether soft labels are of each view by itself, to be mixed as the images are."""
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Which samples lie together, int64 `[N]`; None: no matter."""
+
+    @property
+    def mixing(self) -> list[Mixing] | None:
+        """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
+
+    def __len__(self) -> int: ...
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None: ...
+    def items(self, index: int, size: int | None = None) -> list[Item]:
+        """The views of one sample from one decode, one per repeat; at `size` pixels, or at their own."""
+
+
+class ReplayedViews:
+    """The stored views and labels."""
+
+    labels_alone = False
+
+    def __init__(self, dataset: ReinforcedDataset) -> None:
+        self.dataset = dataset
+        self.mixing: list[Mixing] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset.num_classes
+
+    @property
+    def size(self) -> int:
+        return self.dataset.store.settings.size
+
+    @property
+    def repeats(self) -> int:
+        return self.dataset.epoch.repeats
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        groups = self.dataset.source.groups
+        return None if groups is None else groups[self.dataset.source_index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        self.dataset.set_epoch(epoch, repeats)
+        mixing = self.dataset.epoch.mixing
+        self.mixing = None if mixing is None else [m.among(self.dataset.samples) for m in mixing]
+
+    def items(self, index: int, size: int | None = None) -> list[Item]:
+        data = self.dataset
+        sample, image = int(data.samples[index]), data.decoded(index)
+        hard, old = int(data.store.samples.labels[sample]), data.store.spec
+        spec = replace(old, size=size or data.size)
+        return [
+            Item(
+                apply(image, rescale(params, old, spec.size), spec),
+                data.store.label_of(sample, data.view_of(index, repeat)),
+                hard,
+            )
+            for repeat, params in enumerate(data.params_of(index))
+        ]
+
+
+@dataclass
+class FreshViews:
+    """Views drawn anew in every epoch, without labels of a teacher.
+
+    Attributes:
+        source: The images.
+        samples: Positions in the source: int64 `[N]`.
+        labels: Hard label of each of them, -1 where there is none: int64 `[N]`.
+        visits: Which views of a sample, counted from its first, the epoch shows; one per repeat.
+    """
+
+    source: Source
+    samples: np.ndarray
+    labels: np.ndarray
+    policy: Policy
+    size: int
+    num_classes: int
+    seed: int = 0
+    visits: range = range(1)
+    mixing: list[Mixing] | None = field(default=None, init=False)
+    labels_alone: ClassVar[bool] = False
+
+    @property
+    def repeats(self) -> int:
+        return len(self.visits)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        return None if self.source.groups is None else self.source.groups[self.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int, repeats: int = 1) -> None:
+        first = epoch // repeats * repeats
+        self.visits = range(first, first + repeats)
+        if options := self.policy.mix:
+            rngs = [fresh_mixing_rngs(self.seed, visit, repeats) for visit in self.visits]
+            self.mixing = [draw_mixing(*pair, len(self), options, self.size) for pair in rngs]
+
+    def items(self, index: int, size: int | None = None) -> list[Item]:
+        size = size or self.size
+        position, image, spec = int(self.samples[index]), self._image(index), self.policy.spec(size)
+        rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
+        drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
+        labels = self._soft_labels(index, drawn, spec, image)
+        hard = int(self.labels[index])
+        return [Item(apply(image, params, spec), soft, hard) for params, soft in zip(drawn, labels, strict=True)]
+
+    def _image(self, index: int) -> np.ndarray:
+        position = int(self.samples[index])
+        try:
+            return decode(self.source.read(position))
+        except (OSError, ImageError) as error:
+            reason = error.what if isinstance(error, ImageError) else error.strerror
+            fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
+            raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
+
+    def _soft_labels(
+        self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray
+    ) -> Sequence[SparseLabel | None]:
+        return [None] * len(drawn)
+
+
+@dataclass
+class PooledViews(FreshViews):
+    """Views drawn anew in every epoch, each with the label that its crop has in the teacher's map of the whole image.
+
+    Attributes:
+        dataset: The stored maps, and the images that they are of.
+    """
+
+    dataset: ReinforcedDataset = field(kw_only=True)
+    labels_alone: ClassVar[bool] = True
+
+    def _image(self, index: int) -> np.ndarray:
+        return self.dataset.decoded(index)
+
+    def _soft_labels(self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray) -> Sequence[SparseLabel]:
+        label_map = self.dataset.store.map_of(int(self.dataset.samples[index]))
+        return [label_map.pool(box_of(params, spec, image.shape[1], image.shape[0])) for params in drawn]

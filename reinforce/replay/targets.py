@@ -1,0 +1,50 @@
+"""Targets: what is known of a batch beside its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from reinforce.labels.sparse import SparseLabels
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is known of a batch.
+
+    Attributes:
+        hard: int64 `[B]`, -1 where there is no label.
+        soft: Stored soft labels, or None where nothing is replayed.
+        other: int64 `[B]`, hard label of the sample that each image is mixed with; None where nothing is mixed.
+        share: float32 `[B]`, share of the image's own hard label, the rest is the other's; None where nothing is mixed.
+    """
+
+    hard: torch.Tensor
+    soft: SparseLabels | None = None
+    other: torch.Tensor | None = None
+    share: torch.Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes as arrays in one message, as the sparse labels.
+        arrays = [None if t is None else t.numpy() for t in (self.hard, self.other, self.share)]
+        return _from_arrays, (self.soft, *arrays)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
+        """The same on another device."""
+        moved = [t if t is None else t.to(device, non_blocking=non_blocking) for t in (self.other, self.share)]
+        soft = None if self.soft is None else self.soft.to(device, non_blocking)
+        return Targets(self.hard.to(device, non_blocking=non_blocking), soft, *moved)
+
+    def pin_memory(self) -> Targets:
+        """The same in page-locked memory."""
+        pinned = [t if t is None else t.pin_memory() for t in (self.other, self.share)]
+        return Targets(self.hard.pin_memory(), None if self.soft is None else self.soft.pin_memory(), *pinned)
+
+
+def _from_arrays(soft: SparseLabels | None, *arrays: np.ndarray | None) -> Targets:
+    hard, other, share = (None if a is None else torch.from_numpy(a) for a in arrays)
+    assert hard is not None
+    return Targets(hard, soft, other, share)

@@ -1,0 +1,81 @@
+"""Fetch: files of a published data set, read from a folder or URL, checked against what was promised of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from reinforce.errors import SourceError, StoreError
+from reinforce.sharing.publication import PUBLICATION, Entry
+from reinforce.sources.location import File, pieces
+from reinforce.sources.pack_manifest import PACK
+from reinforce.store.manifest import MAX_BYTES
+
+_MAX_FILE = 1 << 42
+
+
+def fetch_pieces(url: str, size: int | None) -> Iterator[bytes]:
+    """The content of a file, a few megabytes at a time; `size`: its bytes, where they were promised.
+
+    Raises:
+        SourceError: it cannot be read, or has another length.
+    """
+    try:
+        size = File.open(url).size if size is None else size
+        if size > _MAX_FILE:
+            raise OSError(f"{size} bytes")
+        yield from pieces(url, size)
+    except OSError as error:
+        fix = "run the same command again: what has come is kept"
+        raise SourceError(f"{url} cannot be read.", found=error, fix=fix) from None
+
+
+def fetch_small(url: str, entry: Entry | None) -> bytes:
+    """A file that is read as a whole, checked where its hash is known.
+
+    Raises:
+        StoreError: too large, or not the promised one.
+        SourceError: it cannot be read.
+    """
+    size = File.open(url).size if entry is None else entry.bytes
+    if size > MAX_BYTES and not url.endswith(".parquet"):
+        raise StoreError(
+            f"{url} is too large.", found=f"{size} bytes", expected=f"at most {MAX_BYTES}", fix="tell the publisher"
+        )
+    content = b"".join(fetch_pieces(url, size))
+    if entry is not None and (found := hashlib.sha256(content).hexdigest()) != entry.sha256:
+        raise differs(url.rpartition("/")[2], found, entry.sha256)
+    return content
+
+
+def published_pack(location: str) -> bytes | None:
+    """The `pack.json` at a location that has one and no publication; otherwise None."""
+    if _there(f"{location}/{PUBLICATION}") or not _there(f"{location}/{PACK}"):
+        return None
+    return fetch_small(f"{location}/{PACK}", None)
+
+
+def reachable(locations: Sequence[str]) -> str:
+    """The first of several locations that has something published, without a slash at its end; the first of all if none has."""
+    places = [location.rstrip("/") for location in locations]
+    if len(places) > 1:
+        return next((p for p in places if _there(f"{p}/{PUBLICATION}") or _there(f"{p}/{PACK}")), places[0])
+    return places[0]
+
+
+def _there(url: str) -> bool:
+    try:
+        return File.open(url).size >= 0
+    except SourceError:
+        return False
+
+
+def differs(name: str, found: str, expected: str) -> StoreError:
+    """The error for a file that is not the promised one."""
+    return StoreError(
+        f"{name} is not the file that was promised.",
+        found=f"sha256 {found[:16]}...",
+        expected=f"sha256 {expected[:16]}...",
+        cause="a broken upload or transfer, or someone else's file",
+        fix="run the same command again, and tell the publisher if it stays so",
+    )

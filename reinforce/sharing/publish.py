@@ -1,0 +1,129 @@
+"""Publish: bring a reinforced dataset to a place that others read from. Pixels are never among what goes."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reinforce.errors import StoreError, UsageError
+from reinforce.files import file_sha256
+from reinforce.sharing.bundle import files_by_bundle, make_bundle
+from reinforce.sharing.card import card, croissant
+from reinforce.sharing.preview import preview
+from reinforce.sharing.publication import (
+    CARD,
+    CROISSANT,
+    PREVIEW,
+    PUBLICATION,
+    Bundle,
+    Entry,
+    Licences,
+    Publication,
+    bundle_path,
+)
+from reinforce.sharing.target import open_target
+from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.store.block import block_path
+from reinforce.store.manifest import read_model, to_json
+from reinforce.store.store import MANIFEST, SAMPLES, Store
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What goes to the target: sizes in bytes by path; those of bundles are of the files in them."""
+
+    files: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.files.values())
+
+
+def list_publication(root: Path) -> Listed:
+    """What `publish` would send, from sizes on disk; card, preview and the list itself are not made yet.
+
+    Raises:
+        StoreError: not a complete reinforced dataset, or files are missing.
+    """
+    store = Store(root)
+    files = {name: _size(root / name) for name in (MANIFEST, SAMPLES)}
+    for (block, stripe), inside in sorted(files_by_bundle(store.manifest.files).items()):
+        files[bundle_path(block, stripe)] = sum(_size(block_path(root, block) / name) for name in inside)
+    return Listed(files | dict.fromkeys((CARD, CROISSANT, PREVIEW, PUBLICATION), 0))
+
+
+def list_pack(root: Path) -> Listed:
+    """What `publish_pack` would send.
+
+    Raises:
+        StoreError: not a pack, or files are missing.
+    """
+    pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
+    names = [shard.name for shard in pack.shards] + sorted(pack.files)
+    return Listed({name: _size(root / name) for name in names} | {CARD: 0, PACK: _size(root / PACK)})
+
+
+def publish(
+    root: Path, to: str, name: str, licences: Licences, on_progress: Progress = lambda done, total: None
+) -> Publication:
+    """Publish a reinforced dataset, its list of files last.
+
+    Args:
+        root: The data set.
+        to: A folder, a URL that fsspec writes to, or `hf://datasets/USER/NAME`.
+        name: What it is called, `[a-z0-9._-]`.
+        licences: Of labels, images and teacher.
+        on_progress: Told of bundles sent, and how many there are.
+
+    Raises:
+        StoreError: the data set is damaged, or the target cannot be written.
+        UsageError: a target that cannot be one.
+    """
+    store = Store(root)
+    manifest = store.manifest
+    if file_sha256(root / SAMPLES) != manifest.files[SAMPLES]:
+        raise StoreError(f"{SAMPLES} is not the file of the manifest.", cause="it was changed", fix=f"reinforce verify {root}")
+    if Path(to).resolve() == root.resolve():
+        raise UsageError("A data set cannot be published onto itself.", found=to, fix="choose another --to")
+    target = open_target(to)
+    try:
+        wanted = sorted(files_by_bundle(manifest.files).items())
+        bundles = []
+        for done, ((block, stripe), inside) in enumerate(wanted):
+            on_progress(done, len(wanted))
+            content = make_bundle(block_path(root, block), inside)
+            bundles.append(Bundle(block=block, stripe=stripe, sha256=_sha256(content), bytes=len(content)))
+            target.put(bundles[-1].path, content)
+        plain = {MANIFEST: (root / MANIFEST).read_bytes(), SAMPLES: (root / SAMPLES).read_bytes(), PREVIEW: preview(store)}
+        size = sum(map(len, plain.values())) + sum(b.bytes for b in bundles)
+        described = {path: plain[path] for path in (SAMPLES, PREVIEW)}
+        plain[CROISSANT] = croissant(manifest, name, licences, described, to, datetime.date.today().isoformat())
+        plain[CARD] = card(manifest, name, licences, size, to).encode()
+        for path, content in plain.items():
+            target.put(path, content)
+        files = {path: Entry(sha256=_sha256(content), bytes=len(content)) for path, content in plain.items()}
+        publication = Publication(name=name, licences=licences, files=files, bundles=bundles)
+        target.put(PUBLICATION, to_json(publication).encode())
+        on_progress(len(wanted), len(wanted))
+        target.finish()
+    except BaseException:
+        target.abandon()
+        raise
+    return publication
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read.", found=error.strerror, fix="reinforce verify DIR") from None

@@ -1,0 +1,112 @@
+"""Publish a pack: shards with images in them, as they are, where their owners allow it; and pull one, every file checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+
+from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
+from reinforce.files import file_sha256, only_writer, write_atomic, write_pieces, writing
+from reinforce.sharing.card import card
+from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
+from reinforce.sharing.publication import CARD, Licences
+from reinforce.sharing.target import open_target
+from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.store.manifest import read_model
+
+Progress = Callable[[int, int], None]
+
+
+def pack_files(pack: Pack) -> dict[str, str]:
+    """Path to sha256 of all files of a pack but its manifest."""
+    return {**pack.files, **{shard.name: shard.sha256 for shard in pack.shards}}
+
+
+def publish_pack(
+    root: Path, to: str, name: str, licences: Licences, on_progress: Progress = lambda done, total: None
+) -> dict[str, int]:
+    """Send the files of a pack, its manifest last; sizes in bytes by path.
+
+    Raises:
+        StoreError: a file is not the one that the manifest has the hash of, or the target cannot be written.
+        UsageError: shards without labels.
+    """
+    text = (root / PACK).read_bytes()
+    pack = read_model(Pack, text, PACK)
+    if pack.labels is None:
+        raise UsageError(f"There are no labels in {root}.", found="images alone", fix="reinforce pack LABELS --data SOURCE")
+    files, sent = pack_files(pack), {}
+    target = open_target(to)
+    try:
+        for done, (path, expected) in enumerate(sorted(files.items())):
+            on_progress(done, len(files))
+            if not (root / path).is_file() or file_sha256(root / path) != expected:
+                raise StoreError(f"{path} is not the file of the pack.", cause="it was changed", fix=f"reinforce verify {root}")
+            target.put_file(path, root / path)
+            sent[path] = (root / path).stat().st_size
+        about = card(pack.labels, name, licences, sum(sent.values()), to, with_images=True).encode()
+        target.put(CARD, about)
+        target.put(PACK, text)
+        on_progress(len(files), len(files))
+        target.finish()
+    except BaseException:
+        target.abandon()
+        raise
+    return sent | {CARD: len(about), PACK: len(text)}
+
+
+def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Progress = lambda done, total: None) -> int:
+    """Fetch a published pack; files that are there already and right stay. Bytes fetched now.
+
+    Args:
+        location: Folder or URL.
+        text: Its `pack.json`.
+        out: Folder to write.
+        jobs: Files that are fetched at once.
+        on_progress: Told of files.
+
+    Raises:
+        StoreError: a file is not the promised one.
+        SettingsError: `out` has another pack.
+    """
+    pack = read_model(Pack, text, PACK)
+    files, sizes = pack_files(pack), {shard.name: shard.bytes for shard in pack.shards}
+    with writing(out):
+        there = {n for n in os.listdir(out) if not n.startswith(".")} if out.is_dir() else set()
+        if there - {p.partition("/")[0] for p in files} - {PACK, CARD}:
+            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        if (out / PACK).exists() and (out / PACK).read_bytes() != text:
+            raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        with only_writer(out), ThreadPoolExecutor(jobs) as pool:
+            running = [
+                pool.submit(_pull_file, location, path, sha, sizes.get(path), out) for path, sha in sorted(files.items())
+            ]
+            done = fetched = 0
+            for finished in as_completed(running):
+                fetched, done = fetched + finished.result(), done + 1
+                on_progress(done, len(files))
+            with suppress(SourceError):  # for people, and not listed
+                write_atomic(out / CARD, fetch_small(f"{location}/{CARD}", None))
+            write_atomic(out / PACK, text)
+    return fetched
+
+
+def _pull_file(location: str, path: str, expected: str, size: int | None, out: Path) -> int:
+    final = out / path
+    if final.is_file() and file_sha256(final) == expected:
+        return 0
+    final.parent.mkdir(exist_ok=True)
+    temporary = final.with_name(f".{final.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            found, length = write_pieces(file, fetch_pieces(f"{location}/{path}", size))
+        if found != expected:
+            raise differs(path, found, expected)
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return length

@@ -1,0 +1,208 @@
+"""Pull: bring a published data set here, or a part of it. Everything is checked before it is used.
+
+The unit is the block: fetched, checked and unpacked beside the others under a name with a leading dot, then renamed. After a
+kill the same command fetches the blocks that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from reinforce.errors import Interrupted, SettingsError, StoreError
+from reinforce.files import only_writer, write_atomic, write_pieces, writing
+from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
+from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
+from reinforce.sharing.part import check_bundles, part_of
+from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
+from reinforce.sources.table_guard import guard_table
+from reinforce.store.block import block_path, committed_blocks, remove_staging, sync_folder
+from reinforce.store.manifest import Manifest, read_model, to_json
+from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
+
+PULL = "pull.json"
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all; blocks that were already there counted as done."""
+
+
+class PullState(BaseModel):
+    """`pull.json`: what is being pulled, until it is complete."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    publication_sha256: str
+    views: int
+    blocks: list[int] | None
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What came.
+
+    Attributes:
+        manifest: Of the data set that is now there.
+        fetched: Bytes that were transferred now.
+        total: Bytes of the whole publication.
+    """
+
+    manifest: Manifest
+    fetched: int
+    total: int
+
+
+def pull(
+    location: str,
+    out: Path,
+    *,
+    views: int | None = None,
+    blocks: Sequence[int] | None = None,
+    jobs: int = 8,
+    expected: str | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> Pulled:
+    """Fetch a published data set.
+
+    Args:
+        location: Folder or URL that has `publication.json`.
+        out: Folder to write; an interrupted pull of the same in it is continued.
+        views: The first so many views, rounded up to whole stripes; default: all.
+        blocks: Numbers of blocks; default: all.
+        jobs: Files that are fetched at once.
+        expected: sha256 of `publication.json`, where it is known.
+        on_progress: Told after each file.
+
+    Raises:
+        StoreError: something at the location is not what it is promised to be; nothing of it is kept.
+        SettingsError: `out` has something else.
+        SourceError: the location cannot be read.
+        UsageError: views or blocks that are not there.
+    """
+    location = location.rstrip("/")
+    text = fetch_small(f"{location}/{PUBLICATION}", None)
+    digest = hashlib.sha256(text).hexdigest()
+    if expected is not None and digest != expected:
+        raise differs(PUBLICATION, digest, expected)
+    publication = read_model(Publication, text, PUBLICATION)
+    manifest_text = fetch_small(f"{location}/{MANIFEST}", publication.files[MANIFEST])
+    whole = read_model(Manifest, manifest_text, MANIFEST)
+    check_bundles(whole, publication)
+    manifest = part_of(whole, hashlib.sha256(manifest_text).hexdigest(), views, blocks)
+    state = PullState(publication_sha256=digest, views=manifest.settings.views, blocks=manifest.blocks)
+    with writing(out):
+        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
+        if there - {"blocks", ".lock"} and not there & {MANIFEST, PULL}:
+            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        (out / "blocks").mkdir(parents=True, exist_ok=True)
+        with only_writer(out):
+            return _pull_locked(location, publication, whole, manifest, manifest_text, state, out, jobs, on_progress)
+
+
+def _pull_locked(
+    location: str,
+    publication: Publication,
+    whole: Manifest,
+    manifest: Manifest,
+    manifest_text: bytes,
+    state: PullState,
+    out: Path,
+    jobs: int,
+    on_progress: Progress,
+) -> Pulled:
+    total = sum(e.bytes for e in publication.files.values()) + sum(b.bytes for b in publication.bundles)
+    final = manifest_text if manifest is whole else to_json(manifest).encode()
+    if (out / MANIFEST).exists():
+        if (out / MANIFEST).read_bytes() != final:
+            raise _another(out)
+        if set(Store(out).blocks) <= committed_blocks(out):
+            (out / PULL).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+            return Pulled(manifest, 0, total)
+        write_atomic(out / PULL, to_json(state).encode())  # a damaged block was removed
+        (out / MANIFEST).unlink()
+    existing = read_small_file(out / PULL)
+    if existing is None:
+        if committed_blocks(out):
+            raise _another(out)
+        write_atomic(out / PULL, to_json(state).encode())
+    elif (old := read_model(PullState, existing, PULL)) != state:
+        raise _another(out, old, state)
+    remove_staging(out)
+    wanted: dict[int, list[Bundle]] = {}
+    here = set(range(whole.settings.num_blocks)) if manifest.blocks is None else set(manifest.blocks)
+    for bundle in publication.bundles:
+        if bundle.block in here and bundle.stripe < manifest.settings.num_stripes:
+            wanted.setdefault(bundle.block, []).append(bundle)
+    inside = files_by_bundle(whole.files)
+    plain = {path: entry for path, entry in publication.files.items() if path in (SAMPLES, CARD, CROISSANT, PREVIEW)}
+    todo = sum(e.bytes for e in plain.values()) + sum(b.bytes for each in wanted.values() for b in each)
+    done = sum(b.bytes for block in committed_blocks(out) & wanted.keys() for b in wanted[block])
+    fetched = len(manifest_text)
+    on_progress(done, todo)
+    for path, entry in plain.items():
+        content = fetch_small(f"{location}/{path}", entry)
+        if path == SAMPLES:
+            guard_table(BytesIO(content), SAMPLES, manifest.settings.source.num_samples)
+        write_atomic(out / path, content)
+        done, fetched = done + entry.bytes, fetched + entry.bytes
+        on_progress(done, todo)
+    missing = sorted(wanted.keys() - committed_blocks(out))
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(_pull_block, location, wanted[b], inside, out) for b in missing]
+        try:
+            for finished in as_completed(running):
+                done, fetched = done + finished.result(), fetched + finished.result()
+                on_progress(done, todo)
+        except BaseException as error:
+            pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                fix = "the same command fetches the blocks that are missing"
+                raise Interrupted("The pull was interrupted; what has come is kept.", fix=fix) from None
+            raise
+    write_atomic(out / MANIFEST, final)
+    (out / PULL).unlink()
+    Store(out)  # what came must open
+    return Pulled(manifest, fetched, total)
+
+
+def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:
+    """Fetch one block and commit it; bytes fetched."""
+    final = block_path(out, bundles[0].block)
+    staging = final.with_name("." + final.name)
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for bundle in bundles:
+            with tempfile.TemporaryFile(dir=out) as file:
+                found, _ = write_pieces(file, fetch_pieces(f"{location}/{bundle.path}", bundle.bytes))
+                if found != bundle.sha256:
+                    raise differs(bundle.path, found, bundle.sha256)
+                file.seek(0)
+                unpack_bundle(file, inside[bundle.block, bundle.stripe], staging)
+        for folder, _, _ in os.walk(staging, topdown=False):
+            sync_folder(Path(folder))
+        os.rename(staging, final)
+        sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return sum(b.bytes for b in bundles)
+
+
+def _another(out: Path, old: PullState | None = None, new: PullState | None = None) -> SettingsError:
+    return SettingsError(
+        f"{out} has another data set, or another part of this one.",
+        found=_in_words(old) if old else MANIFEST,
+        expected=_in_words(new) if new else "this one",
+        fix="choose another --out, or remove the folder",
+    )
+
+
+def _in_words(state: PullState) -> str:
+    return f"{state.views} views, blocks {state.blocks or 'all'}, publication {state.publication_sha256[:12]}"

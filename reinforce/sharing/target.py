@@ -1,0 +1,151 @@
+"""Target: where a data set is published to: a folder, a URL that fsspec writes to, or a data set repository on the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+from reinforce.errors import StoreError, UsageError
+from reinforce.files import write_atomic, writing
+from reinforce.sources.location import file_system, is_remote
+
+_HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
+
+
+class Target(Protocol):
+    """Takes files; what is put last is seen last."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write one file.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+
+    def put_file(self, path: str, file: Path) -> None:
+        """Write one file from a file on this machine."""
+
+    def finish(self) -> None:
+        """After the last file."""
+
+    def abandon(self) -> None:
+        """Instead of `finish`, when something failed."""
+
+
+def open_target(to: str) -> Target:
+    """The target that `--to` names.
+
+    Raises:
+        UsageError: a URL that cannot be written to.
+    """
+    if not is_remote(to):
+        return FolderTarget(Path(to))
+    if to.startswith("hf://"):
+        return HubTarget(to)
+    if to.startswith(("http://", "https://")):
+        raise UsageError(f"{to} cannot be written to.", expected="a folder, s3://BUCKET/PATH or hf://datasets/USER/NAME")
+    return UrlTarget(to)
+
+
+class FolderTarget:
+    """A folder on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, path: str, content: bytes) -> None:
+        with writing(self.root):
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.root / path, content)
+
+    def put_file(self, path: str, file: Path) -> None:
+        with writing(self.root):
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.partial")
+            shutil.copyfile(file, temporary)
+            os.replace(temporary, target)
+
+    def finish(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+class UrlTarget:
+    """A place that fsspec writes to, such as `s3://bucket/path`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.fs, self.base = file_system(self.url)
+
+    def put(self, path: str, content: bytes) -> None:
+        self._tried(lambda: self.fs.pipe_file(f"{self.base}/{path}", content))
+
+    def put_file(self, path: str, file: Path) -> None:
+        self._tried(lambda: self.fs.put_file(str(file), f"{self.base}/{path}"))
+
+    def _tried(self, call: Any) -> None:
+        try:
+            call()
+        except Exception as error:  # each protocol's client raises errors of its own
+            raise StoreError(
+                f"{self.url} cannot be written.",
+                found=f"{type(error).__name__}: {error}".splitlines()[0],
+                cause="missing credentials or permissions, or no such bucket",
+                fix="set the credentials that the client of this protocol reads, and run the same command again",
+            ) from None
+
+    def finish(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
+
+class HubTarget:
+    """A data set repository on the Hugging Face Hub, in one commit; files are gathered in a temporary folder first."""
+
+    def __init__(self, url: str) -> None:
+        match = _HUB.fullmatch(url)
+        if not match:
+            raise UsageError(f"{url} is no repository of data sets.", expected="hf://datasets/USER/NAME")
+        self.repo = match[1]
+        self.staging = Path(tempfile.mkdtemp(prefix="reinforce-"))
+
+    def put(self, path: str, content: bytes) -> None:
+        with writing(self.staging):
+            (self.staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.staging / path).write_bytes(content)
+
+    def put_file(self, path: str, file: Path) -> None:
+        with writing(self.staging):
+            (self.staging / path).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(file.resolve(), self.staging / path)
+
+    def finish(self) -> None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        try:
+            api.create_repo(self.repo, repo_type="dataset", exist_ok=True)
+            api.upload_folder(
+                repo_id=self.repo, repo_type="dataset", folder_path=self.staging, commit_message="Publish a reinforced dataset"
+            )
+        except Exception as error:
+            raise StoreError(
+                f"hf://datasets/{self.repo} cannot be written.",
+                found=f"{type(error).__name__}: {error}".splitlines()[0],
+                cause="no token, or one without write access",
+                fix="hf auth login, and run the same command again",
+            ) from None
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        shutil.rmtree(self.staging, ignore_errors=True)

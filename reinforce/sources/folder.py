@@ -1,0 +1,102 @@
+"""Folder: a source of image files. Order and class ids are torchvision's ImageFolder's, the key is the path without suffix.
+
+Classes are the sorted folder names, images follow by sorted path. A folder with images and no class folders is unlabelled. A
+remote folder, `s3://bucket/train`, is listed once and its files are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from reinforce.errors import SourceError
+from reinforce.sources.location import file_system, is_remote, opened
+from reinforce.sources.source import IMAGE_SUFFIXES, Source, check_index
+
+
+class ImageFolder(Source):
+    """An indexed image folder; `places` are the paths of the samples below it, with suffix."""
+
+    kind = "folder"
+
+    @classmethod
+    def open(cls, root: str | Path) -> ImageFolder:
+        """Index a folder.
+
+        Raises:
+            SourceError: no folder, no images, images beside class folders, or two files with one key.
+        """
+        root = str(root)
+        if is_remote(root):
+            paths, classes, loose = _remote(root)
+        else:
+            paths, classes, loose = _local(root)
+        if loose and classes:
+            raise SourceError(
+                f"{root} has images both in class folders and beside them.",
+                found=f"{len(loose)} images directly in the folder, such as {loose[0]}, and {len(classes)} folders",
+                expected="one or the other",
+                fix="move the loose images into a class folder, or out",
+            )
+        if not (paths or loose):
+            raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
+        number = {name: i for i, name in enumerate(classes)}
+        labels = tuple(number[p.partition("/")[0]] for p in paths) if classes else None
+        paths = paths if classes else loose
+        keys = [os.path.splitext(p)[0] for p in paths]
+        check_index(keys, paths, classes)
+        return cls(root, tuple(keys), labels, tuple(classes), tuple(paths))
+
+    def read(self, index: int) -> bytes:
+        path = self.where(index)
+        if is_remote(path):
+            try:
+                return opened(path).read()
+            except SourceError as error:
+                raise OSError(error.what) from None
+        with open(path, "rb") as file:
+            return file.read()
+
+    def where(self, index: int) -> str:
+        return f"{self.location.rstrip('/')}/{self.places[index]}"
+
+
+def _local(root: str) -> tuple[list[str], list[str], list[str]]:
+    """Paths in class folders, class names, and images beside them."""
+    if not os.path.isdir(root):
+        raise SourceError(
+            f"There is no image folder at {root}.",
+            expected="a folder of class folders with images, a folder of images, or another source",
+            fix="check --data",
+        )
+    entries = list(os.scandir(root))
+    classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    loose = sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
+    return [f"{name}/{path}" for name in classes for path in _images(os.path.join(root, name))], classes, loose
+
+
+def _images(root: str) -> list[str]:
+    found = []
+    for folder, _, names in sorted(os.walk(root, followlinks=True)):
+        relative = os.path.relpath(folder, root)
+        prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
+        found += [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_SUFFIXES)]
+    return found
+
+
+def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
+    fs, base = file_system(root)
+    try:
+        listed = [str(p)[len(base) :].lstrip("/") for p in fs.find(base)]
+    except Exception as error:  # each protocol's client raises errors of its own
+        raise SourceError(f"{root} cannot be listed.", found=f"{type(error).__name__}: {error}", fix="check --data") from None
+    images = [p for p in listed if p.lower().endswith(IMAGE_SUFFIXES)]
+    classes = sorted({p.partition("/")[0] for p in listed if "/" in p and not p.startswith(".")})
+    inside = sorted((p for p in images if "/" in p and p.partition("/")[0] in classes), key=lambda p: _as_walked(p))
+    return inside, classes, sorted(p for p in images if "/" not in p)
+
+
+def _as_walked(path: str) -> tuple[str, str, str]:
+    """The order of a walk through the class folders: by class, then by folder, then by name."""
+    folder, _, name = path.rpartition("/")
+    return folder.partition("/")[0], folder, name

@@ -1,0 +1,143 @@
+"""Pack folder: what `reinforce pack` wrote beside its shards, here or behind a URL; each file is checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reinforce.errors import SourceError, StoreError
+from reinforce.sources.location import File
+from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
+from reinforce.sources.table_guard import guard_table
+from reinforce.sources.tar_members import Member
+from reinforce.store.manifest import MAX_BYTES, read_model
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("label", pa.int64()),
+        pa.field("rein_offset", pa.int64(), nullable=False),
+        pa.field("rein_size", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PackFolder:
+    """A pack.
+
+    Attributes:
+        location: Folder or URL, without a slash at its end.
+        pack: Its manifest.
+        sha256: Of `pack.json`.
+    """
+
+    location: str
+    pack: Pack
+    sha256: str
+
+    def read(self, path: str) -> bytes:
+        """One of the files that are no shard.
+
+        Raises:
+            StoreError: not listed, or not the file that the manifest has the hash of.
+            SourceError: it cannot be read.
+        """
+        if path not in self.pack.files:
+            raise StoreError(f"The pack has no {path}.", found=self.location, fix="pack again")
+        try:
+            content = File.open(f"{self.location}/{path}").read()
+        except OSError as error:
+            raise SourceError(f"{self.location}/{path} cannot be read.", found=error, fix="copy it again") from None
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.pack.files[path]:
+            raise StoreError(
+                f"{path} is not the file of the pack.",
+                found=f"sha256 {found[:16]}...",
+                expected=f"sha256 {self.pack.files[path][:16]}...",
+                cause="a broken copy, or a file changed by hand",
+                fix="copy it again",
+            )
+        return content
+
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, where the pack has them."""
+        return parse_class_names(self.read(CLASS_NAMES), CLASS_NAMES) if CLASS_NAMES in self.pack.files else None
+
+
+def parse_class_names(text: bytes, name: str) -> list[str]:
+    """The names that a `class_names.json` has.
+
+    Raises:
+        SourceError: it is not a list of distinct names.
+    """
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        names = error
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise SourceError(f"{name} is not valid.", found=str(names)[:80], expected="a JSON list of distinct class names")
+    return names
+
+
+def pack_beside(shard: str) -> PackFolder | None:
+    """The pack that a shard belongs to, or None.
+
+    Raises:
+        StoreError: there is a `pack.json`, and it is not valid.
+    """
+    location = shard.rpartition("/")[0] if "/" in shard else "."
+    try:
+        file = File.open(f"{location}/{PACK}")
+        text = file.read(0, min(file.size, MAX_BYTES + 1))
+    except (SourceError, OSError):
+        return None
+    return PackFolder(location, read_model(Pack, text, f"{location}/{PACK}"), hashlib.sha256(text).hexdigest())
+
+
+def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
+    """The images of each shard, from the pack's index instead of the shards' headers.
+
+    Raises:
+        StoreError: shards that are not those of the pack, or an index that does not fit them.
+    """
+    number_of = {shard.name: number for number, shard in enumerate(folder.pack.shards)}
+    numbers = []
+    for file in shards:
+        name = file.location.rpartition("/")[2]
+        number = number_of.get(name)
+        if number is None or folder.pack.shards[number].bytes != file.size:
+            raise StoreError(
+                f"{name} is not a shard of the pack beside it.",
+                found=f"{file.size} bytes",
+                expected="a shard that pack.json lists" if number is None else f"{folder.pack.shards[number].bytes} bytes",
+                cause="a broken copy, or shards of two packs in one folder",
+                fix="copy it again",
+            )
+        numbers.append(number)
+    by_shard: dict[int, list[Member]] = {number: [] for number in range(len(number_of))}
+    try:
+        content = io.BytesIO(folder.read(INDEX))
+        guard_table(content, INDEX, folder.pack.num_samples)
+        table = pq.read_table(content)
+        if not table.schema.equals(INDEX_SCHEMA) or len(table) != folder.pack.num_samples:
+            raise ValueError("other columns or rows")
+        for key, shard, *places in zip(*(table[name].to_pylist() for name in INDEX_SCHEMA.names), strict=True):
+            member = Member(key, *places)
+            if shard not in by_shard or not member.lies_within(folder.pack.shards[shard].bytes):
+                raise ValueError(f"{key} past the end of its shard")
+            by_shard[shard].append(member)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise StoreError(
+            f"{INDEX} is damaged.", found=str(error).splitlines()[0], expected="the table of FORMAT.md", fix="copy it again"
+        ) from None
+    return [by_shard[number] for number in numbers]

@@ -1,0 +1,68 @@
+"""Pack manifest: `pack.json`, what a folder of webdataset shards has, with or without labels. Pure.
+
+Source: FORMAT.md, "Packs".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reinforce.store.manifest import Manifest
+
+PACK = "pack.json"
+INDEX = "index.parquet"
+CLASS_NAMES = "class_names.json"
+"""A JSON list beside the shards, from class id to name."""
+_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_SHARD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.tar$"
+_FILE = re.compile(r"samples\.parquet|index\.parquet|class_names\.json|mixing/[0-9]{6}\.[0-9]{3}\.bin")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Model):
+    """One shard."""
+
+    name: str = Field(pattern=_SHARD)
+    sha256: _SHA256
+    bytes: int = Field(ge=1024, le=1 << 42)
+    samples: int = Field(ge=1)
+
+
+class Pack(_Model):
+    """What stands beside the shards; written last."""
+
+    format: Literal["reinforce-pack"] = "reinforce-pack"
+    schema_version: Literal[1] = 1
+    num_samples: int = Field(ge=1, le=1 << 31)
+    resize: int | None = Field(default=None, ge=8, le=65535, description="shorter side of the images; null: as it was")
+    quality: int | None = Field(default=None, ge=1, le=100, description="of the JPEGs that were made; null: bytes as they were")
+    labels: Manifest | None = Field(description="whose labels are in the shards; null: none are")
+    labels_sha256: _SHA256 | None = Field(description="of that data set's manifest.json")
+    shards: list[Shard] = Field(min_length=1)
+    files: dict[str, _SHA256] = Field(description="every other file")
+
+    @field_validator("files")
+    @classmethod
+    def _known_paths_only(cls, files: dict[str, str]) -> dict[str, str]:
+        for path in files:
+            if not _FILE.fullmatch(path):
+                raise ValueError(f"{path!r} is no path of a pack")
+        if INDEX not in files:
+            raise ValueError(f"{INDEX} is not listed")
+        return files
+
+    @model_validator(mode="after")
+    def _check(self) -> Pack:
+        names = [s.name for s in self.shards]
+        if len(set(names)) != len(names) or sum(s.samples for s in self.shards) != self.num_samples:
+            raise ValueError("shards with one name, or another number of samples in them")
+        labelled = self.labels is not None
+        if labelled != (self.labels_sha256 is not None) or (labelled and "samples.parquet" not in self.files):
+            raise ValueError("labels without their table or hash")
+        return self

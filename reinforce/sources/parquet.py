@@ -1,0 +1,205 @@
+"""Parquet: a source of tables as the Hugging Face Hub keeps them: a column of images (bytes, or struct of bytes and path).
+
+Parquet reads row groups, not rows. A few are held in memory, so samples that lie together are read quickly and in random order
+each costs its whole row group: training goes through them group by group, and `reinforce pack` makes shards of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reinforce.errors import SourceError
+from reinforce.sources.location import File
+from reinforce.sources.patterns import expand
+from reinforce.sources.source import Source, check_index, numbered_classes
+
+KEY_COLUMNS = ("key", "__key__", "id")
+LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
+MAX_GROUP_BYTES = 4 << 30
+"""Largest row group of images that is read, in bytes when decompressed."""
+_HELD_GROUPS = 12  # more than training shuffles at a time
+
+
+@dataclass(frozen=True)
+class Parquet(Source):
+    """Indexed parquet files; `places` are int64 `[N, 3]`: number of the file, row group, and row in it.
+
+    Attributes:
+        files: The files.
+        column: Path of the column of image bytes.
+    """
+
+    files: tuple[File, ...] = ()
+    column: str = ""
+
+    kind = "parquet"
+
+    @classmethod
+    def open(cls, pattern: str) -> Parquet:
+        """Index parquet files: a file, a glob or brace ranges.
+
+        Raises:
+            SourceError: no such files, not parquet, no column of images, or two images with one key.
+        """
+        files = tuple(File.open(location) for location in expand(pattern))
+        readers = [_reader(file) for file in files]
+        column = _image_column(readers[0].schema_arrow, files[0].location)
+        label = next((c for c in LABEL_COLUMNS if _is_integer(readers[0].schema_arrow, c)), None)
+        keys: list[str] = []
+        labels: list[Any] = []
+        places = []
+        for number, reader in enumerate(readers):
+            if not reader.schema_arrow.equals(readers[0].schema_arrow):
+                raise SourceError(
+                    "The files have different columns.",
+                    found=f"{', '.join(reader.schema_arrow.names)} in {files[number].location}",
+                    expected=", ".join(readers[0].schema_arrow.names),
+                    fix="give each kind of file as a source of its own",
+                )
+            keys += _keys(reader, column, len(keys), files[number].location)
+            labels += _column(reader, label, files[number].location) if label else []
+            for group in range(reader.num_row_groups):
+                rows = reader.metadata.row_group(group).num_rows
+                places.append(np.stack([np.full(rows, number), np.full(rows, group), np.arange(rows)], axis=1))
+        if None in labels:
+            raise SourceError(
+                f"Some samples of {pattern} have a label and others have none.", found="null", expected="class ids"
+            )
+        names = numbered_classes(labels, _names(readers[0].schema_arrow, label), pattern) if labels else ()
+        check_index(keys, keys, names)
+        where = np.concatenate(places).astype(np.int64)
+        groups = np.unique(where[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
+        return cls(pattern, tuple(keys), tuple(labels) if labels else None, names, where, groups, files, column)
+
+    def read(self, index: int) -> bytes:
+        file, group, row = self.places[index].tolist()
+        try:
+            content = _group(self.files[file], self.column, group)[row].as_py()
+        except pa.ArrowException as error:
+            raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+        if content is None:
+            raise OSError("no image in this row")
+        return bytes(content)
+
+    def where(self, index: int) -> str:
+        return f"{self.keys[index]} in {self.files[int(self.places[index, 0])].location}"
+
+
+class _Handle:
+    """A file as pyarrow wants it."""
+
+    closed = False
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.file.size}[whence]
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        left = self.file.size - self.at
+        content = self.file.read(self.at, left if size < 0 else min(size, left))
+        self.at += len(content)
+        return content
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@lru_cache(maxsize=256)
+def _reader(file: File) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.PythonFile(_Handle(file), mode="r"))
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(
+            f"{file.location} is not parquet.",
+            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            expected="a table with a column of images",
+            cause="another file, or a broken download",
+            fix="download it again",
+        ) from None
+
+
+@lru_cache(maxsize=_HELD_GROUPS)
+def _group(file: File, column: str, group: int) -> pa.Array:
+    metadata = _reader(file).metadata.row_group(group)
+    size = sum(
+        metadata.column(i).total_uncompressed_size
+        for i in range(metadata.num_columns)
+        if metadata.column(i).path_in_schema.startswith(column)
+    )
+    if size > MAX_GROUP_BYTES:
+        raise OSError(f"a row group of {size} bytes; at most {MAX_GROUP_BYTES} are read")
+    found = _reader(file).read_row_group(group, columns=[column], use_threads=False).column(0).combine_chunks()
+    return found.field("bytes") if pa.types.is_struct(found.type) else found
+
+
+def _image_column(schema: pa.Schema, location: str) -> str:
+    for field in schema:
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return f"{field.name}.bytes"
+    for field in schema:
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            return str(field.name)
+    raise SourceError(
+        f"{location} has no column of images.",
+        found=", ".join(f"{f.name}: {f.type}" for f in schema)[:200],
+        expected="a column of bytes, or of structs with a field `bytes`",
+    )
+
+
+def _is_integer(schema: pa.Schema, name: str) -> bool:
+    return name in schema.names and pa.types.is_integer(schema.field(name).type)
+
+
+def _column(reader: pq.ParquetFile, name: str, location: str) -> list[Any]:
+    try:
+        column = reader.read(columns=[name]).column(0).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{location} is damaged.", found=str(error).splitlines()[0], fix="download it again") from None
+    found: list[Any] = (column.field(name.rpartition(".")[2]) if pa.types.is_struct(column.type) else column).to_pylist()
+    return found
+
+
+def _keys(reader: pq.ParquetFile, column: str, first: int, location: str) -> list[str]:
+    """Keys of a file's rows: a column of keys, the images' own paths, or their number among all rows."""
+    schema, rows = reader.schema_arrow, reader.metadata.num_rows
+    for name in KEY_COLUMNS:
+        if name in schema.names and pa.types.is_string(schema.field(name).type):
+            return [str(k) for k in _column(reader, name, location)]
+    struct = column.rpartition(".")[0]
+    if struct and schema.field(struct).type.get_field_index("path") >= 0:
+        paths = _column(reader, f"{struct}.path", location)
+        if all(paths) and len(set(paths)) == len(paths):
+            return [os.path.splitext(str(p))[0] for p in paths]
+    return [f"{i:08d}" for i in range(first, first + rows)]
+
+
+def _names(schema: pa.Schema, label: str | None) -> Sequence[str] | None:
+    """Class names as the Hub's metadata of the schema gives them, where it does."""
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])
+        names = about["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

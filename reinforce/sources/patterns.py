@@ -1,0 +1,54 @@
+"""Patterns: which files `shards-{000..127}.tar` or `*.parquet` names, on this machine or behind a URL."""
+
+from __future__ import annotations
+
+import glob
+
+from braceexpand import braceexpand
+
+from reinforce.errors import SourceError
+from reinforce.sources.location import file_system, is_remote, retried, unreadable
+
+MAX_EXPANDED = 1_000_000
+"""Names that a pattern may stand for."""
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that a pattern names: brace ranges in their order, globs sorted.
+
+    Raises:
+        SourceError: a pattern that names nothing, or too much.
+    """
+    found: list[str] = []
+    for each in _braces(pattern):
+        if not any(c in each for c in "*?["):
+            found.append(each)
+        elif is_remote(each):
+            try:
+                found += sorted(retried(lambda each=each: _glob(each)))
+            except OSError as error:
+                raise unreadable(each, error) from None
+        else:
+            found += sorted(glob.glob(each, recursive=True))
+    if not found:
+        raise SourceError(f"No file matches {pattern}.", expected="existing files", fix="check --data")
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    expanded = []
+    try:
+        for each in braceexpand(pattern):
+            expanded.append(each)
+            if len(expanded) > MAX_EXPANDED:
+                raise ValueError(f"more than {MAX_EXPANDED} names")
+    except ValueError as error:
+        raise SourceError(
+            f"{pattern} is no pattern of files.", found=str(error), expected="as in shards-{000..127}.tar"
+        ) from None
+    return expanded
+
+
+def _glob(url: str) -> list[str]:
+    fs, path = file_system(url)
+    return [str(fs.unstrip_protocol(p)) for p in fs.glob(path)]

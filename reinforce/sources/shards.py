@@ -1,0 +1,89 @@
+"""Tars: a source of webdataset shards, `KEY.jpg` beside `KEY.cls`, on this machine or behind URLs. Read in place, by offset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce.errors import SourceError
+from reinforce.sources.location import File, is_remote
+from reinforce.sources.pack_folder import PackFolder, indexed, pack_beside, parse_class_names
+from reinforce.sources.pack_manifest import CLASS_NAMES
+from reinforce.sources.patterns import expand
+from reinforce.sources.source import Source, check_index, numbered_classes
+from reinforce.sources.tar_members import tar_members
+
+
+@dataclass(frozen=True)
+class Tars(Source):
+    """Indexed shards; `places` are int64 `[N, 5]`: number of the shard, offset and size of the image, and of its `.rein`.
+
+    Attributes:
+        shards: The files.
+        pack: What `reinforce pack` wrote beside them, where it did.
+    """
+
+    shards: tuple[File, ...] = ()
+    pack: PackFolder | None = None
+
+    kind = "wds"
+
+    @classmethod
+    def open(cls, pattern: str) -> Tars:
+        """Index shards: a file, a glob, or brace ranges as in `shards-{000..127}.tar`.
+
+        Raises:
+            SourceError: no such files, not shards, labels for some samples only, or two images with one key.
+        """
+        locations = expand(pattern)
+        pack = pack_beside(locations[0])
+        with ThreadPoolExecutor(8 if is_remote(pattern) else 1) as pool:
+            shards = tuple(pool.map(File.open, locations))
+            members = indexed(pack, shards) if pack else list(pool.map(tar_members, shards))
+        flat = [(number, member) for number, each in enumerate(members) for member in each]
+        keys = tuple(member.key for _, member in flat)
+        given = [m.label for _, m in flat if m.label is not None]
+        if given and len(given) != len(flat):
+            absent = next(m.key for _, m in flat if m.label is None)
+            raise SourceError(
+                "Some samples have a label and others have none.",
+                found=f"no .cls for {len(flat) - len(given)} of {len(flat)} images, such as {absent}",
+                expected="KEY.cls for every image, or for none",
+                fix="pack the shards again",
+            )
+        named = _class_names(locations[0]) if pack is None else pack.class_names()
+        names = numbered_classes(given, named, pattern) if given else ()
+        check_index(keys, [f"{m.key} in {shards[s].location}" for s, m in flat], names)
+        places = np.array([(s, m.offset, m.size, m.rein_offset, m.rein_size) for s, m in flat], np.int64)
+        return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards, pack)
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size, _, _ = self.places[index].tolist()
+        return self.shards[shard].read(offset, size)
+
+    def read_rein(self, index: int) -> bytes:
+        """Params and labels of a sample, as its shard has them.
+
+        Raises:
+            OSError: it has none, or they cannot be read.
+        """
+        shard, _, _, offset, size = self.places[index].tolist()
+        if not size:
+            raise OSError("no .rein beside the image")
+        return self.shards[shard].read(offset, size)
+
+    def where(self, index: int) -> str:
+        return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])].location}"
+
+
+def _class_names(first: str) -> Sequence[str] | None:
+    """What `class_names.json` beside the first shard says, where it is there."""
+    beside = f"{first.rpartition('/')[0]}/{CLASS_NAMES}" if "/" in first else CLASS_NAMES
+    try:
+        text = File.open(beside).read()
+    except (SourceError, OSError):
+        return None
+    return parse_class_names(text, beside)

@@ -1,0 +1,243 @@
+"""Block: a fixed run of samples as one zarr group; the unit of work, commit, resume and checksum.
+
+A block is written into a directory with a leading dot, every file is synced, and one rename makes it visible: a reader
+sees a whole block or none (invariant 3). Source: FORMAT.md, "Blocks".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+from reinforce.errors import StoreError
+from reinforce.store.stripe import Stripe, damaged, open_array, read_array, read_metadata
+from reinforce.store.zarr_layout import ARRAYS, stripe_array
+
+_BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
+
+
+class Status(IntEnum):
+    """What became of a sample at generation."""
+
+    OK = 0
+    MISSING = 1
+    CORRUPT = 2
+
+
+@dataclass
+class BlockData:
+    """The content of one block in memory, for S samples, V views, P params columns.
+
+    Samples that are not ok have empty records and zeros elsewhere.
+    """
+
+    params: np.ndarray  # int32 [S, V, P]
+    probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V'), V' the views of the first record
+    sha256: np.ndarray  # uint8 [S, 32], of the encoded bytes
+    width_height: np.ndarray  # uint32 [S, 2], of the decoded image
+    status: np.ndarray  # uint8 [S]
+    label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
+    record_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
+    records: list[bytes] = field(default_factory=list)  # S for the first stripe of views, S for the next, ...
+    reasons: dict[int, str] = field(default_factory=dict)  # row -> why it is not ok
+
+    @classmethod
+    def empty(cls, samples: int, views: int, columns: int, record_views: int | None = None) -> BlockData:
+        """A block in which nothing has been filled in yet."""
+        record_views = record_views or views
+        return cls(
+            params=np.zeros((samples, views, columns), np.int32),
+            probes=np.zeros(samples, np.uint32),
+            sha256=np.zeros((samples, 32), np.uint8),
+            width_height=np.zeros((samples, 2), np.uint32),
+            status=np.zeros(samples, np.uint8),
+            label_error=np.full((samples, 3), np.nan, np.float32),
+            record_views=record_views,
+            records=[b""] * (samples * -(-views // record_views)),
+        )
+
+    def set_records(self, row: int, records: list[bytes]) -> None:
+        """Put in the records of one sample, one per stripe."""
+        self.records[row :: len(self.status)] = records
+
+
+def block_path(root: Path, block: int) -> Path:
+    """Where a block lies."""
+    return root / "blocks" / f"{block:06d}.zarr"
+
+
+def committed_blocks(root: Path) -> set[int]:
+    """Numbers of the blocks that are whole."""
+    folder = root / "blocks"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {int(n[:6]) for n in names if len(n) == 11 and n[:6].isdecimal() and n.endswith(".zarr")}
+
+
+def remove_staging(root: Path) -> None:
+    """Remove what killed writers left half-written. Only for the holder of the lock."""
+    folder = root / "blocks"
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        if name.startswith("."):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def write_block(root: Path, block: int, data: BlockData) -> None:
+    """Write and commit a block.
+
+    Raises:
+        OSError: the disk is full or failing. Before the rename nothing of the block is visible, after it all of it is.
+    """
+    final = block_path(root, block)
+    staging = final.with_name("." + final.name)
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        _write_group(staging, data)
+        _sync_tree(staging)
+        os.rename(staging, final)
+        sync_folder(final.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _write_group(path: Path, data: BlockData) -> None:
+    samples, views, _ = data.params.shape
+    reasons = {str(row): reason for row, reason in sorted(data.reasons.items())}
+    group = zarr.create_group(path, zarr_format=3, attributes={"reinforce": {"reasons": reasons}})
+    for stripe, first in enumerate(range(0, views, data.record_views)):
+        _write_stripe(
+            group, stripe, data.params[:, first : first + data.record_views], data.records[samples * stripe :][:samples]
+        )
+    plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
+    for name in ("probes", "sha256", "width_height", "status"):
+        values = getattr(data, name)
+        group.create_array(name, data=values, chunks=values.shape, **plain)
+    group.create_array("label_error", data=data.label_error, chunks=data.label_error.shape, config={"write_empty_chunks": True})
+
+
+def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: list[bytes]) -> None:
+    """Params int32 `[S, v, P]` and records of a run of views."""
+    samples, views, columns = params.shape
+    offsets = np.zeros(samples + 1, np.uint64)
+    offsets[1:] = np.cumsum([len(r) for r in records])
+    raw = np.frombuffer(b"".join(records) or b"\0", np.uint8)
+    # One chunk without compression: the file is the records themselves, and a record is a slice of its memory map.
+    for name, values in (("records", raw), ("offsets", offsets)):
+        plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
+        group.create_array(stripe_array(name, stripe), data=values, chunks=values.shape, **plain)
+    # One file, in which one view's columns can be read alone; values of one column stand together for the compressor.
+    group.create_array(
+        stripe_array("params", stripe),
+        data=params,
+        chunks=(samples, 1, columns),
+        shards=(samples, views, columns),
+        filters=[zarr.codecs.TransposeCodec(order=(1, 2, 0))],
+        compressors=[BloscCodec(typesize=4, **_BLOSC)],  # type: ignore[arg-type]
+        config={"write_empty_chunks": True},
+    )
+
+
+class Block:
+    """Read access to a committed block.
+
+    What training reads, records and one view's params, is in stripes of views, `record_views` each. The rest goes through zarr.
+
+    Args:
+        path: The block's directory.
+        samples: S, views: V, columns: P, as the manifest says; a block of another shape is refused.
+        record_views: Views of a record; default: all.
+
+    Raises:
+        StoreError: missing, damaged, or of another shape or dtype.
+    """
+
+    def __init__(self, path: Path, samples: int, views: int, columns: int, record_views: int | None = None) -> None:
+        self.path = path
+        self.shape = (samples, views, columns)
+        self.record_views = record_views or views
+        self._stripes: dict[int, Stripe] = {}
+        if not path.is_dir():
+            raise StoreError(
+                f"Block {path.name} is missing.", expected=str(path), cause="an incomplete copy", fix="copy it again"
+            )
+        try:
+            group = json.loads(read_metadata(path, "zarr.json"))
+            about = group["attributes"].get("reinforce")
+            reasons = about.get("reasons") if isinstance(about, dict) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise damaged(path, f"{type(error).__name__}: {error}") from None
+        for name, ndim in ARRAYS.items():
+            open_array(path, name, name, ndim, samples, views, columns)
+        self.stripe(0)
+        if not isinstance(reasons, dict) or not all(r.isdecimal() and int(r) < samples for r in reasons):
+            raise damaged(path, "the reasons of missing and corrupt samples cannot be read")
+        self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
+
+    def stripe(self, number: int) -> Stripe:
+        """Views `number * record_views` and those after it, opened at first use."""
+        if number not in self._stripes:
+            samples, views, columns = self.shape
+            own = min(self.record_views, views - number * self.record_views)
+            self._stripes[number] = Stripe(self.path, number, samples, own, columns)
+        return self._stripes[number]
+
+    @property
+    def stripes(self) -> list[Stripe]:
+        """All of them."""
+        return [self.stripe(number) for number in range(-(-self.shape[1] // self.record_views))]
+
+    def _read(self, name: str) -> np.ndarray:
+        return read_array(self.path, name)
+
+    def params_of_view(self, view: int) -> np.ndarray:
+        """Params of one view of all samples: int32 `[S, P]`."""
+        if not 0 <= view < self.shape[1]:
+            raise damaged(self.path, f"no view {view} of {self.shape[1]}")
+        number, own = divmod(view, self.record_views)
+        return self.stripe(number).params_of_view(own)
+
+    def params(self) -> np.ndarray:
+        """Params of all views of all samples: int32 `[S, V, P]`."""
+        return np.concatenate([read_array(self.path, s.name("params")) for s in self.stripes], axis=1)
+
+    def record(self, row: int, stripe: int = 0) -> memoryview:
+        """The record of one sample; empty where the sample is not ok."""
+        return self.stripe(stripe).record(row)
+
+    def probes(self) -> np.ndarray:
+        """CRC-32 of the probed view of each sample: uint32 `[S]`."""
+        return self._read("probes")
+
+    def label_error(self) -> np.ndarray:
+        """Mean KL, mean top-1 bias and image bias of the codec on each sample: float32 `[S, 3]`, NaN where not measured."""
+        return self._read("label_error")
+
+    def sample_columns(self) -> dict[str, np.ndarray]:
+        """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
+        return {name: self._read(name) for name in ("sha256", "width_height", "status")}
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside of a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))

@@ -1,0 +1,67 @@
+"""Label means: what the stored labels of a data set are like on average; goes into the manifest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reinforce.errors import StoreError
+from reinforce.labels.codec import decode_stripes
+from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.store.block import Block
+from reinforce.store.manifest import Settings, Statistics
+
+
+class LabelMeans:
+    """Running means over the labels as stored, block by block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.codec = codec_from_dict(settings.codec)
+        self.views, self.top1, self.remainder, self.agreeing, self.labelled = 0, 0.0, 0.0, 0, 0
+        self.label_errors: list[np.ndarray] = []
+
+    def add(self, block: Block, hard_labels: list[int | None]) -> None:
+        """Count the labels of a block; samples that are not ok have none."""
+        for row, hard_label in enumerate(hard_labels):
+            records = [stripe.record(row) for stripe in block.stripes]
+            if not len(records[0]):
+                continue
+            views, classes, record_views = self.settings.views, self.settings.num_classes, self.settings.record_views
+            labels = decode_stripes(self.codec, records, views, classes, record_views)
+            tops = [self._top(label) for label in labels]
+            self.views += len(labels)
+            self.top1 += sum(probability for _, probability in tops)
+            self.remainder += sum(label.remainder for label in labels)
+            if hard_label is not None:
+                self.agreeing += sum(class_id == hard_label for class_id, _ in tops)
+                self.labelled += len(labels)
+        self.label_errors.append(block.label_error())
+
+    def _top(self, label: SparseLabel) -> tuple[int, float]:
+        if not len(label.probs):  # nothing stands out of the tail
+            dense = SparseLabels.stack([label], self.settings.num_classes).dense()[0]
+            return int(dense.argmax()), float(dense.max())
+        best = int(label.probs.argmax())
+        return int(label.class_ids[best]), float(label.probs[best])
+
+    def result(self) -> Statistics:
+        """The means.
+
+        Raises:
+            StoreError: not a single sample could be read.
+        """
+        if not self.views:
+            raise StoreError("No sample could be read.", expected="at least one image", fix="check --data")
+        errors = np.concatenate(self.label_errors).astype(np.float64)
+        errors = errors[~np.isnan(errors[:, 0])]
+        kl, top1_bias, image_bias = (round(float(e), 9) for e in errors.mean(axis=0)) if len(errors) else (None,) * 3
+        return Statistics(
+            top1_probability=round(self.top1 / self.views, 6),
+            remainder=round(self.remainder / self.views, 6),
+            hard_label_agreement=round(self.agreeing / self.labelled, 6) if self.labelled else None,
+            codec_samples=len(errors),
+            codec_kl=kl,
+            codec_top1_bias=top1_bias,
+            codec_image_bias=image_bias,
+        )

@@ -1,0 +1,168 @@
+"""Samples: the table with a row per sample, `samples.parquet` (FORMAT.md, "Samples")."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reinforce.errors import StoreError
+from reinforce.store.block import Block, Status
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("sha256", pa.binary(32)),
+        pa.field("width", pa.uint32()),
+        pa.field("height", pa.uint32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("block", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The table as columns; N samples in index order.
+
+    Attributes:
+        key_column: Key of each sample, string `[N]`.
+        labels: int64 `[N]`, -1 where there is none.
+        sha256: uint8 `[N, 32]`, of the encoded bytes; zeros where they could not be read.
+        width_height: uint32 `[N, 2]`, of the decoded image; zeros where it could not be decoded.
+        status: uint8 `[N]`, see `Status`.
+        reasons: Why, for each sample that is not ok, by index.
+        block: int64 `[N]`, the block that has the labels of each sample.
+        row: int64 `[N]`, the row of it.
+    """
+
+    key_column: pa.StringArray
+    labels: np.ndarray
+    sha256: np.ndarray
+    width_height: np.ndarray
+    status: np.ndarray
+    reasons: dict[int, str]
+    block: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.key_column)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Key of each sample, as text: seconds and a hundred megabytes for a million of them."""
+        return tuple(self.key_column.to_pylist())
+
+    def key(self, sample: int) -> str:
+        """Key of one sample."""
+        return str(self.key_column[sample].as_py())
+
+    @classmethod
+    def empty(cls, keys: tuple[str, ...], labels: Sequence[int | None]) -> Samples:
+        """A table in which no block has been filled in yet."""
+        n = len(keys)
+        hard = np.array([-1 if label is None else label for label in labels], np.int64)
+        digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
+        return cls(pa.array(keys, pa.string()), hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
+
+    def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
+        """Enter what block `number` knows of its samples, int64 `[S]`."""
+        for name, values in block.sample_columns().items():
+            getattr(self, name)[samples] = values
+        self.reasons.update({int(samples[row]): reason for row, reason in block.reasons.items()})
+        self.block[samples], self.row[samples] = number, np.arange(len(samples))
+
+    def to_parquet(self) -> bytes:
+        """The file's bytes; equal tables give equal bytes with one version of pyarrow."""
+        n = len(self)
+        failed = self.status != Status.OK
+        unread = np.logical_not(self.sha256.any(axis=1)).tolist()
+        columns = [
+            self.key_column,
+            pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
+            pa.array([None if u else row.tobytes() for u, row in zip(unread, self.sha256, strict=True)], pa.binary(32)),
+            pa.array(self.width_height[:, 0], mask=failed),
+            pa.array(self.width_height[:, 1], mask=failed),
+            pa.array([Status(s).name.lower() for s in self.status], pa.string()),
+            pa.array([self.reasons.get(i) for i in range(n)], pa.string()),
+            pa.array(self.block.astype(np.int32)),
+            pa.array(self.row.astype(np.int32)),
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="zstd")
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls, path: Path | BytesIO, num_samples: int, block_size: int, dealt: bool = False) -> Samples:
+        """Read and check the file, or its content; `dealt`: its samples may stand in the blocks in any order.
+
+        Raises:
+            StoreError: missing, damaged, or not the table the manifest describes.
+        """
+        try:
+            mapped = isinstance(path, Path)
+            if (names := pq.read_schema(path).names) != SCHEMA.names:  # read_table fills a missing column with nulls
+                raise _damaged(path, f"columns {' '.join(names)}")
+            table = pq.read_table(path, schema=SCHEMA, memory_map=mapped)
+            if len(table) != num_samples:
+                raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
+            column = {name: table[name].combine_chunks() for name in SCHEMA.names}
+            table.validate(full=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0]) from None
+        keys, status = column["key"], np.full(num_samples, 255, np.uint8)
+        for value in Status:
+            equal = pc.equal(column["status"], value.name.lower()).fill_null(False)
+            status[equal.to_numpy(zero_copy_only=False)] = value
+        block, row = (column[c].fill_null(-1).to_numpy().astype(np.int64) for c in ("block", "row"))
+        in_blocks = (row >= 0) & (row < block_size)
+        if not in_blocks.all() or not np.array_equal(np.sort(block * block_size + row), np.arange(num_samples)):
+            raise _damaged(path, "blocks and rows that are not each there once")
+        if not dealt and np.any(np.diff(block * block_size + row) != 1):
+            raise _damaged(path, "samples are not in index order")
+        if np.any(status == 255) or not _all_differ(keys):
+            raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")
+        filled = column["sha256"].fill_null(bytes(32))
+        digests = np.frombuffer(filled.buffers()[1], np.uint8)[32 * filled.offset :][: 32 * num_samples]
+        reasons = column["reason"]
+        failed = np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
+        sides = [column[c].fill_null(0).to_numpy() for c in ("width", "height")]
+        return cls(
+            key_column=keys,
+            labels=column["label"].fill_null(-1).to_numpy().astype(np.int64),
+            sha256=digests.reshape(-1, 32).copy(),
+            width_height=np.stack(sides, axis=1).astype(np.uint32),
+            status=status,
+            reasons={i: reasons[i].as_py() for i in failed},
+            block=block,
+            row=row,
+        )
+
+
+def _all_differ(keys: pa.StringArray) -> bool:
+    """Whether no key is missing or occurs twice; quick where they rise, as those of a folder do."""
+    if keys.null_count:
+        return False
+    rising = pc.all(pc.less(keys[:-1], keys[1:])).as_py()
+    return bool(rising is not False or pc.count_distinct(keys).as_py() == len(keys))
+
+
+def _damaged(path: Path | BytesIO, found: str) -> StoreError:
+    return StoreError(
+        f"{path.name if isinstance(path, Path) else 'samples.parquet'} is damaged.",
+        found=found,
+        expected="the table that FORMAT.md describes, a row per sample",
+        cause="a broken copy, or a file changed by hand",
+        fix="copy it again, or generate it again into another --out",
+    )

@@ -1,0 +1,44 @@
+"""Batch size: how many views a teacher takes at once, where nobody says.
+
+Chosen by what fits, never by a clock: labels differ in their last bits between batch sizes, and a run must come out the same
+twice.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from reinforce.errors import TeacherError
+from reinforce.generation.label_stream import Label
+
+ON_CPU = 64
+LARGEST = 512
+
+
+def find_batch_size(label: Label, size: int, device: torch.device) -> int:
+    """64 on a CPU; elsewhere the largest power of two up to 512 whose views fit in the device's memory.
+
+    Args:
+        label: What the teacher says of uint8 `[B, 3, size, size]`.
+        size: Height and width of a view in pixels.
+        device: Where the teacher is.
+
+    Raises:
+        TeacherError: not one view fits.
+    """
+    if device.type == "cpu":
+        return ON_CPU
+    batch = LARGEST
+    while batch:
+        try:
+            label(torch.zeros(batch, 3, size, size, dtype=torch.uint8))
+            return batch
+        except torch.OutOfMemoryError:
+            batch //= 2
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    raise TeacherError(
+        f"Not one view of {size} pixels fits in the memory of {device}.",
+        cause="a teacher too large, or other processes on the device",
+        fix="--precision bf16, --device cpu, or a smaller teacher",
+    )

@@ -1,0 +1,208 @@
+"""Models: timm models by name, their weights from a local file or the hub, and the hash that identifies weights.
+
+Weights are read from safetensors, or from torch files with `weights_only=True`: nothing is ever unpickled freely.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from reinforce.errors import TeacherError, UsageError
+from reinforce.teachers.short_names import timm_name
+
+Scalar = str | int | float | bool | None
+
+
+def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scalar], pretrained: bool) -> nn.Module:
+    """Create a timm model.
+
+    Args:
+        name: timm name or short name.
+        weights: File with a state dict; the number of classes is taken from it unless `kwargs` says otherwise.
+        size: Input height and width in pixels; passed on to models that are built for one size.
+        kwargs: Further arguments of `timm.create_model`.
+        pretrained: Load timm's published weights when `weights` is None.
+
+    Raises:
+        UsageError: no such model, or an argument it does not take.
+        TeacherError: the weights cannot be had or do not fit.
+    """
+    full_name = timm_name(name)
+    if not timm.is_model(full_name):
+        base = full_name.split(".")[0]
+        near = timm.list_models(f"*{base[:8]}*")[:5]
+        raise UsageError(
+            f"timm has no model {name!r}.",
+            expected="a name of timm.list_models()",
+            fix="one of " + ", ".join(near) if near else None,
+        )
+    arguments: dict[str, Any] = dict(kwargs)
+    config = timm.get_pretrained_cfg(full_name)
+    if config is not None and getattr(config, "fixed_input_size", False) and config.input_size[-1] != size:
+        arguments.setdefault("img_size", size)
+    state = read_state_dict(weights) if weights is not None else None
+    if state is not None and config is not None and "num_classes" not in arguments:
+        classes = _head_classes(state, config.classifier)
+        if classes is not None:
+            arguments["num_classes"] = classes
+    model = _create(full_name, pretrained and state is None, arguments)
+    if state is not None:
+        _load(model, state, weights)
+    return model
+
+
+@torch.no_grad()
+def require_logits(model: nn.Module, size: int, option: str, num_classes: int | None = None) -> None:
+    """Refuse a model that does not make logits of views; leaves it in evaluation mode.
+
+    Args:
+        model: Made by `create`.
+        size: Height and width of the views in pixels.
+        option: Where its arguments came from, for the error.
+        num_classes: How many logits; None: any number.
+
+    Raises:
+        UsageError: it cannot take such views, or gives something else.
+    """
+    shape: list[int] = []
+    try:
+        output = model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+        shape = list(output.shape) if isinstance(output, torch.Tensor) else []
+        found = f"an output of shape {shape}" if shape else f"a {type(output).__name__}"
+    except Exception as error:  # whatever a model raises
+        found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    if len(shape) != 2 or num_classes not in (None, shape[1]):
+        raise UsageError(
+            f"The model makes no logits of views of {size}x{size} pixels.",
+            found=found,
+            expected=f"[1, {num_classes or 'classes'}] from [1, 3, {size}, {size}]",
+            cause="an argument that changes what goes in or comes out, or a size that the model does not take",
+            fix=f"check {option} and --size",
+        )
+
+
+def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs"
+        ) from None
+    except Exception as error:
+        if not pretrained:
+            raise UsageError(f"{name} cannot be created with {arguments}.", found=f"{type(error).__name__}: {error}") from None
+        raise TeacherError(
+            f"The published weights of {name} cannot be loaded.",
+            found=first_line(error),
+            cause="no network, or no published weights under this name",
+            fix="--teacher-weights FILE with a local state dict, or a tagged name such as resnet50.a1_in1k",
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: its type and the beginning of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat state dict from a safetensors or torch file.
+
+    Raises:
+        TeacherError: no such file, not a state dict, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise TeacherError(f"There is no weights file {path}.", fix="check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TeacherError(
+            f"{path} cannot be read as weights.",
+            found=first_line(error),
+            expected="a safetensors file, or a torch file that loads with weights_only=True",
+            cause="a damaged file, or a pickle with arbitrary objects, which is never loaded",
+            fix="save model.state_dict() again, best as safetensors",
+        ) from None
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    ):
+        raise TeacherError(f"{path} holds no state dict.", found=type(content).__name__, expected="names and tensors")
+    return {k.removeprefix("module."): v for k, v in content.items()}
+
+
+def _head_classes(state: dict[str, torch.Tensor], classifier: object) -> int | None:
+    names = classifier if isinstance(classifier, (tuple, list)) else [classifier]
+    weight = state.get(f"{names[0]}.weight") if names and names[0] else None
+    return None if weight is None or weight.ndim < 1 or not len(weight) else int(weight.shape[0])
+
+
+def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None) -> None:
+    wanted = model.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{k}: {list(state[k].shape)} in the file, {list(v.shape)} in the model"
+        for k, v in wanted.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    if missing or extra or shapes:
+        parts = [f"{len(missing)} missing ({missing[0]}, ...)"] if missing else []
+        parts += [f"{len(extra)} unknown ({extra[0]}, ...)"] if extra else []
+        parts += [f"{len(shapes)} of another shape ({shapes[0]})"] if shapes else []
+        raise TeacherError(
+            f"The weights in {path} do not fit the model.",
+            found="; ".join(parts),
+            expected=f"the {len(wanted)} tensors of the model, no more and no less",
+            cause="another model, another number of classes, or missing model arguments",
+            fix="--teacher-kwargs, for instance num_classes=10 or pad_type=same",
+        )
+    model.load_state_dict(state)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash of a model's weights, independent of the file they came from: names, dtypes, shapes and bytes, by sorted name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def parse_kwargs(items: list[str], option: str) -> dict[str, Scalar]:
+    """Read `key=value` items; values are JSON where they parse as such, text otherwise.
+
+    Raises:
+        UsageError: an item without `=`, or a value that is no scalar.
+    """
+    parsed: dict[str, Scalar] = {}
+    for item in items:
+        key, separator, text = item.partition("=")
+        if not separator or not key.isidentifier():
+            raise UsageError(f"{option} {item!r} is not valid.", expected="key=value", fix=f"{option} pad_type=same")
+        try:
+            value = json.loads(text.lower() if text in ("True", "False", "None") else text)
+        except ValueError:
+            value = text
+        if isinstance(value, (dict, list)):
+            raise UsageError(f"{option} {item!r} is not valid.", expected="a number, true, false, null or text")
+        parsed[key] = value
+    return parsed

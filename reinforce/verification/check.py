@@ -1,0 +1,65 @@
+"""Check: counts of what was looked at and what failed, and the checks of one sample's params and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reinforce.errors import LabelError
+from reinforce.packs.open_labels import AnyStore
+from reinforce.views.params import OP_SLOT_BASE, Field, Op
+
+ALL_VIEWS_LIMIT = 2_000_000
+"""Every label is decoded up to so many views of a block; beyond, one view per sample."""
+_KEPT_FAILURES = 10
+
+
+@dataclass
+class Check:
+    """One kind of check: how many things were looked at, how many failed, and the first failures in words."""
+
+    name: str
+    total: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, failure: str | None) -> None:
+        """Count one thing; `failure` says what is wrong with it, None that nothing is."""
+        self.total += 1
+        if failure is not None:
+            self.failed += 1
+            if len(self.failures) < _KEPT_FAILURES:
+                self.failures.append(failure)
+
+
+def bad_params(store: AnyStore, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
+    """What is wrong with the params of a sample, int32 `[V, P]`, or None."""
+    columns = {f: params[:, c].astype(np.int64) for c, f in enumerate(store.spec.fields)}
+    top, left = columns[Field.CROP_TOP], columns[Field.CROP_LEFT]
+    bottom, right = top + columns[Field.CROP_HEIGHT], left + columns[Field.CROP_WIDTH]
+    inside = (top >= 0) & (left >= 0) & (bottom > top) & (right > left)
+    inside &= (bottom <= int(width_height[1])) & (right <= int(width_height[0]))
+    if Field.ERASE_TOP in columns:
+        for start, length in ((Field.ERASE_TOP, Field.ERASE_HEIGHT), (Field.ERASE_LEFT, Field.ERASE_WIDTH)):
+            inside &= (columns[start] >= 0) & (columns[length] >= 0)
+            inside &= columns[start] + columns[length] <= store.spec.size
+    for slot in range(store.spec.num_slots):
+        inside &= np.isin(columns[OP_SLOT_BASE + 4 * slot], [int(op) for op in Op])
+    bad = np.flatnonzero(~inside)
+    return f"{key}, view {bad[0]}: a box outside of the image or view, or an unknown op" if len(bad) else None
+
+
+def bad_labels(store: AnyStore, key: str, sample: int, view: int | None) -> str | None:
+    """What is wrong with the labels of one view of a sample, or of all (None); or None."""
+    try:
+        labels = store.labels_of(sample) if view is None else [store.label_of(sample, view)]
+    except LabelError as error:
+        return f"{key}: {error.what}"
+    for ids, probs, remainder, tail in labels:
+        total = float(probs.sum(dtype=np.float64)) + remainder
+        doubled = any(len(set(each.tolist())) != len(each) for each in (ids, tail.class_ids))
+        if doubled or probs.min(initial=0) < 0 or remainder < 0 or abs(total - 1) > 1e-6:
+            return f"{key}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}, {len(ids)} classes"
+    return None

@@ -1,0 +1,146 @@
+"""Colour and filter ops: uint8 `[3, H, W]` in, uint8 `[3, H, W]` out, parameters final integers.
+
+Semantics are those of timm's `rand-m*` ops, which are Pillow's ImageOps and ImageEnhance; arithmetic is integer, so the
+result is one and the same on every machine. Where Pillow computes in float the two can differ by one level (measured in
+tests/test_ops.py). Point ops are tables of 256 entries. The narrowest integers that hold every term are taken;
+tests/test_exact.py compares each op with one written in wide integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from reinforce.views.params import Q16
+
+_IDENTITY = np.arange(256, dtype=np.uint8)
+_LEVELS = np.arange(256, dtype=np.int64)
+_THIRTEENTH = ((2 * np.arange(13 * 255 + 1) + 13) // 26).astype(np.int16)  # to nearest
+
+
+def invert(image: np.ndarray) -> np.ndarray:
+    """255 - value."""
+    return np.subtract(255, image, dtype=np.uint8)
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """Keep the `bits` highest bits; 8 or more leave the image as it is."""
+    return image if bits >= 8 else image & np.uint8(256 - (1 << (8 - max(bits, 0))))
+
+
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+    """Invert the values that are at least `threshold`."""
+    return _mapped(image, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
+
+
+def solarize_add(image: np.ndarray, addend: int) -> np.ndarray:
+    """Add `addend` to the values below 128."""
+    return _mapped(image, np.where(_LEVELS < 128, np.clip(_LEVELS + addend, 0, 255), _LEVELS))
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel to 0..255."""
+    return _per_channel(image, _auto_contrast_table)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Flatten the histogram of each channel."""
+    return _per_channel(image, _equalize_table)
+
+
+def brightness(image: np.ndarray, factor: int) -> np.ndarray:
+    """Blend with black; `factor` in Q16, 0 is black, Q16 the image."""
+    return _mapped(image, np.clip(_LEVELS * factor >> 16, 0, 255))
+
+
+def contrast(image: np.ndarray, factor: int) -> np.ndarray:
+    """Blend with the mean grey level; `factor` in Q16."""
+    luma = _luma(image)
+    mean = (2 * int(luma.sum()) + luma.size) // (2 * luma.size)
+    return _mapped(image, np.clip((mean * Q16 + factor * (_LEVELS - mean)) >> 16, 0, 255))
+
+
+def color(image: np.ndarray, factor: int) -> np.ndarray:
+    """Blend with the grey image; `factor` in Q16."""
+    return _blend(_luma(image), image, factor)
+
+
+def sharpness(image: np.ndarray, factor: int) -> np.ndarray:
+    """Blend with the smoothed image; `factor` in Q16. The outermost pixels are not smoothed."""
+    wide = image.astype(np.int16)
+    smooth = wide.copy()
+    if min(image.shape[1:]) >= 3:
+        rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
+        total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * wide[:, 1:-1, 1:-1]
+        smooth[:, 1:-1, 1:-1] = _THIRTEENTH.take(total)
+    return _blend(smooth, image, factor)
+
+
+def gaussian_blur(image: np.ndarray, radius: int) -> np.ndarray:
+    """Three boxes along each axis, of 2 radius + 1 pixels; `radius` in Q16, the outermost pixels counted by its fraction.
+
+    How Pillow approximates a Gaussian (Gwosdek et al. 2011); edges are repeated, every pass is rounded to nearest.
+    """
+    for axis in (2, 1):
+        for _ in range(3):
+            image = _box_blur(image, radius, axis)
+    return image
+
+
+def _box_blur(image: np.ndarray, radius: int, axis: int) -> np.ndarray:
+    whole, fraction = radius >> 16, radius & (Q16 - 1)
+    reach, length = whole + 1, image.shape[axis]
+    padded = np.pad(image, [(reach, reach) if a == axis else (0, 0) for a in range(3)], mode="edge").astype(np.uint32)
+
+    def shifted(first: int) -> np.ndarray:
+        return padded[tuple(slice(first, first + length) if a == axis else slice(None) for a in range(3))]
+
+    total = shifted(1).copy()
+    for k in range(2, 2 * reach):
+        total += shifted(k)
+    weight = 2 * radius + Q16  # 255 times that of the largest blur is below 2^30
+    total *= Q16
+    total += fraction * (shifted(0) + shifted(2 * reach)) + weight // 2
+    return (total // weight).astype(np.uint8)
+
+
+def _blend(degenerate: np.ndarray, image: np.ndarray, factor: int) -> np.ndarray:
+    # degenerate + factor * (image - degenerate), rounded down: |factor| <= 2 * Q16 keeps every term within int32.
+    base = degenerate.astype(np.int32)
+    scaled = np.subtract(image, base, dtype=np.int32)
+    scaled *= np.int32(factor)
+    scaled >>= 16
+    scaled += base
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    # ITU-R 601-2 with Pillow's integer weights. uint8 [3, H, W] -> int32 [H, W]
+    r, g, b = image.astype(np.int32)
+    return (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+
+
+def _mapped(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return table.astype(np.uint8).take(image)
+
+
+def _per_channel(image: np.ndarray, table_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return np.stack([_mapped(channel, table_of(np.bincount(channel.ravel(), minlength=256))) for channel in image])
+
+
+def _auto_contrast_table(histogram: np.ndarray) -> np.ndarray:
+    used = np.flatnonzero(histogram)
+    low, high = int(used[0]), int(used[-1])
+    if high <= low:
+        return _IDENTITY
+    return np.clip((_LEVELS - low) * 255 // (high - low), 0, 255).astype(np.uint8)
+
+
+def _equalize_table(histogram: np.ndarray) -> np.ndarray:
+    used = histogram[histogram > 0]
+    step = int(used.sum() - used[-1]) // 255
+    if len(used) <= 1 or step == 0:
+        return _IDENTITY
+    below = np.cumsum(histogram) - histogram
+    return np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)

@@ -1,0 +1,176 @@
+"""Views: from a sample's bytes to the pixels of its views. Stage one and every replay go through these few functions.
+
+`make_views` draws and applies views of one sample from one decode, before any mixing; `stored_view` is what was stored, with
+its mixing; `ViewMaker` runs in worker processes and names the errors of real life.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from reinforce.errors import ImageError, StoreError
+from reinforce.sources.source import Source
+from reinforce.store.block import Status
+from reinforce.store.manifest import Settings
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
+from reinforce.views.draw import draw
+from reinforce.views.mix import mix, read_mixing
+from reinforce.views.params import Field, PixelSpec
+from reinforce.views.seeds import view_rng
+from reinforce.views.worker import start_worker
+
+
+@dataclass(frozen=True)
+class SampleViews:
+    """Views of one sample before any mixing, or why there are none.
+
+    Attributes:
+        sample: Index of the sample.
+        status: See `Status`; unless OK, `pixels` and `params` are empty.
+        reason: Why the sample is not ok.
+        sha256: uint8 `[32]`, of the encoded bytes; zeros where they could not be read.
+        width_height: Of the decoded image.
+        params: int32 `[v, P]`, for the v views that were asked for, without the columns of mixing.
+        pixels: uint8 `[v, 3, size, size]`.
+    """
+
+    sample: int
+    status: Status
+    reason: str | None
+    sha256: np.ndarray
+    width_height: tuple[int, int]
+    params: np.ndarray
+    pixels: torch.Tensor
+
+
+def pixel_crc(pixels: torch.Tensor) -> int:
+    """CRC-32 of uint8 `[3, H, W]` in C order: what a probe stores."""
+    return zlib.crc32(pixels.contiguous().numpy().tobytes())
+
+
+class ViewRange(NamedTuple):
+    """What a loader is asked for: some views of one sample."""
+
+    sample: int
+    first: int
+    stop: int
+
+
+def make_views(
+    image: np.ndarray, sample: int, settings: Settings, first: int = 0, stop: int | None = None
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Draw and apply views `first` to `stop` (all) of one decoded image, before any mixing.
+
+    Returns:
+        Params int32 `[v, P]` without the columns of mixing, pixels uint8 `[v, 3, size, size]`.
+    """
+    spec = settings.policy.spec(settings.size)
+    height, width = image.shape[:2]
+    views = range(first, settings.views if stop is None else stop)
+    params = np.stack([draw(view_rng(settings.seed, sample, v), settings.policy, settings.size, width, height) for v in views])
+    pixels = torch.empty(len(views), 3, settings.size, settings.size, dtype=torch.uint8)
+    for i, row in enumerate(params):
+        pixels[i] = apply(image, row, spec)
+    return params, pixels
+
+
+def stored_view(
+    params_of: Callable[[int], np.ndarray], rows: int, row: int, spec: PixelSpec, image_of: Callable[[int], np.ndarray]
+) -> torch.Tensor:
+    """The pixels of one stored view as the teacher saw them, mixed with its partner's where it has one.
+
+    Args:
+        params_of: Row of a block to its params of that view, int32 `[P]`.
+        rows: How many samples the block has.
+        row: The sample.
+        spec: Size, layout and fill of the reinforced dataset.
+        image_of: Row to decoded image, uint8 `[H, W, 3]`.
+
+    Raises:
+        StoreError: params that this image cannot give, or a partner that is none.
+    """
+    params = params_of(row)
+    own = apply(image_of(row), params, spec)
+    other = spec.read(params, Field.PARTNER, row)
+    if other == row:
+        return own
+    if not 0 <= other < rows:
+        raise unmatched(f"row {row} with row {other}")
+    theirs = params_of(other)
+    mixing = read_mixing(np.stack([params, theirs]), spec)
+    if mixing is None or mixing.partner[1] != row:
+        raise unmatched(f"row {row} with row {other}")
+    pair = mixing._replace(partner=np.array([1, 0]))
+    if fault := pair.fault(spec.size):
+        raise unmatched(fault)
+    both = np.stack([own.numpy(), apply(image_of(other), theirs, spec).numpy()])
+    return torch.from_numpy(mix(both, pair)[0])
+
+
+def unmatched(fault: str) -> StoreError:
+    """The error for stored pairs that cannot be."""
+    return StoreError(
+        "Params pair samples that cannot be mixed.",
+        found=fault,
+        expected="two samples of a block that name each other, with one share and one box",
+        cause="the params are damaged",
+        fix="reinforce verify DIR",
+    )
+
+
+class ViewMaker(Dataset[SampleViews]):
+    """Samples as a torch dataset: `maker[sample]` reads, decodes once, and makes all views; `maker[ViewRange]` makes some.
+
+    Never raises for a bad image.
+    """
+
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self.source = source
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: int | ViewRange) -> SampleViews:
+        sample, first, stop = item if isinstance(item, tuple) else (item, 0, self.settings.views)
+        digest = np.zeros(32, np.uint8)
+        try:
+            encoded = self.source.read(sample)
+            digest = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
+            image = decode(encoded)
+        except OSError as error:
+            return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest)
+        except ImageError as error:
+            return self._failed(sample, Status.CORRUPT, error.what, digest)
+        try:
+            params, pixels = make_views(image, sample, self.settings, first, stop)
+        except StoreError:  # resized to the view's height, it would be too wide for any memory
+            reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
+            return self._failed(sample, Status.CORRUPT, reason, digest)
+        return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels)
+
+    def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray) -> SampleViews:
+        size = self.settings.size
+        empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
+        return SampleViews(sample, status, reason, digest, (0, 0), np.empty((0, 0), np.int32), empty)
+
+
+def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> DataLoader[SampleViews]:
+    """A loader that yields `SampleViews` in the order of `items`, made by `workers` processes (0: in this one)."""
+    return DataLoader(
+        maker,
+        batch_size=None,
+        sampler=items,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        prefetch_factor=4 if workers else None,
+    )
