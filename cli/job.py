@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from reinforce.settings import Settings
     from reinforce.sources.source import Source
-    from reinforce.store.manifest import Settings
     from reinforce.teachers.teacher import Teacher
 
 
@@ -48,8 +48,8 @@ def prepare(
     from reinforce.generation.generate import limit_source
     from reinforce.labels.codec_names import parse_codec
     from reinforce.labels.label_map import MapCodec
+    from reinforce.settings import Settings, SourceInfo
     from reinforce.sources.open_source import open_source
-    from reinforce.store.manifest import Settings, SourceInfo
     from reinforce.teachers.device import resolve_device
     from reinforce.teachers.models import parse_kwargs
     from reinforce.teachers.teacher import TeacherSpec, load_teacher

@@ -35,7 +35,7 @@ def _recipes() -> dict[str, str]:
 
 
 def _policies() -> dict[str, str]:
-    from reinforce.presets import PRESETS
+    from reinforce.policy import PRESETS
 
     return {name: preset.description for name, preset in PRESETS.items()}
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reinforce.errors import BusyError, StoreError
-from reinforce.store.block import sync_folder
 
 _LOCK = ".lock"
 _held: set[Path] = set()  # locks of this process
@@ -31,6 +30,15 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside of a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

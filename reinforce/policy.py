@@ -1,29 +1,99 @@
-"""Policy: the distribution that params are drawn from, as one validated set of options; names stand for presets of them.
+"""Policy: the distribution that views are drawn from, as one validated set of options; names stand for presets of them. Pure.
 
-Text form, as on the command line: `NAME` or `NAME:key=value,key=value`, ranges and tuples written with dashes, for
-instance `rrc-ra:scale=0.25-1,m=9`. The canonical text names every option that applies, so two texts of one policy compare
-equal.
+What an option does stands in `reinforce.views`: `layout.py`, `draw.py`, `augment.py`, `mix.py`; how a policy is written on the
+command line and in files, in `policy_text.py`. A reinforced dataset stores every option that applies beside the name, so a
+preset that changes later changes no stored data set.
 """
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
-
-from reinforce.errors import UsageError
-from reinforce.presets import PRESETS
-from reinforce.views import params as P
-from reinforce.views.mix import MIX_FIELDS, MixOptions
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 CUSTOM = "custom"
-_CROP_BOX = (P.Field.CROP_TOP, P.Field.CROP_LEFT, P.Field.CROP_HEIGHT, P.Field.CROP_WIDTH)
-_ERASED = (P.Field.ERASE_TOP, P.Field.ERASE_LEFT, P.Field.ERASE_HEIGHT, P.Field.ERASE_WIDTH)
-_WINDOW = (P.Field.RESIZE_HEIGHT, P.Field.RESIZE_WIDTH, P.Field.WINDOW_TOP, P.Field.WINDOW_LEFT)
+MAX_OPS = 13
+"""Ops drawn per view, at most: the 16 op slots of FORMAT.md without the three of colour jitter."""
 _OPTIONS_OF_AA = {"rand": "m mstd n p inc fill", "ra": "m n fill", "trivial": "fill", "auto": "fill"}
-_SLOTS_OF_AA = {"none": 0, "trivial": 1, "three": 1, "auto": 2}
 RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named policy.
+
+    Attributes:
+        description: What it is and whose, in a line.
+        options: Values of the options that are not at their defaults.
+    """
+
+    description: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_RA_TIMM = {"aa": "rand", "m": 7, "mstd": 0.5, "n": 2, "p": 0.5, "inc": 1}
+_RA_TORCHVISION = {"aa": "ra", "m": 9, "n": 2, "fill": (0, 0, 0), "interpolation": "bilinear"}
+_ERASE_BLACK = {"reprob": 0.25, "remode": "const", "re_scale": (0.02, 0.33), "re_ratio": (0.3, 3.3), "re_fill": (0, 0, 0)}
+_MIX_BOTH = {"mixup": 1.0, "cutmix": 1.0, "mixup_prob": 0.5, "mix_both": True}
+
+PRESETS = {
+    "none": Preset("shorter side resized, centre cut out: what timm does to evaluate", {"crop": "centre"}),
+    "whole": Preset("the whole image resized to a square, as ReLabel's teacher sees it", {"crop": "whole"}),
+    "rrc": Preset("RandomResizedCrop and horizontal flip"),
+    "rrc-ra": Preset("RRC, flip, RandAugment as timm's rand-m7-mstd0.5-inc1", _RA_TIMM),
+    "usi": Preset(
+        "Solving ImageNet: RRC, flip, rand-m7-mstd0.5-inc1, MixUp .8 or CutMix 1.0",
+        {**_RA_TIMM, "mixup": 0.8, "cutmix": 1.0},
+    ),
+    "imagenet-plus-rrc": Preset("ImageNet+: RRC (bilinear) and flip", {"interpolation": "bilinear"}),
+    "imagenet-plus-ra-re": Preset(
+        "ImageNet+ RA/RE: torchvision's RandAugment (2 ops, magnitude 9) and erasing to black",
+        {**_RA_TORCHVISION, **_ERASE_BLACK},
+    ),
+    "imagenet-plus-m": Preset(
+        "ImageNet+ M*: MixUp and CutMix, each on half of the views, also both", {"interpolation": "bilinear", **_MIX_BOTH}
+    ),
+    "imagenet-plus-m-r": Preset("ImageNet+ M*+R*: RA/RE and M*", {**_RA_TORCHVISION, **_ERASE_BLACK, **_MIX_BOTH}),
+    "fkd": Preset("FKD: RRC of .08 to .936 of the area, flip", {"scale": (0.08, 0.936), "interpolation": "bilinear"}),
+    "relabel": Preset(
+        "ReLabel's students: RRC, flip, colour jitter .4, CutMix",
+        {"interpolation": "bilinear", "color_jitter": 0.4, "cutmix": 1.0},
+    ),
+    "meal-v2": Preset("MEAL V2: RRC and flip", {"interpolation": "bilinear"}),
+    "tinyvit": Preset(
+        "TinyViT: RRC, flip, rand-m9-mstd0.5-inc1, a quarter of the views erased with noise per pixel",
+        {**_RA_TIMM, "m": 9, "reprob": 0.25, "remode": "pixel"},
+    ),
+    "three-augment": Preset(
+        "DeiT III: RRC, flip, one of grey, solarize and blur, then colour jitter .3", {"aa": "three", "color_jitter": 0.3}
+    ),
+    "trivial": Preset(
+        "RRC, flip, TrivialAugment (wide, torchvision's)", {"aa": "trivial", "fill": (0, 0, 0), "interpolation": "bilinear"}
+    ),
+    "autoaugment": Preset("RRC, flip, AutoAugment's policy for ImageNet, as timm's `original`", {"aa": "auto"}),
+}
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """How the pairs of a view are mixed; options keep timm's names.
+
+    Attributes:
+        mixup: alpha of MixUp's Beta distribution; 0: no MixUp.
+        cutmix: alpha of CutMix's Beta distribution; 0: no CutMix.
+        mixup_prob: Probability that a pair is mixed at all.
+        mixup_switch_prob: Probability of CutMix instead of MixUp where both are on.
+        both: MixUp and CutMix are decided independently, each with `mixup_prob`, and may both happen (ImageNet+).
+        repeats: So many consecutive views share their pairs, with a `lam` and box of their own (repeated augmentation).
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    both: bool = False
+    repeats: int = 1
 
 
 class Policy(BaseModel):
@@ -41,7 +111,7 @@ class Policy(BaseModel):
     aa: Literal["none", "rand", "ra", "trivial", "auto", "three"] = Field("none", description="which augmentation follows")
     m: float = Field(7.0, ge=0.0, le=30.0, description="magnitude: of 10 for rand (timm), of 30 for ra (torchvision)")
     mstd: float = Field(0.5, ge=0.0, le=100.0, description="standard deviation of the magnitude")
-    n: int = Field(2, ge=1, le=P.MAX_OP_SLOTS - 3, description="ops drawn per view")
+    n: int = Field(2, ge=1, le=MAX_OPS, description="ops drawn per view")
     p: float = Field(0.5, ge=0.0, le=1.0, description="probability of applying a drawn op")
     inc: int = Field(1, ge=0, le=1, description="1: ops grow more severe with magnitude")
     fill: RGB = Field((124, 116, 104), description="of uncovered pixels; default 255 x ImageNet mean")
@@ -124,72 +194,6 @@ class Policy(BaseModel):
         if self.crop != "rrc" or not (self.mixup or self.cutmix):
             return None
         return MixOptions(self.mixup, self.cutmix, self.mixup_prob, self.mixup_switch_prob, self.mix_both, self.repeats)
-
-    @property
-    def num_slots(self) -> int:
-        """Op slots of a view."""
-        if self.crop != "rrc":
-            return 0
-        return _SLOTS_OF_AA.get(self.aa, self.n) + (3 if self.color_jitter else 0)
-
-    def spec(self, size: int) -> P.PixelSpec:
-        """The params layout of this policy at a view size in pixels; the columns of mixing are the last ones."""
-        fields: tuple[int, ...] = _CROP_BOX
-        if self.crop == "centre":
-            fields += _WINDOW
-        fields += (P.Field.INTERPOLATION,)
-        if self.crop == "rrc":
-            fields += (P.Field.HFLIP,)
-            fields += _ERASED if self.reprob else ()
-            fields += (P.Field.ERASE_SEED,) if self.reprob and self.remode == "pixel" else ()
-            fields += tuple(range(P.OP_SLOT_BASE, P.OP_SLOT_BASE + 4 * self.num_slots))
-            fields += MIX_FIELDS if self.mix else ()
-        return P.PixelSpec(size, tuple(map(int, fields)), self.fill, self.re_fill)
-
-
-def parse_policy(text: str) -> Policy:
-    """Read a policy's text form.
-
-    Raises:
-        UsageError: unknown policy or option, or a value out of range.
-    """
-    name, _, rest = text.partition(":")
-    if name not in PRESETS and name != CUSTOM:
-        known = ", ".join(PRESETS)
-        raise UsageError(f"There is no policy {name!r}.", expected=f"{known}, or a TOML file", fix=f"--policy {_closest(name)}")
-    known_options = [k for k in Policy.model_fields if k != "name"]
-    options: dict[str, Any] = {"name": name}
-    for item in filter(None, rest.split(",")):
-        key, separator, value = item.partition("=")
-        if not separator or key not in known_options:
-            raise UsageError(f"Policy {name!r} has no option {item!r}.", expected=", ".join(f"{k}=" for k in known_options))
-        # A dash separates values, except where it is a sign or an exponent's sign.
-        parts = re.split(r"(?<=[0-9.])-", value)
-        options[key] = tuple(parts) if len(parts) > 1 else value
-    return make_policy(options, text)
-
-
-def make_policy(options: dict[str, Any], what: str) -> Policy:
-    """A policy from its name and options.
-
-    Args:
-        options: `name`, and any options.
-        what: What an error calls it.
-
-    Raises:
-        UsageError: an unknown option, or a value out of range.
-    """
-    try:
-        return Policy.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise UsageError(f"Policy {what!r} is not valid.", found=f"{where} {first['msg']}".strip()) from None
-
-
-def _closest(name: str) -> str:
-    plain = name.replace("-", "").lower()
-    return next((p for p in reversed(PRESETS) if p != "none" and p.replace("-", "") in plain), "rrc-ra")
 
 
 def _to_text(value: object) -> str:

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 from reinforce.cli import main
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import parse_policy
+from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
-from reinforce.store.manifest import Settings, SourceInfo
 from reinforce.teachers.teacher import Teacher, TeacherSpec, load_teacher
+from reinforce.views.policy_text import parse_policy
 
 TEACHER = "test_resnet"
 CLASSES = ("apple", "bread", "cheese")

@@ -19,14 +19,15 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 from reinforce.errors import StoreError
-from reinforce.policy import parse_policy
 from reinforce.views import ops as fast_ops
 from reinforce.views import warp as fast_warp
 from reinforce.views.apply import apply
 from reinforce.views.augment import box_radius
 from reinforce.views.draw import draw
 from reinforce.views.erase import noise
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import GEOMETRIC_OPS, Q16, Field, Interpolation, Op
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
@@ -42,7 +43,7 @@ NAMES = {
 
 def slots(text: str, count: int, size: int = SIZE) -> list[list[tuple[int, int, int, int]]]:
     policy = parse_policy(text)
-    spec = policy.spec(size)
+    spec = pixel_spec(policy, size)
     return [spec.ops(draw(view_rng(2, i, 0), policy, size, 300, 200)) for i in range(count)]
 
 
@@ -142,7 +143,9 @@ def test_three_augment_is_one_of_three_and_then_colour_jitter() -> None:
 ])  # fmt: skip
 def test_erased_rectangles_are_distributed_as_theirs(text, reference) -> None:
     policy, count = parse_policy(text), 8000
-    columns = [policy.spec(64).column(f) for f in (Field.ERASE_TOP, Field.ERASE_LEFT, Field.ERASE_HEIGHT, Field.ERASE_WIDTH)]
+    columns = [
+        pixel_spec(policy, 64).column(f) for f in (Field.ERASE_TOP, Field.ERASE_LEFT, Field.ERASE_HEIGHT, Field.ERASE_WIDTH)
+    ]
     ours = np.array([draw(view_rng(5, i, 0), policy, 64, 90, 70)[columns] for i in range(count)])
     random.seed(3)
     torch.manual_seed(3)
@@ -262,7 +265,7 @@ def test_noise_is_timms_normal_seen_in_uint8_and_a_function_of_its_seed() -> Non
 @pytest.mark.parametrize("mode", ["const", "pixel"])
 def test_erasing_fills_the_rectangle_after_all_ops_and_nothing_else(mode) -> None:
     policy = parse_policy(f"rrc-ra:reprob=1,remode={mode}" + (",re_fill=1-2-3" if mode == "const" else ""))
-    spec, image = policy.spec(48), IMAGES[2]
+    spec, image = pixel_spec(policy, 48), IMAGES[2]
     params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
     top, left, height, width = (spec.read(params, f, 0) for f in range(Field.ERASE_TOP, Field.ERASE_SEED))
     assert height * width > 0
@@ -280,7 +283,7 @@ def test_erasing_fills_the_rectangle_after_all_ops_and_nothing_else(mode) -> Non
 ])  # fmt: skip
 def test_a_rectangle_that_is_no_part_of_the_view_is_refused(field, value) -> None:
     policy = parse_policy("tinyvit:reprob=1")
-    spec, image = policy.spec(48), IMAGES[2]
+    spec, image = pixel_spec(policy, 48), IMAGES[2]
     params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
     params[spec.column(field)] = value
     with pytest.raises(StoreError, match="erase what is no part of the view"):
@@ -289,7 +292,7 @@ def test_a_rectangle_that_is_no_part_of_the_view_is_refused(field, value) -> Non
 
 def test_a_blur_beyond_all_bounds_is_refused() -> None:
     policy = parse_policy("three-augment")
-    spec, image = policy.spec(48), IMAGES[2]
+    spec, image = pixel_spec(policy, 48), IMAGES[2]
     params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
     params[spec.column(32)], params[spec.column(34)] = Op.GAUSSIAN_BLUR, 1 << 30
     with pytest.raises(StoreError, match="radius that no policy draws"):

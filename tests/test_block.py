@@ -20,8 +20,9 @@ import zarr
 
 from reinforce.errors import BusyError, StoreError
 from reinforce.files import only_writer, write_atomic
-from reinforce.store.block import Block, BlockData, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.block import Block, BlockData, block_path, committed_blocks, remove_staging, write_block
 from reinforce.store.samples import Samples
+from reinforce.views.status import Status
 
 SHAPE = (6, 3, 4)  # samples, views, columns
 

@@ -19,14 +19,16 @@ from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, 
 from reinforce.files import only_writer
 from reinforce.labels.codec_names import parse_codec
 from reinforce.labels.topk import TopK
-from reinforce.policy import Policy, parse_policy
+from reinforce.policy import Policy
+from reinforce.settings import Settings
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, write_block
-from reinforce.store.manifest import Settings, check_same_settings
+from reinforce.store.manifest import check_same_settings
 from reinforce.store.samples import Samples
 from reinforce.views import ops
 from reinforce.views.apply import apply
 from reinforce.views.params import Q16, PixelSpec
+from reinforce.views.policy_text import parse_policy
 
 
 def test_a_record_that_names_a_class_twice_is_refused() -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import auto_augment, transforms
 
-from reinforce.policy import parse_policy
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import OP_SLOT_BASE, Q16, Op
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import epoch_order, scheduled_views, torch_seed, view_rng
 
 DRAWS = 6000
@@ -49,7 +50,7 @@ def timm_arguments(text: str) -> dict[Op, list[float]]:
 def our_arguments(text: str) -> dict[Op, list[float]]:
     found: dict[Op, list[float]] = {op: [] for op in TIMM_NAMES.values()}
     policy = parse_policy(text)
-    spec = policy.spec(32)
+    spec = pixel_spec(policy, 32)
     for i in range(DRAWS):
         for op, _, a, b in spec.ops(draw(view_rng(1, i, 0), policy, 32, 50, 40)):
             if op == Op.ROTATE:
@@ -144,7 +145,7 @@ TEXTS = [
 def test_whatever_is_drawn_can_be_applied(width, height, text, seed, size) -> None:
     policy = parse_policy(text)
     params = draw(view_rng(seed, 0, 0), policy, size, width, height)
-    spec = policy.spec(size)
+    spec = pixel_spec(policy, size)
     assert params.dtype == np.int32
     assert len(params) == len(spec.fields)
     image = np.arange(width * height * 3, dtype=np.uint32).reshape(height, width, 3).astype(np.uint8)
@@ -173,4 +174,4 @@ def test_orders_and_schedules_are_permutations_that_differ() -> None:
 def test_slots_that_are_skipped_are_all_zero() -> None:
     policy = parse_policy("rrc-ra:p=0")
     row = draw(view_rng(0, 0, 0), policy, 32, 64, 64)
-    assert not row[policy.spec(32).column(OP_SLOT_BASE) :].any()
+    assert not row[pixel_spec(policy, 32).column(OP_SLOT_BASE) :].any()

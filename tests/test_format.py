@@ -18,10 +18,11 @@ from reinforce.labels import sqrt_selection as keep
 from reinforce.labels.label_map import MapCodec
 from reinforce.labels.sparse import MAX_LEVEL
 from reinforce.labels.topk import TopK
-from reinforce.store.block import Status
-from reinforce.store.manifest import Manifest, Settings
+from reinforce.settings import Settings
+from reinforce.store.manifest import Manifest
 from reinforce.views.erase import noise
 from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation, Op
+from reinforce.views.status import Status
 
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
 

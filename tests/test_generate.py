@@ -22,14 +22,15 @@ from safetensors.torch import load_file, save_file
 import reinforce.views.pixels
 from reinforce import ReinforcedDataset
 from reinforce.errors import LabelError, StoreError, TeacherError, UsageError
+from reinforce.generation.block_labels import block_samples
 from reinforce.generation.generate import Execution, generate, limit_source
 from reinforce.labels.topk import TopK
-from reinforce.policy import parse_policy
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.store.store import Store, read_manifest
 from reinforce.teachers.teacher import TeacherSpec, load_teacher
 from reinforce.views.pixels import ViewMaker
+from reinforce.views.policy_text import parse_policy
 
 SECOND = "test_efficientnet"  # its mean and std are not those of TEACHER
 WNIDS = {"n01440764": 0, "n03445777": 574, "n03888257": 701}
@@ -122,7 +123,7 @@ def test_records_are_the_teachers_answers_on_the_views_batch_by_batch(images, te
     generate(source, teacher, settings, tmp_path / "out", Execution(batch_size, workers=0))
     maker, store = ViewMaker(source, settings), Store(tmp_path / "out")
     for block in range(settings.num_blocks):
-        samples = settings.block_samples(block)
+        samples = block_samples(settings, block)
         views = torch.cat([maker[s].pixels for s in samples])
         probs = torch.cat([teacher(batch) for batch in views.split(batch_size)]).numpy()
         for row, own in enumerate(np.split(probs, len(samples))):
@@ -161,7 +162,7 @@ def test_another_batch_size_gives_the_same_labels_within_rounding_and_the_same_p
 def test_regrouping_into_batches_gives_every_view_its_own_answer_and_never_crosses_a_block(images, teacher, tmp_path) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher)
-    views_of_block = [settings.views * len(settings.block_samples(b)) for b in range(settings.num_blocks)]
+    views_of_block = [settings.views * len(block_samples(settings, b)) for b in range(settings.num_blocks)]
     assert views_of_block == [35, 35, 35, 15]
     reference: dict[str, bytes] = {}
     for batch_size in (1, 4, 7, 35, 1000):

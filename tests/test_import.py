@@ -25,12 +25,12 @@ from reinforce.labels.sparse import SparseLabels
 from reinforce.peers.ml_dr import OPS, op_of, slot_of
 from reinforce.peers.pickle_reader import read_pickle
 from reinforce.peers.torch_file import read_torch
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import OP_SLOT_BASE, Field, Op
+from reinforce.views.policy_text import parse_policy
 
 VIEWS = 3
 

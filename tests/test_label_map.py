@@ -22,18 +22,19 @@ from reinforce.errors import LabelError, ReplayError, TeacherError, UsageError
 from reinforce.generation.generate import Execution, generate
 from reinforce.labels.label_map import WHOLE, Box, LabelMap, MapCodec, box_of, mixed_label
 from reinforce.labels.sparse import SparseLabel, SparseLabels
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import PooledViews
 from reinforce.replay.loader import batch_plan, batches, partners
+from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path
-from reinforce.store.manifest import read_model
 from reinforce.store.store import Store
 from reinforce.teachers.teacher import TeacherSpec, load_teacher
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
 
 MAP_SIZE = 96  # the teacher's strides make a grid of 3 x 3 of it
@@ -175,7 +176,7 @@ def test_a_mixed_label_is_the_sum_of_its_parts() -> None:
 def test_the_box_of_a_view_is_what_it_shows(policy, expected) -> None:
     policy = parse_policy(policy)
     params = draw(fresh_view_rng(0, 0, 0), policy, 32, 100, 40)
-    assert np.allclose(box_of(params, policy.spec(32), 100, 40), expected, atol=0.02)
+    assert np.allclose(box_of(params, pixel_spec(policy, 32), 100, 40), expected, atol=0.02)
 
 
 def test_the_box_of_a_random_crop_is_where_its_pixels_come_from() -> None:
@@ -184,8 +185,8 @@ def test_the_box_of_a_random_crop_is_where_its_pixels_come_from() -> None:
     image = np.stack([x, y, 0 * x], axis=-1).astype(np.uint8)
     for i in range(20):
         params = draw(fresh_view_rng(0, i, 0), policy, 32, width, height)
-        top, left, bottom, right = box_of(params, policy.spec(32), width, height)
-        pixels = apply(image, params, policy.spec(32)).float()
+        top, left, bottom, right = box_of(params, pixel_spec(policy, 32), width, height)
+        pixels = apply(image, params, pixel_spec(policy, 32)).float()
         assert abs(float(pixels[0].mean()) - ((left + right) / 2 * width - 0.5)) < 1
         assert abs(float(pixels[1].mean()) - ((top + bottom) / 2 * height - 0.5)) < 1
 
@@ -260,7 +261,7 @@ def test_a_record_is_the_map_of_the_whole_image(images, teacher, maps) -> None:
         for sample in store.samples_of(number):
             image = decode(source.read(int(sample)))
             params = draw(fresh_view_rng(0, 0, 0), policy, MAP_SIZE, image.shape[1], image.shape[0])
-            pixels.append(apply(image, params, policy.spec(MAP_SIZE)))
+            pixels.append(apply(image, params, pixel_spec(policy, MAP_SIZE)))
         answers = teacher.maps(torch.stack(pixels)).numpy()
         block = store.block(number)
         assert [bytes(block.record(row)) for row in range(len(pixels))] == [store.codec.encode(a[None]) for a in answers]
@@ -370,7 +371,7 @@ def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
             (item,) = views.items(index)
             image = views.dataset.decoded(index)
             params = draw(fresh_view_rng(1, index, epoch), views.policy, 32, image.shape[1], image.shape[0])
-            spec = views.policy.spec(32)
+            spec = pixel_spec(views.policy, 32)
             assert torch.equal(item.image, apply(image, params, spec))
             label = views.dataset.store.map_of(index).pool(box_of(params, spec, image.shape[1], image.shape[0]))
             assert np.array_equal(dense(item.soft, 3), dense(label, 3))

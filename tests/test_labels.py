@@ -14,14 +14,14 @@ from conftest import SIZE, TEACHER, make_settings
 from reinforce import ReinforcedDataset
 from reinforce.bench.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
-from reinforce.generation.block_labels import MEASURE_EVERY
+from reinforce.generation.block_labels import MEASURE_EVERY, block_samples
 from reinforce.generation.generate import Execution, generate
 from reinforce.labels.codec_names import TIERS, parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels
+from reinforce.settings import Settings
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block
-from reinforce.store.manifest import Settings
 from reinforce.store.store import Store, read_manifest
 from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_labels, verify_store
@@ -54,7 +54,7 @@ def test_a_record_is_all_views_of_a_sample_through_the_codec(images, teacher, tm
     store, maker = Store(tmp_path / "out"), ViewMaker(source, settings)
     assert store.codec == TIERS[tier]
     for block in range(settings.num_blocks):
-        samples = settings.block_samples(block)
+        samples = block_samples(settings, block)
         for row, probs in enumerate(answers(teacher, maker, samples)):
             assert bytes(store.block(block).record(row)) == TIERS[tier].encode(probs)
     assert not any(check.failed for check in verify_store(tmp_path / "out"))
@@ -65,7 +65,7 @@ def test_what_the_codec_loses_is_measured_while_the_truth_is_at_hand(images, tea
     settings, maker = store.settings, ViewMaker(source, store.settings)
     expected = np.full((24, 3), np.nan, np.float32)
     for block in range(settings.num_blocks):
-        samples = settings.block_samples(block)
+        samples = block_samples(settings, block)
         for sample, probs in zip(samples, answers(teacher, maker, samples), strict=True):
             if sample % MEASURE_EVERY == 0:
                 lost = measure(store.codec, store.codec.encode(probs), probs)

@@ -1,18 +1,17 @@
-"""The shape of the code: imports point one way, pure modules open nothing, files stay short, errors are as drawn."""
+"""The shape of the code: imports point one way, pure modules open nothing, files stay short."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import reinforce
-from reinforce import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "reinforce").rglob("*.py"))
@@ -20,8 +19,11 @@ TRAIN = sorted((ROOT / "train").glob("*.py"))
 CLI = sorted((ROOT / "cli").glob("*.py"))
 PURE = (
     "views/params",
-    "presets",
     "policy",
+    "settings",
+    "views/layout",
+    "views/status",
+    "sources/pack_manifest",
     "views/augment",
     "views/erase",
     "views/draw",
@@ -70,6 +72,91 @@ def test_the_lists_of_this_file_are_not_empty() -> None:
     assert "loop.py" in {p.name for p in TRAIN}
     assert "main.py" in {p.name for p in CLI}
     assert {f"reinforce/{name}.py" for name in PURE} <= {name_of(p) for p in PACKAGE}
+
+
+# Rooms: the table of the design page
+
+
+def rooms() -> dict[str, list[str]]:
+    """Each room in the order of the table, and the rooms that it may import."""
+    page = (ROOT / "reinforce" / "design" / "rooms.md").read_text()
+    rows = re.findall(r"^\| ([a-z]+) \| [^|]+ \| ([a-z, -]+) \|$", page, re.M)[1:]  # without the heading
+    order = [name for name, _ in rows]
+    allowed: dict[str, list[str]] = {}
+    for place, (name, told) in enumerate(rows):
+        named = [] if told == "-" else order[:place] if told == "all" else told.split(", ")
+        assert set(named) <= set(order[:place]), f"{name} may import {told}, which does not stand above it"
+        allowed[name] = [*order[: max((order.index(n) for n in named), default=-1) + 1], name]
+    return allowed
+
+
+def room_of(module: str) -> str:
+    """The room of a module of ours by its full name."""
+    first = module.removeprefix("reinforce.").partition(".")[0]
+    return first if first in rooms() else "ground"
+
+
+def arrows_back(module: str, imported: set[str]) -> list[str]:
+    """Imports of a module that the table does not allow."""
+    known = {full_name(path) for path in PACKAGE + TRAIN + CLI}
+    ours = {name for name in imported if name in known and name != "reinforce"}
+    return sorted(f"{module} imports {name}" for name in ours if room_of(name) not in rooms()[room_of(module)])
+
+
+def full_name(path: Path) -> str:
+    """How a file of ours is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("reinforce",) * (parts[0] != "reinforce") + parts).removesuffix(".__init__")
+
+
+def test_every_folder_is_a_room_of_the_table() -> None:
+    folders = {p.parent.name for p in PACKAGE if p.parent != ROOT / "reinforce"} | {"train", "cli"}
+    assert folders <= set(rooms())
+    assert {"sources", "views", "train", "cli"} <= folders
+
+
+def test_the_ground_is_small_and_imports_no_room() -> None:
+    ground = {p.stem for p in (ROOT / "reinforce").glob("*.py")}
+    assert ground == {"__init__", "errors", "files", "memory", "policy", "settings"}
+    assert rooms()["ground"] == ["ground"]
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE + TRAIN + CLI if p != ROOT / "reinforce" / "__init__.py"], ids=name_of)
+def test_no_arrow_between_rooms_runs_back(path) -> None:
+    assert arrows_back(full_name(path), imports(path)) == []
+
+
+def test_an_arrow_that_runs_back_is_named() -> None:
+    assert arrows_back("reinforce.views.draw", {"reinforce.store.block", "numpy", "reinforce.policy"}) == [
+        "reinforce.views.draw imports reinforce.store.block"
+    ]
+    assert arrows_back("reinforce.policy", {"reinforce.views.params"}) == ["reinforce.policy imports reinforce.views.params"]
+    assert arrows_back("reinforce.peers.fkd", {"reinforce.replay.epoch"}) == [
+        "reinforce.peers.fkd imports reinforce.replay.epoch"
+    ]
+    assert arrows_back("reinforce.cli.show", {"reinforce.replay.epoch"}) == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE if p.name == "__init__.py" and p.parent.parent == ROOT / "reinforce"], ids=name_of
+)
+def test_a_room_says_what_comes_in_and_out_and_imports_nothing(path) -> None:
+    tree = ast.parse(path.read_text())
+    text = ast.get_docstring(tree) or ""
+    assert len(text.splitlines()) <= 10
+    assert all(f"\n{part}" in text for part in ("Comes in: ", "Goes out: ", "Read first: "))
+    assert len(tree.body) == 1
+    for name in re.findall(r"`(\w+\.py)`", text):
+        assert (path.parent / name).exists(), name
+
+
+def test_every_room_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {full_name(p) for p in PACKAGE + TRAIN + CLI if p.name == "__init__.py"}
+    assert set(listed) == folders | {"reinforce.manifests"}
+
+
+# Rules of single files
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=name_of)
@@ -185,59 +272,3 @@ def test_the_package_exports_exactly_these_names() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = "import sys, reinforce, reinforce.errors; print({'torch', 'timm', 'zarr', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "set()"
-
-
-# The tree of errors
-
-
-def drawn() -> dict[str, str | None]:
-    """Parent of each class in the drawing, by the column it starts in."""
-    tree: dict[str, str | None] = {}
-    path: list[tuple[int, str]] = []
-    for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"([|` -]*)([A-Z][A-Za-z]+Error|Interrupted)(?:  |$)", line)
-        if match:
-            column, name = match.start(2), match[2]
-            path = [(c, n) for c, n in path if c < column]
-            tree[name] = path[-1][1] if path else None
-            path.append((column, name))
-    return tree
-
-
-def defined() -> dict[str, type[errors.ReinforceError]]:
-    return {n: c for n, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__}
-
-
-def test_the_drawn_tree_of_errors_is_the_defined_one() -> None:
-    classes = defined()
-    bases = {name: kind.__base__.__name__ for name, kind in classes.items() if name != "ReinforceError"}
-    assert drawn() == {"ReinforceError": None, **bases}
-    assert sorted(errors.__all__) == sorted(classes)
-    assert issubclass(errors.ReinforceError, Exception)
-
-
-def test_exit_codes_are_those_that_are_stated() -> None:
-    stated = dict(re.findall(r"([A-Z][A-Za-z]+) +exit code (\d+)", errors.__doc__ or ""))
-    assert {k: int(v) for k, v in stated.items()} == {"ReinforceError": 1, "Interrupted": 130, "UsageError": 2}
-    tree = drawn()
-    for name, kind in defined().items():
-        ancestor: str | None = name
-        while ancestor not in stated:
-            ancestor = tree[ancestor]
-        assert kind.exit_code == int(stated[ancestor]), name
-
-
-@pytest.mark.parametrize("path", PACKAGE + TRAIN + CLI, ids=name_of)
-def test_what_is_raised_for_users_says_more_than_one_thing(path) -> None:
-    """Every error names beside the problem what was found, expected, the cause, or what to do."""
-    names = set(defined()) - {"ImageError"}  # its reason is all there is to say; it is noted beside the sample
-    bare = [
-        f"{path.name}:{node.lineno}"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Raise)
-        and isinstance(node.exc, ast.Call)
-        and isinstance(node.exc.func, ast.Name)
-        and node.exc.func.id in names
-        and not node.exc.keywords
-    ]
-    assert bare == []

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from reinforce.errors import SettingsError, StoreError
-from reinforce.policy import parse_policy
-from reinforce.store.manifest import Manifest, Settings, check_same_settings, read_model, to_json
+from reinforce.settings import Settings, read_model, to_json
+from reinforce.store.manifest import Manifest, check_same_settings
 from reinforce.store.store import Store, read_manifest
+from reinforce.views.policy_text import parse_policy
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_what_is_no_manifest_is_refused_without_a_crash(text) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_parsed(monkeypatch) -> None:
-    monkeypatch.setattr("reinforce.store.manifest.MAX_BYTES", 10)
+    monkeypatch.setattr("reinforce.settings.MAX_BYTES", 10)
     with pytest.raises(StoreError, match="is too large"):
         read_model(Manifest, "[" * 11, "manifest.json")
 

@@ -17,7 +17,7 @@ from timm.data.mixup import rand_bbox
 from reinforce.errors import ReplayError, SourceError, StoreError, UsageError
 from reinforce.files import file_sha256
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import parse_policy
+from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
@@ -27,8 +27,10 @@ from reinforce.store.store import Store
 from reinforce.verification.verify import verify_pixels, verify_store
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
-from reinforce.views.mix import WHOLE, Mixing, MixOptions, draw_mixing, mix, mixing_columns, read_mixing
+from reinforce.views.layout import pixel_spec
+from reinforce.views.mix import WHOLE, Mixing, draw_mixing, mix, mixing_columns, read_mixing
 from reinforce.views.params import Field
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import scheduled_views, view_rng
 
 USI = MixOptions(mixup=0.8, cutmix=1.0)
@@ -117,12 +119,12 @@ def test_the_quotient_by_255_is_exact_everywhere() -> None:
 
 
 def test_columns_and_matching_are_one(images) -> None:
-    spec = parse_policy(POLICY).spec(SIZE)
+    spec = pixel_spec(parse_policy(POLICY), SIZE)
     mixing = drawn(5, 9, size=SIZE)
     params = np.zeros((9, len(spec.fields)), np.int32)
     params[:, -6:] = mixing_columns(mixing)
     assert all(np.array_equal(a, b) for a, b in zip(read_mixing(params, spec), mixing, strict=True))
-    assert read_mixing(params, parse_policy("rrc").spec(SIZE)) is None
+    assert read_mixing(params, pixel_spec(parse_policy("rrc"), SIZE)) is None
 
 
 @pytest.mark.parametrize(("change", "text"), [
@@ -167,7 +169,7 @@ def reference(mixed: Path, sample: int, view: int) -> torch.Tensor:
     def alone(sample: int) -> np.ndarray:
         image = decode(source.read(keys[store.samples.keys[sample]]))
         params = draw(view_rng(settings.seed, sample, view), settings.policy, SIZE, image.shape[1], image.shape[0])
-        return apply(image, params, settings.policy.spec(SIZE)).numpy().astype(int)
+        return apply(image, params, pixel_spec(settings.policy, SIZE)).numpy().astype(int)
 
     params = store.params_of(sample, view)
     partner, lam, top, left, height, width = params[-6:].tolist()

@@ -32,9 +32,8 @@ from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
 from reinforce.packs.pack_order import escaped, unescaped
 from reinforce.packs.packed_store import PackedStore
-from reinforce.packs.rein_file import Rein, make_rein
+from reinforce.packs.rein_file import ReinFile, make_rein
 from reinforce.packs.shard_decoder import ShardDecoder
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import WINDOW_GROUPS, batch_plan, share_of_rank
@@ -44,6 +43,7 @@ from reinforce.sources.pack_manifest import Pack
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_pixels
 from reinforce.verification.verify_pack import verify_pack
+from reinforce.views.policy_text import parse_policy
 
 STREAMS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its files
 SMALL = Options(shard_bytes=30_000)
@@ -499,7 +499,7 @@ def rein() -> bytes:
 
 
 def test_a_rein_holds_params_and_records() -> None:
-    back = Rein.parse(rein())
+    back = ReinFile.parse(rein())
     assert back[:6] == (5, 2, 4, 7, 3, 0xDEADBEEF)
     assert np.array_equal(np.stack([back.params(v) for v in range(5)]), np.arange(20).reshape(5, 4))
     assert [bytes(back.record(s)) for s in range(3)] == [b"one", b"two!", b""]
@@ -517,7 +517,7 @@ def test_a_damaged_rein_is_refused_or_still_a_rein(data) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
     try:
-        back = Rein.parse(bytes(content))
+        back = ReinFile.parse(bytes(content))
         for view in range(min(back.views, 20)):
             assert back.params(view).shape == (back.columns,)
     except StoreError:
@@ -528,19 +528,19 @@ def test_a_rein_that_claims_gigabytes_is_refused() -> None:
     content = bytearray(rein())
     content[6:8] = (65535).to_bytes(2, "little")
     with pytest.raises(StoreError):
-        Rein.parse(bytes(content))
+        ReinFile.parse(bytes(content))
     frame = bytearray(rein())
-    at = frame.index(Rein.parse(rein()).parts[0][0].tobytes())
+    at = frame.index(ReinFile.parse(rein()).parts[0][0].tobytes())
     frame[at + 4 : at + 8] = (1 << 30).to_bytes(4, "little")
     with pytest.raises(StoreError, match="is not of"):
-        Rein.parse(bytes(frame)).params(0)
+        ReinFile.parse(bytes(frame)).params(0)
 
 
 def test_the_vector_of_the_format() -> None:
     text = (Path(__file__).parents[1] / "reinforce" / "FORMAT.md").read_text()
     section = text[text.index("## Packs") :]
     vector = bytes.fromhex(re.search(r"```\n([0-9a-f \n]+)```", section)[1])
-    back = Rein.parse(vector)
+    back = ReinFile.parse(vector)
     assert back[:6] == (2, 64, 4, 1, 5, 0x01020304)
     assert np.array_equal(np.stack([back.params(v) for v in range(2)]), [[1, 2, 3, 4], [5, 6, 7, 8]])
     assert bytes(back.record(0)) == b"record"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinforce.errors import UsageError
-from reinforce.policy import Policy, parse_policy
-from reinforce.presets import PRESETS
+from reinforce.policy import PRESETS, Policy
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field
-from reinforce.views.policy_text import read_policy
+from reinforce.views.policy_text import parse_policy, read_policy
 
 UNIT = st.floats(0.01, 1).map(lambda v: round(v, 4))
 PAIRS = st.tuples(UNIT, UNIT).map(sorted).map(tuple)
@@ -43,7 +43,7 @@ def test_a_preset_names_all_that_applies_and_nothing_else(name) -> None:
     # What is stored stands by itself: the preset's own values are not asked for.
     assert {**Policy(name="custom", **stored).model_dump(), "name": name} == policy.model_dump()
     assert PRESETS[name].description
-    fields = policy.spec(224).fields
+    fields = pixel_spec(policy, 224).fields
     assert (fields[-6:] == tuple(MIXING)) == (policy.mix is not None)
     assert (Field.ERASE_TOP in fields) == bool(policy.reprob)
     assert (Field.ERASE_SEED in fields) == (policy.remode == "pixel" and bool(policy.reprob))
@@ -102,7 +102,7 @@ def test_a_file_is_a_policy_that_needs_no_file_any_more(tmp_path) -> None:
     path.unlink()
     assert parse_policy(str(policy)) == policy
     path.write_text('preset = "tinyvit"\naa = "none"\nreprob = 0\n')
-    assert read_policy(str(path)).spec(32).fields == parse_policy("rrc").spec(32).fields
+    assert pixel_spec(read_policy(str(path)), 32).fields == pixel_spec(parse_policy("rrc"), 32).fields
     path.write_text("")
     assert read_policy(str(path)).options == parse_policy("rrc").options
     assert read_policy("rrc:hflip=0") == parse_policy("rrc:hflip=0")

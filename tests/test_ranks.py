@@ -21,13 +21,13 @@ from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate
 from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
-from reinforce.policy import parse_policy
 from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.loop import BEST, LAST, METRICS, train
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.setup import TrainConfig
+from reinforce.views.policy_text import parse_policy
 
 SCRIPT = Path(__file__).parent / "rank_train.py"
 ROOT = Path(__file__).parents[1]

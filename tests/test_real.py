@@ -17,6 +17,7 @@ pytestmark = [
 ]
 VIEWS_AGAIN = """
 import sys, zlib, numpy as np
+from reinforce.views.layout import pixel_spec
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.draw import draw
@@ -40,7 +41,7 @@ for (index, view), replayed in zip(Views.picks, DataLoader(Views(), batch_size=N
     position = source.keys.index(store.samples.keys[dataset.samples[index]])
     image = decode(source.read(position))
     params = draw(view_rng(s.seed, int(dataset.samples[index]), view), s.policy, s.size, image.shape[1], image.shape[0])
-    equal += zlib.crc32(apply(image, params, s.policy.spec(s.size)).numpy().tobytes()) == replayed
+    equal += zlib.crc32(apply(image, params, pixel_spec(s.policy, s.size)).numpy().tobytes()) == replayed
 print(equal)
 """
 

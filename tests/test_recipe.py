@@ -13,10 +13,10 @@ import timm
 from reinforce.cli import generate as generate_command
 from reinforce.cli import train as train_command
 from reinforce.errors import UsageError
-from reinforce.policy import parse_policy
 from reinforce.teachers.short_names import timm_name
 from reinforce.train import recipe as module
 from reinforce.train.recipe import Recipe, about_recipe, load_recipe, shipped_recipes
+from reinforce.views.policy_text import parse_policy
 
 FOLDER = Path(module.__file__).parent / "recipes"
 

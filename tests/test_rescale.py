@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import parse_policy
+from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.sources.folder import ImageFolder
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
-from reinforce.views.mix import MixOptions, draw_mixing
+from reinforce.views.layout import pixel_spec
+from reinforce.views.mix import draw_mixing
 from reinforce.views.params import Field
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.rescale import rescale, rescale_boxes
 from reinforce.views.seeds import view_rng
 
@@ -34,7 +36,7 @@ from reinforce.views.seeds import view_rng
 )
 def test_rescaled_params_give_a_view_of_the_other_size(text, old, new, seed) -> None:
     policy, image = parse_policy(text), np.array(picture(1, 50, 41))
-    spec = policy.spec(old)
+    spec = pixel_spec(policy, old)
     params = draw(view_rng(seed, 0, 0), policy, old, 50, 41)
     assert apply(image, rescale(params, spec, new), replace(spec, size=new)).shape == (3, new, new)
     assert rescale(params, spec, old) is params
@@ -42,7 +44,7 @@ def test_rescaled_params_give_a_view_of_the_other_size(text, old, new, seed) -> 
 
 def test_the_crop_is_the_same_and_pixels_of_the_view_are_scaled() -> None:
     policy = parse_policy("tinyvit:reprob=1")
-    spec = policy.spec(32)
+    spec = pixel_spec(policy, 32)
     params = draw(view_rng(3, 0, 0), policy, 32, 50, 41)
     twice = rescale(params, spec, 64)
     for field in (Field.ERASE_TOP, Field.ERASE_LEFT, Field.ERASE_HEIGHT, Field.ERASE_WIDTH):

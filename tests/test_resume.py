@@ -16,11 +16,12 @@ from conftest import CLASSES, TEACHER, make_settings, picture, run_cli
 
 from reinforce.errors import ReplayError, SettingsError, StoreError
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import parse_policy
+from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, committed_blocks
-from reinforce.store.manifest import Job, to_json
+from reinforce.store.manifest import Job
 from reinforce.store.store import JOB, MANIFEST, Store, read_manifest
+from reinforce.views.policy_text import parse_policy
 
 GENERATOR = Path(__file__).parent / "generator.py"
 KILLS = 10

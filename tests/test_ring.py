@@ -8,13 +8,13 @@ import torch
 from conftest import CLASSES
 
 from reinforce.labels.sparse import SparseLabels
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.replay.ring import PREFETCH, Ring
 from reinforce.replay.targets import Targets
 from reinforce.sources.folder import ImageFolder
+from reinforce.views.policy_text import parse_policy
 
 
 def fresh(images, policy="rrc", size=32):

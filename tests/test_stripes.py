@@ -15,9 +15,9 @@ from reinforce.errors import StoreError
 from reinforce.generation.generate import Execution, generate
 from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block
-from reinforce.store.manifest import read_model
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 
@@ -32,7 +32,7 @@ def make(request, images: Path, teacher, tmp_path_factory) -> Callable[..., Path
         key = (views, record_views, policy)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("stripes") / "labels"
-            from reinforce.policy import parse_policy
+            from reinforce.views.policy_text import parse_policy
 
             changes = {"views": views, "record_views": record_views, "codec": request.param, "policy": parse_policy(policy)}
             generate(source, teacher, make_settings(source, teacher, **changes), made[key], Execution(16, 0))

@@ -12,13 +12,13 @@ from conftest import CLASSES, make_settings, write_folder
 from safetensors.torch import load_file
 
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import parse_policy
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.models import create
 from reinforce.teachers.short_names import timm_name
 from reinforce.train.loop import BEST, train
 from reinforce.train.recipe import load_recipe
 from reinforce.train.setup import TrainConfig
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import torch_seed
 
 pytestmark = pytest.mark.slow

@@ -38,7 +38,7 @@ from reinforce.errors import (
     UsageError,
 )
 from reinforce.generation.generate import Execution, generate
-from reinforce.policy import Policy, parse_policy
+from reinforce.policy import Policy
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.replay.targets import Targets
@@ -54,6 +54,7 @@ from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.setup import TrainConfig, build
 from reinforce.train.tasks import OnlineTask, ReplayTask
+from reinforce.views.policy_text import parse_policy
 
 TIMES = ("seconds", "images_per_second")
 STEPS = 5  # 24 samples in batches of 5

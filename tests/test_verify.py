@@ -23,15 +23,18 @@ import reinforce.views.apply
 from reinforce import ReinforcedDataset
 from reinforce.errors import StoreError
 from reinforce.files import file_sha256
-from reinforce.generation.generate import Execution, generate, list_files
+from reinforce.generation.generate import Execution, generate
+from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
-from reinforce.store.block import BlockData, Status, block_path, write_block
-from reinforce.store.manifest import Job, to_json
+from reinforce.store.block import BlockData, block_path, write_block
+from reinforce.store.listing import list_files
+from reinforce.store.manifest import Job
 from reinforce.store.samples import Samples
 from reinforce.store.store import Store, read_manifest
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 from reinforce.views import ops
 from reinforce.views.params import Op
+from reinforce.views.status import Status
 
 OP = 6  # params columns of rrc-ra: crop top, left, height, width, interpolation, flip, op, ...
 

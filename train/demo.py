@@ -18,10 +18,9 @@ from PIL import Image
 from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate
 from reinforce.labels.codec_names import parse_codec
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
-from reinforce.store.manifest import Settings, SourceInfo
 from reinforce.teachers.teacher import TeacherSpec, load_teacher
 from reinforce.train.compare import compare_modes
 from reinforce.train.loop import BEST, train
@@ -29,6 +28,7 @@ from reinforce.train.recipe import load_recipe
 from reinforce.train.setup import TrainConfig
 from reinforce.verification.summary import summarise
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
+from reinforce.views.policy_text import parse_policy
 
 # Digits lose their meaning when mirrored or cut small.
 POLICY = "rrc-ra:scale=0.5-1,hflip=0,m=5"

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from reinforce.errors import SourceError
-from reinforce.policy import make_policy
 from reinforce.replay.epoch_views import FreshViews
 from reinforce.replay.loader import batches
 from reinforce.sources.source import Source
 from reinforce.train.ranks import Ranks
+from reinforce.views.policy_text import make_policy
 
 _ECE_BINS = 15
 

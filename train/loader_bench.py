@@ -18,15 +18,16 @@ from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate, limit_source
 from reinforce.labels.codec_names import TIERS
-from reinforce.policy import Policy, parse_policy
+from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.replay.loader import batch_plan, batches
+from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.source import Source
-from reinforce.store.manifest import Settings, SourceInfo
 from reinforce.teachers.random_teacher import random_teacher
 from reinforce.views.decode import decode
+from reinforce.views.policy_text import parse_policy
 
 CLASSES = 1000
 VIEWS = 8

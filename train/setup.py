@@ -15,9 +15,9 @@ from torch import nn
 
 from reinforce.errors import SourceError, UsageError
 from reinforce.files import file_sha256
-from reinforce.packs.open_labels import AnyStore, has_labels, open_labels, packed
+from reinforce.packs.open_labels import AnyStore, has_labels, match_keys, open_labels, packed
 from reinforce.policy import Policy
-from reinforce.replay.dataset import ReinforcedDataset, match_keys
+from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source

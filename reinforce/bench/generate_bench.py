@@ -10,15 +10,11 @@ import torch
 
 from reinforce.bench.rounds import Run
 from reinforce.generation.generate import Execution, generate
+from reinforce.generation.ready_batches import ready_batches
 from reinforce.labels.sparse import kl_divergence
+from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.store.manifest import Settings
 from reinforce.teachers.teacher import Teacher, label_of
-from reinforce.views.decode import decode
-from reinforce.views.pixels import make_views
-
-_READY = 4
-"""Batches that the bare loop goes through in turn."""
 
 
 def contenders(source: Source, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path) -> dict[str, Run]:
@@ -63,14 +59,3 @@ def precision_error(source: Source, teacher: Teacher, settings: Settings, batch_
     true, rounded = found["fp32"], found["bf16"]
     agreeing = (true.argmax(dim=1) == rounded.argmax(dim=1)).float().mean()
     return float(kl_divergence(true, rounded / rounded.sum(dim=1, keepdim=True)).mean()), float(agreeing)
-
-
-def ready_batches(source: Source, settings: Settings, batch_size: int) -> list[torch.Tensor]:
-    """A few batches of real views, uint8 `[batch_size, 3, size, size]`."""
-    views: list[torch.Tensor] = []
-    wanted = min(_READY * batch_size, len(source) * settings.views)
-    for index in range(len(source)):
-        if sum(map(len, views)) >= wanted:
-            break
-        views.append(make_views(decode(source.read(index)), index, settings)[1])
-    return list(torch.cat(views)[:wanted].split(batch_size))

@@ -1,4 +1,4 @@
-"""Paired: contenders measured in turn, round after round, so that a machine that slows down slows all of them alike."""
+"""Rounds: contenders measured in turn, round after round, so that a machine that slows down slows all of them alike."""
 
 from __future__ import annotations
 

@@ -18,13 +18,15 @@ from reinforce.errors import UsageError
 from reinforce.files import write_atomic
 from reinforce.labels.codec import encode_stripes
 from reinforce.labels.codec_names import TIERS
-from reinforce.policy import parse_policy
+from reinforce.settings import Settings, SourceInfo, TeacherInfo, to_json
 from reinforce.store.block import BlockData, block_path, write_block
-from reinforce.store.manifest import Counts, Manifest, Settings, SourceInfo, Statistics, TeacherInfo, to_json
+from reinforce.store.manifest import Counts, Manifest, Statistics
 from reinforce.store.probes import environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import MANIFEST, SAMPLES
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import OP_SLOT_BASE, Field
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import choice_rng
 
 BLOCK = 512
@@ -140,7 +142,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
         num_classes=classes,
         block_size=BLOCK,
     )
-    fields = policy.spec(224).fields
+    fields = pixel_spec(policy, 224).fields
     (out / "blocks").mkdir(parents=True)
     sizes = {"labels": 0, "params": 0}
     whole, rest = divmod(samples, BLOCK)

@@ -7,21 +7,25 @@ of a block's must be at hand in a view, so it goes through the views in chunks t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
 import torch
 
 from reinforce.errors import SourceError
-from reinforce.generation.label_stream import Label, LabelStream
+from reinforce.generation.label_stream import LabelStream
 from reinforce.labels.codec import Codec, encode_stripes
 from reinforce.labels.codec_names import codec_from_dict
 from reinforce.labels.fidelity import measure
-from reinforce.store.block import BlockData, Status
-from reinforce.store.manifest import Settings
+from reinforce.settings import Settings
+from reinforce.store.block import BlockData
+from reinforce.teachers.teacher import Label
+from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import draw_mixing, mix, mixing_columns
 from reinforce.views.pixels import SampleViews, ViewRange, pixel_crc
-from reinforce.views.seeds import mixing_rngs
+from reinforce.views.seeds import block_order, mixing_rngs
+from reinforce.views.status import Status
 
 MEASURE_EVERY = 16
 """The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
@@ -29,9 +33,24 @@ CHUNK_BYTES = 1 << 30
 """Pixels of a block that are held at once where its samples are mixed."""
 
 
+@lru_cache(maxsize=4)
+def _dealt(seed: int | None, num_samples: int) -> np.ndarray:
+    return np.arange(num_samples) if seed is None else block_order(seed, num_samples)
+
+
+def block_samples(settings: Settings, block: int) -> np.ndarray:
+    """Indices of the samples of a block, row by row: int64 `[S]`.
+
+    They are dealt in random order where samples are mixed with others of their block: sorted folders would pair images of one
+    class.
+    """
+    part = slice(block * settings.block_size, (block + 1) * settings.block_size)
+    return _dealt(settings.seed if settings.policy.mix else None, settings.source.num_samples)[part]
+
+
 def block_items(settings: Settings, block: int) -> list[ViewRange]:
     """What must be decoded for a block, in the order in which `label_block` takes it."""
-    samples, step = settings.block_samples(block).tolist(), settings.views
+    samples, step = block_samples(settings, block).tolist(), settings.views
     if settings.policy.mix:
         step = min(step, max(1, CHUNK_BYTES // (3 * settings.size**2 * len(samples))))
     firsts = range(0, settings.views, step)
@@ -51,8 +70,8 @@ def label_block(made: Iterator[SampleViews], block: int, label: Label, settings:
     Raises:
         SourceError: an image that changed between two chunks of views.
     """
-    samples, items = settings.block_samples(block), block_items(settings, block)
-    columns = len(settings.policy.spec(settings.size).fields)
+    samples, items = block_samples(settings, block), block_items(settings, block)
+    columns = len(pixel_spec(settings.policy, settings.size).fields)
     data = BlockData.empty(len(samples), settings.views, columns, settings.record_views)
     codec = codec_from_dict(settings.codec)
     label_all = _label_mixed if settings.policy.mix else _label_alone

@@ -14,16 +14,20 @@ from pathlib import Path
 
 from reinforce.errors import Interrupted, StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic, writing
-from reinforce.generation.block_labels import block_items, label_block
+from reinforce.generation.block_labels import block_items, block_samples, label_block
+from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source
-from reinforce.store.block import Block, Status, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.block import Block, block_path, committed_blocks, remove_staging, write_block
 from reinforce.store.label_means import LabelMeans
-from reinforce.store.manifest import Counts, Environment, Job, Manifest, Settings, check_same_settings, is_store_path, to_json
+from reinforce.store.listing import list_files
+from reinforce.store.manifest import Counts, Environment, Job, Manifest, check_same_settings, is_store_path
 from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
 from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.views.layout import pixel_spec
 from reinforce.views.pixels import SampleViews, ViewMaker, views_loader
+from reinforce.views.status import Status
 
 RESUME_PROBES = 2
 """Probes of each committed block that are replayed before going on beside it."""
@@ -127,9 +131,9 @@ def _generate_locked(
 
 def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
     """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
-    columns = len(settings.policy.spec(settings.size).fields)
+    columns = len(pixel_spec(settings.policy, settings.size).fields)
     for number in sorted(committed_blocks(out)):
-        rows = settings.block_samples(number)
+        rows = block_samples(settings, number)
         block = Block(block_path(out, number), len(rows), settings.views, columns, settings.record_views)
         check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
 
@@ -139,7 +143,7 @@ def _generate_blocks(
 ) -> None:
     missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
     total, views = len(source), settings.views
-    todo = sum(len(settings.block_samples(b)) for b in missing)
+    todo = sum(len(block_samples(settings, b)) for b in missing)
     seen = 0
     on_progress(total - todo, total)
     # One stream over all blocks, so that workers are decoding the next block while this one is encoded and committed.
@@ -160,11 +164,11 @@ def _generate_blocks(
 
 def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
     """Write the sample table and, last, the manifest; then the job file has served."""
-    spec = settings.policy.spec(settings.size)
+    spec = pixel_spec(settings.policy, settings.size)
     table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
     statistics = LabelMeans(settings)
     for block in range(settings.num_blocks):
-        samples = settings.block_samples(block)
+        samples = block_samples(settings, block)
         shape = (len(samples), settings.views, len(spec.fields), settings.record_views)
         reader = Block(block_path(out, block), *shape)
         table.fill(block, samples, reader)
@@ -183,11 +187,3 @@ def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> 
     (out / JOB).unlink()
     Store(out)  # what was written must open
     return manifest
-
-
-def list_files(root: Path) -> list[str]:
-    """Paths of the sample table and of all files below `blocks`, relative to `root`, sorted."""
-    paths = [SAMPLES]
-    for folder, _, names in os.walk(root / "blocks"):
-        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
-    return sorted(paths)

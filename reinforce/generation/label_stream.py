@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-Label = Callable[[torch.Tensor], torch.Tensor]
-"""What the teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
+from reinforce.teachers.teacher import Label
 
 
 class LabelStream:

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from reinforce.bench.generate_bench import ready_batches
 from reinforce.generation.generate import Execution, generate
+from reinforce.generation.ready_batches import ready_batches
+from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.store.manifest import Settings
+from reinforce.store.listing import bytes_per_view
 from reinforce.teachers.teacher import Teacher, label_of
-from reinforce.verification.summary import bytes_per_view
 
 _FIRST_TRIAL = 4
 

@@ -1,4 +1,4 @@
-"""Tiers: the codecs by the names that users type, and as the manifest has them."""
+"""Codec names: the codecs by the names that users type, and as the manifest has them."""
 
 from __future__ import annotations
 

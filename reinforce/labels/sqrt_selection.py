@@ -1,4 +1,4 @@
-"""Keep: what of a sample's soft labels is worth its bytes. The choice that `sqrt` makes when it encodes.
+"""Selection of `sqrt`: what of a sample's soft labels is worth its bytes. The choice that `sqrt` makes when it encodes.
 
 Every probability is either kept for its view, as a symbol s that stands for about (s delta)^2, or left to the tail, which the
 views of a sample share. KL is flat in sqrt(p), so equal steps of sqrt(p) cost equal KL wherever they are made. A probability

@@ -1,14 +1,18 @@
-"""Labels: where params and soft labels are read from, a folder of blocks or shards that have them beside their images."""
+"""Open labels: where params and soft labels are read from, a folder of blocks or shards that have them beside their images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from reinforce.errors import StoreError
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reinforce.errors import SourceError, StoreError
 from reinforce.packs.packed_store import PackedStore
 from reinforce.sources.open_source import open_source
 from reinforce.sources.pack_manifest import PACK
-from reinforce.sources.shards import Tars
+from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
 from reinforce.store.store import MANIFEST, Store
 
@@ -17,7 +21,7 @@ AnyStore = Store | PackedStore
 
 def has_labels(source: Source) -> bool:
     """Whether a source is shards that `reinforce pack` put labels into."""
-    return isinstance(source, Tars) and source.pack is not None and source.pack.pack.labels is not None
+    return isinstance(source, Shards) and source.pack is not None and source.pack.pack.labels is not None
 
 
 def open_labels(labels: str | Path, source: Source | None = None) -> AnyStore:
@@ -40,12 +44,12 @@ def open_labels(labels: str | Path, source: Source | None = None) -> AnyStore:
     return Store(text)
 
 
-def open_pack(root: Path) -> Tars | None:
+def open_pack(root: Path) -> Shards | None:
     """The shards of a folder that `reinforce pack` wrote; None where it did not."""
     if not (root / PACK).is_file():
         return None
     source = open_source(f"wds:{root}")
-    return source if isinstance(source, Tars) else None
+    return source if isinstance(source, Shards) else None
 
 
 def packed(source: Source) -> PackedStore:
@@ -55,6 +59,26 @@ def packed(source: Source) -> PackedStore:
         StoreError: not shards.
         UsageError: there are none in them.
     """
-    if not isinstance(source, Tars):
+    if not isinstance(source, Shards):
         raise StoreError(f"{source.location} has no labels.", expected="labels, or shards with labels", fix="--labels DIR")
     return PackedStore(source)
+
+
+def match_keys(store: AnyStore, source: Source, samples: np.ndarray) -> np.ndarray:
+    """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
+
+    Raises:
+        SourceError: a sample that has labels is not in the source.
+    """
+    wanted = store.samples.key_column.take(pa.array(samples))
+    found = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
+    absent = samples[found < 0]
+    if len(absent):
+        raise SourceError(
+            f"{len(absent)} of {len(samples)} samples with labels are not in {source.location}.",
+            found=f"no image with the key {store.samples.key(absent[0])!r}",
+            expected="the images the data set was generated from",
+            cause="another folder, or another level of it",
+            fix="check --data: keys are paths below it, without the suffix",
+        )
+    return found

@@ -19,17 +19,16 @@ import webdataset
 from PIL import Image
 
 from reinforce.errors import ImageError, SettingsError, SourceError, StoreError, UsageError
-from reinforce.files import file_sha256, only_writer, write_atomic, writing
+from reinforce.files import file_sha256, only_writer, sync_folder, write_atomic, writing
 from reinforce.packs.columns import compress_columns, join_frames
-from reinforce.packs.pack_order import Item, Order, Reins, escaped, unescaped
+from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
 from reinforce.packs.packed_store import mixing_path
+from reinforce.settings import to_json
 from reinforce.sources.location import File
 from reinforce.sources.pack_folder import INDEX_SCHEMA
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shard
 from reinforce.sources.source import Source
 from reinforce.sources.tar_members import Member, scan
-from reinforce.store.block import sync_folder
-from reinforce.store.manifest import to_json
 from reinforce.store.probes import read_checked
 from reinforce.store.store import MANIFEST, SAMPLES, Store
 from reinforce.views.decode import decode
@@ -126,7 +125,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         num_samples=len(rows),
         resize=options.resize,
         quality=options.quality if options.resize else None,
-        labels=manifest,
+        labels=None if manifest is None else manifest.model_dump(mode="json"),
         labels_sha256=None if store is None else file_sha256(store.root / MANIFEST),
         shards=shards,
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -165,9 +164,9 @@ class _Contents:
 
     def __init__(self, source: Source, store: Store | None, order: Order, options: Options) -> None:
         self.source, self.store, self.options = source, store, options
-        self.reins = None if store is None else Reins(store, order)
+        self.reins = None if store is None else ReinFiles(store, order)
 
-    def members(self, item: Item) -> dict[str, bytes]:
+    def members(self, item: PackItem) -> dict[str, bytes]:
         encoded = self._image(item)
         members = {suffix_of(encoded): encoded}
         label = self.source.label(item.position) if self.store is None else int(self.store.samples.labels[item.sample])
@@ -177,7 +176,7 @@ class _Contents:
             members["rein"] = self.reins.of(item)
         return members
 
-    def _image(self, item: Item) -> bytes:
+    def _image(self, item: PackItem) -> bytes:
         if self.store is not None:
             return read_checked(self.source, item.position, self.store.samples.sha256[item.sample])
         try:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.errors import SourceError
+from reinforce.packs.open_labels import match_keys
 from reinforce.packs.rein_file import make_rein
-from reinforce.replay.dataset import match_keys
 from reinforce.sources.source import Source
 from reinforce.store.store import Store
 from reinforce.views.seeds import choice_rng
@@ -18,7 +18,7 @@ WINDOW_BLOCKS = 64
 """Blocks whose samples are shuffled among each other: their params are held in memory meanwhile."""
 
 
-class Item(NamedTuple):
+class PackItem(NamedTuple):
     """One sample to pack: its key, its position in the source, its index in the store, and the window that it is in."""
 
     key: str
@@ -31,7 +31,7 @@ class Item(NamedTuple):
 class Order:
     """All items in order, and after how many of them a shard may end."""
 
-    items: list[Item]
+    items: list[PackItem]
     ends: set[int]
 
     @classmethod
@@ -62,13 +62,13 @@ class Order:
                 raise SourceError(
                     "A key is no name for a member of a tar.", found=repr(key), expected="a relative path", fix="rename it"
                 )
-        items = [Item(*each) for each in zip(keys, positions.tolist(), samples.tolist(), windows.tolist(), strict=True)]
+        items = [PackItem(*each) for each in zip(keys, positions.tolist(), samples.tolist(), windows.tolist(), strict=True)]
         if store is None or store.settings.policy.mix is None:
             return cls(items, set(range(1, len(items) + 1)))
         return cls(items, {*(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(items)})
 
 
-class Reins:
+class ReinFiles:
     """The `.rein` of each sample, made for a window at a time: params are stored by view, and wanted by sample."""
 
     def __init__(self, store: Store, order: Order) -> None:
@@ -79,7 +79,7 @@ class Reins:
         self.window = -1
         self.made: dict[int, bytes] = {}
 
-    def of(self, item: Item) -> bytes:
+    def of(self, item: PackItem) -> bytes:
         """The member of one item."""
         if item.window != self.window:
             self.window = item.window

@@ -1,8 +1,9 @@
-"""Packed: the labels that stand in webdataset shards beside their images, as a store; all of a sample comes with it."""
+"""Packed store: the labels that stand in webdataset shards beside their images, as a store; all of a sample comes with it."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,14 +19,18 @@ from reinforce.labels.codec_names import codec_from_dict
 from reinforce.labels.label_map import LabelMap, MapCodec
 from reinforce.labels.sparse import SparseLabel
 from reinforce.packs.columns import decompress_columns, frame_of
-from reinforce.packs.rein_file import Rein
+from reinforce.packs.rein_file import ReinFile
+from reinforce.settings import read_model
 from reinforce.sources.pack_folder import PackFolder
-from reinforce.sources.shards import Tars
+from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.sources.shards import Shards
 from reinforce.sources.table_guard import guard_table
-from reinforce.store.block import Status
+from reinforce.store.manifest import Manifest
 from reinforce.store.samples import Samples
 from reinforce.store.store import SAMPLES
+from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import MIX_FIELDS
+from reinforce.views.status import Status
 
 
 class PackedStore:
@@ -41,8 +46,9 @@ class PackedStore:
 
     reads_ahead = False
 
-    def __init__(self, source: Tars) -> None:
-        if source.pack is None or source.pack.pack.labels is None:
+    def __init__(self, source: Shards) -> None:
+        manifest = None if source.pack is None else labels_manifest(source.pack.pack)
+        if source.pack is None or manifest is None:
             raise UsageError(
                 f"There are no labels in {source.location}.",
                 found="shards with images alone",
@@ -52,10 +58,10 @@ class PackedStore:
         self.source = source
         self.folder: PackFolder = source.pack
         self.root = Path(source.location)
-        self.manifest = source.pack.pack.labels
+        self.manifest = manifest
         self.settings = self.manifest.settings
         self.codec = codec_from_dict(self.settings.codec)
-        spec = self.settings.policy.spec(self.settings.size)
+        spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
         self._mixes = self.settings.policy.mix is not None
         table = io.BytesIO(self.folder.read(SAMPLES))
@@ -101,10 +107,10 @@ class PackedStore:
         size = self.settings.block_size
         return self._order[block * size : (block + 1) * size]
 
-    def _read_rein(self, sample: int) -> Rein:
+    def _read_rein(self, sample: int) -> ReinFile:
         key = self.samples.key(sample)
         try:
-            rein = Rein.parse(self.source.read_rein(int(self._position[sample])))
+            rein = ReinFile.parse(self.source.read_rein(int(self._position[sample])))
         except OSError as error:
             found = error.strerror or error
             raise ReplayError(f"Labels of {key} cannot be read.", found=found, fix="copy the shard again") from None
@@ -169,6 +175,15 @@ class PackedStore:
             return [decompress_columns(frame_of(content, own, views), samples, len(MIX_FIELDS)) for own in chosen]
         except ValueError as error:
             raise StoreError(f"{path} is damaged.", found=error, fix="copy it again") from None
+
+
+def labels_manifest(pack: Pack) -> Manifest | None:
+    """The manifest of the labels in a pack's shards; None where there are none.
+
+    Raises:
+        StoreError: it is not valid.
+    """
+    return None if pack.labels is None else read_model(Manifest, json.dumps(pack.labels), f"The labels of {PACK}")
 
 
 def mixing_path(block: int, stripe: int) -> str:

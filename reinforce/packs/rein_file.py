@@ -1,4 +1,4 @@
-"""Rein: everything a shard has of one sample beside its image, the member `KEY.rein`: params and records of all its views.
+"""Rein file: all that a shard has of one sample beside its image, the member `KEY.rein`: params and records of its views.
 
 Bytes in, views out; opens no files. Source: FORMAT.md, "Packs".
 """
@@ -18,7 +18,7 @@ _HEADER = struct.Struct("<4sBBHHHIIII")  # magic, version, 0, V, R, P, block, ro
 _STRIPE = struct.Struct("<II")  # bytes of params, bytes of record
 
 
-class Rein(NamedTuple):
+class ReinFile(NamedTuple):
     """One decoded header; params and records are decoded when they are asked for.
 
     Attributes:
@@ -37,7 +37,7 @@ class Rein(NamedTuple):
     parts: list[tuple[memoryview, memoryview]]
 
     @classmethod
-    def parse(cls, content: bytes) -> Rein:
+    def parse(cls, content: bytes) -> ReinFile:
         """Take a member apart.
 
         Raises:

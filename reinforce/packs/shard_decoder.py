@@ -14,11 +14,13 @@ import torch
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.codec_names import codec_from_dict
 from reinforce.labels.sparse import SparseLabels
-from reinforce.packs.rein_file import Rein
+from reinforce.packs.packed_store import labels_manifest
+from reinforce.packs.rein_file import ReinFile
 from reinforce.sources.pack_folder import pack_beside
 from reinforce.sources.source import IMAGE_SUFFIXES
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import PixelSpec
 
 
@@ -34,11 +36,12 @@ class ShardDecoder:
 
     def __init__(self, location: str) -> None:
         folder = pack_beside(f"{location.rstrip('/')}/pack.json")
-        if folder is None or folder.pack.labels is None:
+        manifest = None if folder is None else labels_manifest(folder.pack)
+        if manifest is None:
             raise UsageError(
                 f"There are no shards with labels in {location}.", fix="reinforce pack LABELS --data SOURCE --out DIR"
             )
-        self.manifest = folder.pack.labels
+        self.manifest = manifest
         self.settings = self.manifest.settings
         if self.settings.policy.mix is not None:
             raise UsageError(
@@ -48,7 +51,7 @@ class ShardDecoder:
                 fix="reinforce train --data SHARDS, or reinforce.ReinforcedDataset(SHARDS)",
             )
         self.codec = codec_from_dict(self.settings.codec)
-        spec = self.settings.policy.spec(self.settings.size)
+        spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = PixelSpec(spec.size, tuple(self.manifest.params_fields), spec.fill, spec.erase_fill)
 
     @property
@@ -70,7 +73,7 @@ class ShardDecoder:
             raise StoreError(
                 "A sample has no image or no .rein.", found=", ".join(sample), expected="jpg (or png, ...) and rein"
             )
-        rein = Rein.parse(sample["rein"])
+        rein = ReinFile.parse(sample["rein"])
         stripe, own = divmod(view, rein.record_views)
         pixels = apply(decode(image), rein.params(view), self.spec)
         label = self.codec.decode(rein.record(stripe), own, rein.stripe_views(stripe), self.settings.num_classes)

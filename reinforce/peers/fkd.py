@@ -19,11 +19,12 @@ from reinforce.labels.codec_names import TIERS
 from reinforce.labels.topk import TopK
 from reinforce.packs.open_labels import AnyStore
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import Entry, Views, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
-from reinforce.policy import parse_policy
-from reinforce.store.manifest import Origin
+from reinforce.settings import Origin
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field, Interpolation
+from reinforce.views.policy_text import parse_policy
 
 _BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 
@@ -42,17 +43,17 @@ class FkdReader:
         self.full = label.ndim == 2 and label.shape[1] == num_classes > 2
         self.codec: Codec = TIERS["sqrt"] if self.full else TopK(label.shape[2] if label.ndim == 3 else 1)
         self.policy = parse_policy("fkd")
-        self.spec = self.policy.spec(size)
+        self.spec = pixel_spec(self.policy, size)
         self.origin = Origin(
             format="fkd", pixels="Pillow and torchvision, bilinear", replay="approximate", options={"tail": tail, "size": size}
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):
             if name.endswith(".tar"):
-                yield Entry("/".join(name.removesuffix(".tar").split("/")[-2:]), content)
+                yield PeerEntry("/".join(name.removesuffix(".tar").split("/")[-2:]), content)
 
-    def parse(self, content: bytes, width: int, height: int) -> Views:
+    def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         coords, flip, label = _arrays(content)
         if label.shape != (self.views, *self.shape):
             raise bad_labels(f"labels {list(label.shape)}, and {[self.views, *self.shape]} of the sample before")
@@ -65,7 +66,7 @@ class FkdReader:
         params[:, [self.spec.fields.index(f) for f in _BOX]] = boxes
         params[:, self.spec.fields.index(Field.HFLIP)] = flip
         params[:, self.spec.fields.index(Field.INTERPOLATION)] = Interpolation.BILINEAR
-        return Views(params, self._record(label))
+        return PeerViews(params, self._record(label))
 
     def _record(self, label: np.ndarray) -> bytes:
         if self.full:

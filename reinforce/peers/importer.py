@@ -19,18 +19,21 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.errors import ImageError, StoreError
-from reinforce.files import file_sha256, write_atomic, writing
-from reinforce.generation.generate import list_files
-from reinforce.peers.reader import Entry, Reader
+from reinforce.files import file_sha256, sync_folder, write_atomic, writing
+from reinforce.peers.reader import PeerEntry, Reader
+from reinforce.settings import Settings, SourceInfo, TeacherInfo, to_json
 from reinforce.sources.source import Source, index_sha256
-from reinforce.store.block import Block, BlockData, Status, block_path, sync_folder, write_block
+from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.label_means import LabelMeans
-from reinforce.store.manifest import Counts, Manifest, Settings, SourceInfo, TeacherInfo, is_store_path, to_json
+from reinforce.store.listing import list_files
+from reinforce.store.manifest import Counts, Manifest, is_store_path
 from reinforce.store.probes import environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import MANIFEST, SAMPLES, Store
 from reinforce.teachers.class_map import imagenet_wnids
 from reinforce.views.decode import decode
+from reinforce.views.layout import pixel_spec
+from reinforce.views.status import Status
 
 BLOCK_SIZE = 512
 Progress = Callable[[int, int], None]
@@ -105,7 +108,7 @@ def import_labels(
 def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress: Progress) -> Manifest:
     names, labels = _hard_labels(source, reader.num_classes)
     settings = _settings(reader, source, names, labels)
-    spec = settings.policy.spec(settings.size)
+    spec = pixel_spec(settings.policy, settings.size)
     table = Samples.empty(source.keys, labels)
     statistics = LabelMeans(settings)
     ordered: list[int] = []  # positions in the order in which they stand in the blocks
@@ -252,7 +255,7 @@ def _go(position: int, content: bytes) -> _Done:
     return _work(position, content)
 
 
-def _position(entry: Entry, position_of: dict[str, int], source: Source) -> int:
+def _position(entry: PeerEntry, position_of: dict[str, int], source: Source) -> int:
     if isinstance(entry.which, int):
         if not 0 <= entry.which < len(source):
             raise StoreError(

@@ -21,11 +21,13 @@ from reinforce.errors import StoreError, UsageError
 from reinforce.labels.topk import TopK
 from reinforce.packs.open_labels import AnyStore
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import Entry, Views, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
-from reinforce.policy import Policy, parse_policy
-from reinforce.store.manifest import Origin
+from reinforce.policy import Policy
+from reinforce.settings import Origin
+from reinforce.views.layout import pixel_spec
 from reinforce.views.params import OP_SLOT_BASE, Q16, Field, Interpolation, Op
+from reinforce.views.policy_text import parse_policy
 
 SIZE = 224
 TEACHERS = ["ig_resnext101_32x8d", "ig_resnext101_32x16d", "ig_resnext101_32x32d", "ig_resnext101_32x48d"]
@@ -53,18 +55,18 @@ class MlDrReader:
         kind, k = _layout(views[0]), len(_labels(views)[0][0])
         self.policy: Policy = parse_policy("imagenet-plus-rrc" if kind == 2 else "imagenet-plus-ra-re")
         self.codec = TopK(k)
-        self.spec = self.policy.spec(SIZE)
+        self.spec = pixel_spec(self.policy, SIZE)
         self.origin = Origin(
             format="imagenet-plus", pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):
             match = _NAME.fullmatch(name)
             if match:
-                yield Entry(int(match[1]), content)
+                yield PeerEntry(int(match[1]), content)
 
-    def parse(self, content: bytes, width: int, height: int) -> Views:
+    def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         _, views = _sample(content)
         if len(views) != self.views:
             raise bad_labels(f"{len(views)} views, and {self.views} of the sample before")
@@ -78,7 +80,7 @@ class MlDrReader:
         check_boxes(params[:, [self.spec.fields.index(f) for f in BOX]], width, height)
         pairs = _labels(views)
         ids, probs = check_top(np.array([p[1] for p in pairs]), np.array([p[0] for p in pairs], np.float64), self.num_classes)
-        return Views(params, self.codec.pack(ids, probs, self.num_classes))
+        return PeerViews(params, self.codec.pack(ids, probs, self.num_classes))
 
     def _fill(self, row: np.ndarray, given: list[Any], slots: int | None) -> None:
         if len(given) != (2 if slots is None else 4):

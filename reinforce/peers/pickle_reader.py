@@ -1,4 +1,4 @@
-"""Foreign pickle: reads the plain data that a pickle of someone else's holds, without unpickling it.
+"""Pickle reader: reads the plain data that a pickle of someone else's holds, without unpickling it.
 
 The opcodes of numbers, text, containers and a handful of numpy's and torch's constructors are interpreted here; a name in the
 file is looked up in a table of ours and never imported, so nothing in the file can run. Everything else is refused by its name.

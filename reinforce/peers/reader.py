@@ -1,4 +1,4 @@
-"""Foreign: what a reader of someone else's soft labels gives to the importer, and what all of them check."""
+"""Reader: what a reader of someone else's soft labels gives to the importer, and what all of them check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from reinforce.errors import StoreError
 from reinforce.labels.codec import Codec
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.policy import Policy
-from reinforce.store.manifest import Origin
+from reinforce.settings import Origin
 
 
-class Entry(NamedTuple):
+class PeerEntry(NamedTuple):
     """One sample as it was found: what tells which it is, a key or a position in the source, and its bytes."""
 
     which: str | int
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Views:
+class PeerViews:
     """The views of one sample.
 
     Attributes:
@@ -66,10 +66,10 @@ class Reader(Protocol):
     def teachers(self) -> list[str]:
         """Names."""
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[PeerEntry]:
         """All samples, in any order."""
 
-    def parse(self, content: bytes, width: int, height: int) -> Views:
+    def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         """The views of a sample whose image has that size.
 
         Raises:

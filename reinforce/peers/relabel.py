@@ -14,11 +14,11 @@ import numpy as np
 from reinforce.errors import StoreError
 from reinforce.labels.label_map import MapCodec
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import Entry, Views, bad_labels
+from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels
 from reinforce.peers.torch_file import read_torch
-from reinforce.policy import parse_policy
-from reinforce.store.manifest import Origin
+from reinforce.settings import Origin
 from reinforce.views.draw import draw
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 
 
@@ -38,12 +38,12 @@ class RelabelReader:
             format="relabel", pixels="the authors' teacher on whole images", replay="approximate", options={"axes": axes}
         )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):
             if name.endswith(".pt"):
-                yield Entry("/".join(name.removesuffix(".pt").split("/")[-2:]), content)
+                yield PeerEntry("/".join(name.removesuffix(".pt").split("/")[-2:]), content)
 
-    def parse(self, content: bytes, width: int, height: int) -> Views:
+    def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         found = _map(content)
         if found.shape[1] != self.codec.k:
             raise bad_labels(f"maps of {found.shape[1]} classes, and {self.codec.k} of the sample before")
@@ -54,7 +54,7 @@ class RelabelReader:
         if not np.diff(np.sort(whole, axis=-1), axis=-1).all() or np.abs(scores).max() > 60_000:
             raise bad_labels("a class twice at a position, or scores that no half float holds")
         params = draw(view_rng(0, 0, 0), self.policy, self.size, width, height)
-        return Views(params[None], self.codec.pack(whole, scores, self.num_classes))
+        return PeerViews(params[None], self.codec.pack(whole, scores, self.num_classes))
 
 
 def _map(content: bytes) -> np.ndarray:

@@ -14,10 +14,10 @@ import numpy as np
 
 from reinforce.errors import StoreError
 from reinforce.labels.topk import TopK
-from reinforce.peers.reader import Entry, Views, bad_labels, check_top
-from reinforce.policy import parse_policy
-from reinforce.store.manifest import Origin
+from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_top
+from reinforce.settings import Origin
 from reinforce.views.draw import draw
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 
 _FOLDER = re.compile(r"logits_top(\d{1,4})_epoch(\d{1,5})")
@@ -60,15 +60,15 @@ class TinyVitReader:
                 places |= {name.strip().rpartition(".")[0] or name.strip(): (records, i) for i, name in enumerate(names)}
         return places
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[PeerEntry]:
         for key in self.epochs[0]:
             if all(key in epoch for epoch in self.epochs):
-                yield Entry(key, b"".join(records[row].tobytes() for records, row in (epoch[key] for epoch in self.epochs)))
+                yield PeerEntry(key, b"".join(records[row].tobytes() for records, row in (epoch[key] for epoch in self.epochs)))
 
-    def parse(self, content: bytes, width: int, height: int) -> Views:
+    def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         rows = np.frombuffer(content, np.uint8).reshape(self.views, self.record)
         ids = np.ascontiguousarray(rows[:, 4 : 4 + 2 * self.k]).view("<i2")
         probs = np.ascontiguousarray(rows[:, 4 + 2 * self.k :]).view("<f2")
         ids, probs = check_top(ids.astype(np.int64) & 0xFFFF, probs, self.num_classes)
         whole = draw(view_rng(0, 0, 0), self.policy, self.size, width, height)
-        return Views(np.tile(whole, (self.views, 1)), self.codec.pack(ids, probs, self.num_classes))
+        return PeerViews(np.tile(whole, (self.views, 1)), self.codec.pack(ids, probs, self.num_classes))

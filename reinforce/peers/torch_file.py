@@ -1,4 +1,4 @@
-"""Torch zip: the data in a file that `torch.save` wrote, read without unpickling. Source: torch/serialization.py."""
+"""Torch file: the data in a file that `torch.save` wrote, read without unpickling. Source: torch/serialization.py."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from reinforce.errors import UsageError
 from reinforce.labels.label_map import box_of
 from reinforce.labels.sparse import SparseLabel, SparseLabels
-from reinforce.policy import parse_policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
+from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
 
 Tile = tuple[str, torch.Tensor, SparseLabel]
@@ -67,7 +68,7 @@ def _views(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]
 def _crops(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]:
     """The whole image that a label map is of, and crops as `rrc` draws them."""
     store, sample, policy = dataset.store, int(dataset.samples[index]), parse_policy("rrc")
-    image, label_map, spec = dataset.decoded(index), store.map_of(sample), policy.spec(store.settings.size)
+    image, label_map, spec = dataset.decoded(index), store.map_of(sample), pixel_spec(policy, store.settings.size)
     height, width = image.shape[:2]
     yield "whole image", dataset.replay(index, 0), label_map.pool()
     for crop in range(count - 1):

@@ -1,4 +1,4 @@
-"""Replay: a reinforced dataset beside its images, as a torch dataset of exactly the views that the teacher saw.
+"""Dataset: a reinforced dataset beside its images, as a torch dataset of exactly the views that the teacher saw.
 
 dataset = ReinforcedDataset("runs/imagenette", data="imagenette/train")
 dataset.set_epoch(0)
@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.errors import ReplayError, SourceError, UsageError
+from reinforce.errors import ReplayError, UsageError
 from reinforce.labels.sparse import SparseLabels
-from reinforce.packs.open_labels import AnyStore, open_labels
+from reinforce.packs.open_labels import AnyStore, match_keys, open_labels
 from reinforce.packs.packed_store import PackedStore
 from reinforce.replay.epoch import Epoch
 from reinforce.sources.open_source import open_source
@@ -212,23 +210,3 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             if budget < 0:
                 break
         return min(STARTUP_PROBES, len(self))
-
-
-def match_keys(store: AnyStore, source: Source, samples: np.ndarray) -> np.ndarray:
-    """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
-
-    Raises:
-        SourceError: a sample that has labels is not in the source.
-    """
-    wanted = store.samples.key_column.take(pa.array(samples))
-    found = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
-    absent = samples[found < 0]
-    if len(absent):
-        raise SourceError(
-            f"{len(absent)} of {len(samples)} samples with labels are not in {source.location}.",
-            found=f"no image with the key {store.samples.key(absent[0])!r}",
-            expected="the images the data set was generated from",
-            cause="another folder, or another level of it",
-            fix="check --data: keys are paths below it, without the suffix",
-        )
-    return found

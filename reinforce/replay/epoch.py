@@ -8,11 +8,11 @@ import numpy as np
 
 from reinforce.errors import UsageError
 from reinforce.packs.packed_store import PackedStore
-from reinforce.store.block import Status
 from reinforce.store.store import Store
 from reinforce.views.mix import Mixing, read_mixing
 from reinforce.views.pixels import unmatched
 from reinforce.views.seeds import scheduled_views
+from reinforce.views.status import Status
 
 
 @dataclass(frozen=True)

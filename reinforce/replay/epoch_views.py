@@ -1,4 +1,4 @@
-"""Views of an epoch: stored ones with the teacher's labels, or fresh ones, with labels from maps or none; for the loader."""
+"""Epoch views: stored ones with the teacher's labels, or fresh ones, with labels from maps or none; for the loader."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from reinforce.sources.source import Source
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import Mixing, draw_mixing
 from reinforce.views.params import PixelSpec
 from reinforce.views.rescale import rescale
@@ -160,7 +161,7 @@ class FreshViews:
 
     def items(self, index: int, size: int | None = None) -> list[Item]:
         size = size or self.size
-        position, image, spec = int(self.samples[index]), self._image(index), self.policy.spec(size)
+        position, image, spec = int(self.samples[index]), self._image(index), pixel_spec(self.policy, size)
         rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
         drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
         labels = self._soft_labels(index, drawn, spec, image)

@@ -1,4 +1,4 @@
-"""Batches: which samples an epoch visits in which order, and the loader that makes them.
+"""Loader: which samples an epoch visits in which order, and the loader that makes them.
 
 Stateless: all of it follows from the seed, the epoch and the step, so a run resumes from one integer. The two members of a
 pair that is mixed always stand in one batch, and so do all repeats of a sample, so that every image is decoded once.

@@ -9,9 +9,10 @@ import hashlib
 import json
 from typing import Any
 
+from reinforce.settings import Settings
 from reinforce.sharing.preview import SCHEMA
 from reinforce.sharing.publication import PREVIEW, Licences
-from reinforce.store.manifest import Manifest, Settings
+from reinforce.store.manifest import Manifest
 
 _LICENCES = {
     "apache-2.0",

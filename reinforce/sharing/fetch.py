@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from reinforce.errors import SourceError, StoreError
+from reinforce.settings import MAX_BYTES
 from reinforce.sharing.publication import PUBLICATION, Entry
 from reinforce.sources.location import File, pieces
 from reinforce.sources.pack_manifest import PACK
-from reinforce.store.manifest import MAX_BYTES
 
 _MAX_FILE = 1 << 42
 

@@ -1,12 +1,12 @@
-"""Known: the reinforced datasets that `manifests/` lists, by name."""
+"""Known datasets: the reinforced datasets that `manifests/` lists, by name."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 
 from reinforce.errors import UsageError
+from reinforce.settings import read_model
 from reinforce.sharing.publication import Known
-from reinforce.store.manifest import read_model
 
 
 def known_datasets() -> dict[str, Known]:

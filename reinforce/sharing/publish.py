@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.files import file_sha256
+from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, make_bundle
 from reinforce.sharing.card import card, croissant
 from reinforce.sharing.preview import preview
@@ -27,7 +28,6 @@ from reinforce.sharing.publication import (
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import block_path
-from reinforce.store.manifest import read_model, to_json
 from reinforce.store.store import MANIFEST, SAMPLES, Store
 
 Progress = Callable[[int, int], None]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
 from reinforce.files import file_sha256, only_writer, write_atomic, write_pieces, writing
+from reinforce.packs.packed_store import labels_manifest
+from reinforce.settings import read_model
 from reinforce.sharing.card import card
 from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
-from reinforce.store.manifest import read_model
 
 Progress = Callable[[int, int], None]
 
@@ -36,7 +37,8 @@ def publish_pack(
     """
     text = (root / PACK).read_bytes()
     pack = read_model(Pack, text, PACK)
-    if pack.labels is None:
+    manifest = labels_manifest(pack)
+    if manifest is None:
         raise UsageError(f"There are no labels in {root}.", found="images alone", fix="reinforce pack LABELS --data SOURCE")
     files, sent = pack_files(pack), {}
     target = open_target(to)
@@ -47,7 +49,7 @@ def publish_pack(
                 raise StoreError(f"{path} is not the file of the pack.", cause="it was changed", fix=f"reinforce verify {root}")
             target.put_file(path, root / path)
             sent[path] = (root / path).stat().st_size
-        about = card(pack.labels, name, licences, sum(sent.values()), to, with_images=True).encode()
+        about = card(manifest, name, licences, sum(sent.values()), to, with_images=True).encode()
         target.put(CARD, about)
         target.put(PACK, text)
         on_progress(len(files), len(files))
@@ -73,6 +75,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
         SettingsError: `out` has another pack.
     """
     pack = read_model(Pack, text, PACK)
+    labels_manifest(pack)  # refused before anything is fetched, if it is not valid
     files, sizes = pack_files(pack), {shard.name: shard.bytes for shard in pack.shards}
     with writing(out):
         there = {n for n in os.listdir(out) if not n.startswith(".")} if out.is_dir() else set()

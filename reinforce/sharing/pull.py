@@ -19,14 +19,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from reinforce.errors import Interrupted, SettingsError, StoreError
-from reinforce.files import only_writer, write_atomic, write_pieces, writing
+from reinforce.files import only_writer, sync_folder, write_atomic, write_pieces, writing
+from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
 from reinforce.sharing.part import check_bundles, part_of
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
 from reinforce.sources.table_guard import guard_table
-from reinforce.store.block import block_path, committed_blocks, remove_staging, sync_folder
-from reinforce.store.manifest import Manifest, read_model, to_json
+from reinforce.store.block import block_path, committed_blocks, remove_staging
+from reinforce.store.manifest import Manifest
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"

@@ -1,4 +1,4 @@
-"""Sources: from what a user gives as `--data` to an indexed source. The kind is stated, `wds:...`, or recognised.
+"""Open source: from what a user gives as `--data` to an indexed source. The kind is stated, `wds:...`, or recognised.
 
 | kind | what | recognised by |
 |---|---|---|
@@ -21,7 +21,7 @@ from reinforce.sources.arrays import Arrays
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.location import file_system, is_remote
 from reinforce.sources.parquet import Parquet
-from reinforce.sources.shards import Tars
+from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
 from reinforce.sources.torchvision_set import TorchvisionSet
 
@@ -54,7 +54,7 @@ def open_source(data: str | Path | Source, download: bool = False) -> Source:
         return Arrays.open(rest)
     if stated == "folder":
         return ImageFolder.open(rest)
-    kind, suffix = (Tars, ".tar") if stated == "wds" else (Parquet, ".parquet")
+    kind, suffix = (Shards, ".tar") if stated == "wds" else (Parquet, ".parquet")
     return kind.open(_inside(rest, suffix))
 
 

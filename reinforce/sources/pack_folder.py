@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reinforce.errors import SourceError, StoreError
+from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sources.location import File
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
 from reinforce.sources.table_guard import guard_table
 from reinforce.sources.tar_members import Member
-from reinforce.store.manifest import MAX_BYTES, read_model
 
 INDEX_SCHEMA = pa.schema(
     [

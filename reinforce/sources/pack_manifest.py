@@ -6,35 +6,30 @@ Source: FORMAT.md, "Packs".
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from reinforce.store.manifest import Manifest
+from reinforce.settings import Model, Sha256
 
 PACK = "pack.json"
 INDEX = "index.parquet"
 CLASS_NAMES = "class_names.json"
 """A JSON list beside the shards, from class id to name."""
-_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _SHARD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.tar$"
 _FILE = re.compile(r"samples\.parquet|index\.parquet|class_names\.json|mixing/[0-9]{6}\.[0-9]{3}\.bin")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shard(_Model):
+class Shard(Model):
     """One shard."""
 
     name: str = Field(pattern=_SHARD)
-    sha256: _SHA256
+    sha256: Sha256
     bytes: int = Field(ge=1024, le=1 << 42)
     samples: int = Field(ge=1)
 
 
-class Pack(_Model):
+class Pack(Model):
     """What stands beside the shards; written last."""
 
     format: Literal["reinforce-pack"] = "reinforce-pack"
@@ -42,10 +37,10 @@ class Pack(_Model):
     num_samples: int = Field(ge=1, le=1 << 31)
     resize: int | None = Field(default=None, ge=8, le=65535, description="shorter side of the images; null: as it was")
     quality: int | None = Field(default=None, ge=1, le=100, description="of the JPEGs that were made; null: bytes as they were")
-    labels: Manifest | None = Field(description="whose labels are in the shards; null: none are")
-    labels_sha256: _SHA256 | None = Field(description="of that data set's manifest.json")
+    labels: dict[str, Any] | None = Field(description="manifest of the labels in the shards, read by `packs`; null: none are")
+    labels_sha256: Sha256 | None = Field(description="of that data set's manifest.json")
     shards: list[Shard] = Field(min_length=1)
-    files: dict[str, _SHA256] = Field(description="every other file")
+    files: dict[str, Sha256] = Field(description="every other file")
 
     @field_validator("files")
     @classmethod

@@ -1,4 +1,4 @@
-"""Tars: a source of webdataset shards, `KEY.jpg` beside `KEY.cls`, on this machine or behind URLs. Read in place, by offset."""
+"""Shards: a source of webdataset shards, `KEY.jpg` beside `KEY.cls`, here or behind URLs. Read in place, by offset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reinforce.sources.tar_members import tar_members
 
 
 @dataclass(frozen=True)
-class Tars(Source):
+class Shards(Source):
     """Indexed shards; `places` are int64 `[N, 5]`: number of the shard, offset and size of the image, and of its `.rein`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Tars(Source):
     kind = "wds"
 
     @classmethod
-    def open(cls, pattern: str) -> Tars:
+    def open(cls, pattern: str) -> Shards:
         """Index shards: a file, a glob, or brace ranges as in `shards-{000..127}.tar`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Tar index: where the members of webdataset shards lie, found by reading their headers once, kept in the cache as parquet.
+"""Tar members: where the members of webdataset shards lie, found by reading their headers once, kept in the cache as parquet.
 
 Nothing is unpacked. A tar is hostile until its headers are read: links, devices and sparse files are refused, members must lie
 inside of the file, and no header may be longer than `MAX_HEADER`.

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,11 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from reinforce.errors import StoreError
+from reinforce.files import sync_folder
 from reinforce.store.stripe import Stripe, damaged, open_array, read_array, read_metadata
 from reinforce.store.zarr_layout import ARRAYS, stripe_array
 
 _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
-
-
-class Status(IntEnum):
-    """What became of a sample at generation."""
-
-    OK = 0
-    MISSING = 1
-    CORRUPT = 2
 
 
 @dataclass
@@ -224,15 +216,6 @@ class Block:
     def sample_columns(self) -> dict[str, np.ndarray]:
         """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
         return {name: self._read(name) for name in ("sha256", "width_height", "status")}
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside of a folder durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sync_tree(path: Path) -> None:

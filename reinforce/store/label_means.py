@@ -8,8 +8,9 @@ from reinforce.errors import StoreError
 from reinforce.labels.codec import decode_stripes
 from reinforce.labels.codec_names import codec_from_dict
 from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.settings import Settings
 from reinforce.store.block import Block
-from reinforce.store.manifest import Settings, Statistics
+from reinforce.store.manifest import Statistics
 
 
 class LabelMeans:

@@ -13,11 +13,14 @@ from importlib.metadata import version
 import numpy as np
 
 from reinforce.errors import ReplayError
+from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.store.block import Block, Status
-from reinforce.store.manifest import Environment, Settings
+from reinforce.store.block import Block
+from reinforce.store.manifest import Environment
 from reinforce.views.decode import decode
+from reinforce.views.layout import pixel_spec
 from reinforce.views.pixels import pixel_crc, stored_view
+from reinforce.views.status import Status
 
 
 def environment() -> Environment:
@@ -68,7 +71,7 @@ def check_block_probes(
     columns = block.sample_columns()
     ok = np.flatnonzero(columns["status"] == Status.OK)
     chosen = ok[np.linspace(0, len(ok) - 1, min(limit, len(ok))).astype(int)] if len(ok) else ok
-    spec = settings.policy.spec(settings.size)
+    spec = pixel_spec(settings.policy, settings.size)
 
     def image_of(row: int) -> np.ndarray:
         return decode(read_checked(source, int(rows[row]), columns["sha256"][row]))

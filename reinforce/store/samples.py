@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError
-from reinforce.store.block import Block, Status
+from reinforce.store.block import Block
+from reinforce.views.status import Status
 
 SCHEMA = pa.schema(
     [

@@ -14,9 +14,12 @@ from reinforce.labels.codec import decode_stripes
 from reinforce.labels.codec_names import codec_from_dict
 from reinforce.labels.label_map import LabelMap, MapCodec
 from reinforce.labels.sparse import SparseLabel
-from reinforce.store.block import Block, Status, block_path
-from reinforce.store.manifest import MAX_BYTES, Job, Manifest, read_model
+from reinforce.settings import MAX_BYTES, read_model
+from reinforce.store.block import Block, block_path
+from reinforce.store.manifest import Job, Manifest
 from reinforce.store.samples import Samples
+from reinforce.views.layout import pixel_spec
+from reinforce.views.status import Status
 
 MANIFEST = "manifest.json"
 JOB = "job.json"
@@ -42,7 +45,7 @@ class Store:
         self.manifest = read_manifest(self.root)
         self.settings = self.manifest.settings
         self.codec = codec_from_dict(self.settings.codec)
-        spec = self.settings.policy.spec(self.settings.size)
+        spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
         num_samples, dealt = self.settings.source.num_samples, self.settings.is_dealt
         self.samples = Samples.from_parquet(self.root / SAMPLES, num_samples, self.settings.block_size, dealt)

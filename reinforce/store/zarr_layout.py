@@ -1,4 +1,4 @@
-"""Shard: the layout of a block's arrays, checked by their metadata, and one inner chunk of `params` read without zarr.
+"""Zarr layout: the layout of a block's arrays, checked by their metadata, and one inner chunk of `params` read without zarr.
 
 A block is ordinary zarr v3 that any zarr reads. Opening it through zarr takes ten milliseconds and one view's params two more;
 ImageNet has 2,503 blocks. Source: FORMAT.md, "Blocks"; the zarr v3 specification, codec `sharding_indexed`.

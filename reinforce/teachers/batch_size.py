@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from reinforce.errors import TeacherError
-from reinforce.generation.label_stream import Label
+from reinforce.teachers.teacher import Label
 
 ON_CPU = 64
 LARGEST = 512

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reinforce.errors import TeacherError, UsageError
-from reinforce.store.manifest import TeacherInfo
+from reinforce.settings import TeacherInfo
 
 
 def check_classes(info: TeacherInfo, class_names: list[str]) -> None:

@@ -8,6 +8,7 @@ is taken over these.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ import torch
 from torch import nn
 
 from reinforce.errors import TeacherError, UsageError
-from reinforce.generation.label_stream import Label
-from reinforce.store.manifest import Settings, TeacherInfo
+from reinforce.settings import Settings, TeacherInfo
 from reinforce.teachers.class_map import check_classes, read_class_map
 from reinforce.teachers.models import Scalar, create, require_logits, weights_sha256
 from reinforce.teachers.short_names import timm_name
 
+Label = Callable[[torch.Tensor], torch.Tensor]
+"""What a teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 _MAP_TOLERANCE = 1e-3
 """How far logits may be from the mean of the scores, as a share of the largest: rounding."""
 

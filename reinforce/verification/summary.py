@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reinforce.packs.packed_store import labels_manifest
+from reinforce.settings import Settings, read_model
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import committed_blocks
-from reinforce.store.manifest import Settings, read_model
+from reinforce.store.listing import bytes_per_view
 from reinforce.store.store import MANIFEST, Store, read_job, read_manifest
-
-_PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes"}
 
 
 def summarise(root: Path) -> dict[str, Any]:
@@ -46,9 +46,10 @@ def _summarise_pack(root: Path) -> dict[str, Any]:
     pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
     about: dict[str, Any] = {"pack": True, "shards": len(pack.shards), "samples": pack.num_samples, "resize": pack.resize}
     about["bytes"] = sum(shard.bytes for shard in pack.shards)
-    if pack.labels is None:
+    manifest = labels_manifest(pack)
+    if manifest is None:
         return about | {"labels": None}
-    labels = {**_about(pack.labels.settings), "statistics": pack.labels.statistics.model_dump()}
+    labels = {**_about(manifest.settings), "statistics": manifest.statistics.model_dump()}
     return about | {"labels": labels | {"sha256": pack.labels_sha256}}
 
 
@@ -66,18 +67,3 @@ def _about(settings: Settings) -> dict[str, Any]:
         "precision": settings.precision,
         "origin": None if settings.origin is None else settings.origin.model_dump(),
     }
-
-
-def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[str, float]:
-    """Bytes on disk per stored view, by what they are for: labels, params, probes, table (of samples), metadata, total."""
-    sizes = dict.fromkeys(("labels", "params", "probes", "table", "metadata"), 0)
-    for path in files:
-        parts = path.split("/")
-        if parts[-1] == "zarr.json":
-            part = "metadata"
-        else:
-            part = _PARTS.get(parts[2].rstrip("_0123456789"), "table") if len(parts) > 2 else "table"
-        sizes[part] += (root / path).stat().st_size
-    sizes["metadata"] += (root / "manifest.json").stat().st_size
-    per_view = {name: size / max(1, num_views) for name, size in sizes.items()}
-    return per_view | {"total": sum(per_view.values())}

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ReinforceError, StoreError
 from reinforce.files import file_sha256
-from reinforce.generation.generate import list_files
 from reinforce.labels.codec import encode_stripes
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels, kl_divergence
@@ -26,14 +25,16 @@ from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW
 from reinforce.sources.location import File, pieces
 from reinforce.sources.source import index_sha256
 from reinforce.sources.table_guard import guard_table
-from reinforce.store.block import Status
+from reinforce.store.listing import list_files
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_manifest
 from reinforce.teachers.teacher import Teacher, label_of
-from reinforce.verification.check import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
+from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import MIX_FIELDS, draw_mixing, mixing_columns, read_mixing
 from reinforce.views.pixels import stored_view
 from reinforce.views.seeds import choice_rng, mixing_rngs, view_rng
+from reinforce.views.status import Status
 
 _BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # `pull` brings the last three for people
 Progress = Callable[[str, int, int], None]
@@ -136,7 +137,7 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
         data, settings = self.dataset, self.dataset.store.settings
         store, sample = data.store, int(data.samples[index])
         block, row = int(store.samples.block[sample]), int(store.samples.row[sample])
-        samples, spec = store.samples_of(block), settings.policy.spec(settings.size)
+        samples, spec = store.samples_of(block), pixel_spec(settings.policy, settings.size)
         columns = np.zeros((len(samples), 0), np.int32)
         if settings.policy.mix:
             ok = np.flatnonzero(store.samples.status[samples] == Status.OK)

@@ -22,7 +22,7 @@ _BLUR_SIGMA = (0.1, 2.0)
 
 
 def draw_slots(rng: np.random.Generator, policy: Policy, size: int) -> list[int]:
-    """The op slots of one view of a policy, one after the other: `4 * policy.num_slots` integers."""
+    """The op slots of one view of a policy, one after the other: four integers each."""
     slots = _AUGMENTERS[policy.aa](rng, policy, size) if policy.aa != "none" else []
     if policy.color_jitter:
         slots += _color_jitter(rng, policy.color_jitter)

@@ -21,7 +21,7 @@ def draw(rng: np.random.Generator, policy: Policy, size: int, width: int, height
     """Draw one view of a `width` x `height` image.
 
     Returns:
-        int32 `[P]`, columns as in `policy.spec(size).fields`, without those of mixing.
+        int32 `[P]`, columns as in `pixel_spec(policy, size).fields`, without those of mixing.
     """
     if policy.crop == "centre":
         row = _centre(policy, size, width, height)

@@ -7,38 +7,17 @@ members of a pair stand in one batch, so that mixing costs no second decode. Sou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from reinforce.policy import MixOptions
 from reinforce.views.params import Field, PixelSpec
 
 MIX_FIELDS = (Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEIGHT, Field.BOX_WIDTH)
 """The columns that mixing adds to params, in order: always the last ones."""
 WHOLE = 255
 """`lam` where MixUp does nothing."""
-
-
-@dataclass(frozen=True)
-class MixOptions:
-    """How the pairs of a view are mixed; options keep timm's names.
-
-    Attributes:
-        mixup: alpha of MixUp's Beta distribution; 0: no MixUp.
-        cutmix: alpha of CutMix's Beta distribution; 0: no CutMix.
-        mixup_prob: Probability that a pair is mixed at all.
-        mixup_switch_prob: Probability of CutMix instead of MixUp where both are on.
-        both: MixUp and CutMix are decided independently, each with `mixup_prob`, and may both happen (ImageNet+).
-        repeats: So many consecutive views share their pairs, with a `lam` and box of their own (repeated augmentation).
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    both: bool = False
-    repeats: int = 1
 
 
 class Mixing(NamedTuple):

@@ -1,4 +1,4 @@
-"""Views: from a sample's bytes to the pixels of its views. Stage one and every replay go through these few functions.
+"""Pixels: from a sample's bytes to the pixels of its views. Stage one and every replay go through these few functions.
 
 `make_views` draws and applies views of one sample from one decode, before any mixing; `stored_view` is what was stored, with
 its mixing; `ViewMaker` runs in worker processes and names the errors of real life.
@@ -17,15 +17,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ImageError, StoreError
+from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.store.block import Status
-from reinforce.store.manifest import Settings
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import mix, read_mixing
 from reinforce.views.params import Field, PixelSpec
 from reinforce.views.seeds import view_rng
+from reinforce.views.status import Status
 from reinforce.views.worker import start_worker
 
 
@@ -73,7 +74,7 @@ def make_views(
     Returns:
         Params int32 `[v, P]` without the columns of mixing, pixels uint8 `[v, 3, size, size]`.
     """
-    spec = settings.policy.spec(settings.size)
+    spec = pixel_spec(settings.policy, settings.size)
     height, width = image.shape[:2]
     views = range(first, settings.views if stop is None else stop)
     params = np.stack([draw(view_rng(settings.seed, sample, v), settings.policy, settings.size, width, height) for v in views])

@@ -1,13 +1,20 @@
-"""Policy file: a policy of one's own as TOML, the same options as keys, and `preset` to start from one of the named ones."""
+"""Policy text: a policy as it is typed, `NAME` or `NAME:key=value,key=value`, or as a TOML file with the same options as keys.
+
+Ranges and tuples are written with dashes: `rrc-ra:scale=0.25-1,m=9`. A file may name a `preset` to start from. `str(policy)`
+names every option that applies, so two texts of one policy compare equal.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from reinforce.errors import UsageError
-from reinforce.policy import CUSTOM, Policy, make_policy, parse_policy
-from reinforce.presets import PRESETS
+from reinforce.policy import CUSTOM, PRESETS, Policy
 
 
 def read_policy(text: str) -> Policy:
@@ -32,6 +39,51 @@ def read_policy(text: str) -> Policy:
         options = ", ".join(k for k in Policy.model_fields if k != "name")
         raise UsageError(f"Policy file {text} has no option {unknown[0]!r}.", expected=f"preset, {options}")
     return make_policy({**_applying(preset, content), "name": CUSTOM}, text)
+
+
+def parse_policy(text: str) -> Policy:
+    """Read a policy's text form.
+
+    Raises:
+        UsageError: unknown policy or option, or a value out of range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in PRESETS and name != CUSTOM:
+        known = ", ".join(PRESETS)
+        raise UsageError(f"There is no policy {name!r}.", expected=f"{known}, or a TOML file", fix=f"--policy {_closest(name)}")
+    known_options = [k for k in Policy.model_fields if k != "name"]
+    options: dict[str, Any] = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, separator, value = item.partition("=")
+        if not separator or key not in known_options:
+            raise UsageError(f"Policy {name!r} has no option {item!r}.", expected=", ".join(f"{k}=" for k in known_options))
+        # A dash separates values, except where it is a sign or an exponent's sign.
+        parts = re.split(r"(?<=[0-9.])-", value)
+        options[key] = tuple(parts) if len(parts) > 1 else value
+    return make_policy(options, text)
+
+
+def make_policy(options: dict[str, Any], what: str) -> Policy:
+    """A policy from its name and options.
+
+    Args:
+        options: `name`, and any options.
+        what: What an error calls it.
+
+    Raises:
+        UsageError: an unknown option, or a value out of range.
+    """
+    try:
+        return Policy.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise UsageError(f"Policy {what!r} is not valid.", found=f"{where} {first['msg']}".strip()) from None
+
+
+def _closest(name: str) -> str:
+    plain = name.replace("-", "").lower()
+    return next((p for p in reversed(PRESETS) if p != "none" and p.replace("-", "") in plain), "rrc-ra")
 
 
 def _applying(preset: str, content: dict[str, object]) -> dict[str, object]:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from reinforce.files import file_sha256, write_atomic
-from reinforce.generation.generate import list_files
 from reinforce.labels.codec_names import parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels
+from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, BlockData, block_path, write_block
-from reinforce.store.manifest import to_json
+from reinforce.store.listing import list_files
 from reinforce.store.store import MANIFEST, Store
 from reinforce.teachers.models import create
 from reinforce.train.evaluate import Validation, classification_metrics

@@ -1,4 +1,4 @@
-"""Check: counts of what was looked at and what failed, and the checks of one sample's params and labels."""
+"""Sample checks: what can be wrong with the params and labels of one sample; and `Check`, which counts what failed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+"""Settings: what a user asks for, everything that decides pixels and labels; and how such models become JSON and back. Pure.
+
+`Settings` is fixed when generation starts, stands in the manifest, and is compared on resume. Unknown keys are refused.
+Source: FORMAT.md, "Manifest".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reinforce.errors import StoreError
+from reinforce.policy import Policy
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 256 << 20
+"""Longest JSON that is read."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Scalar = str | int | float | bool | None
+M = TypeVar("M", bound=BaseModel)
+
+
+class Model(BaseModel):
+    """Base of what stands in files: frozen, and no key that is not defined."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherInfo(Model):
+    """One teacher of the ensemble."""
+
+    name: str = Field(description="timm model name")
+    kwargs: dict[str, _Scalar] = Field(description="arguments of timm.create_model beside the name")
+    weights_sha256: Sha256 | None = Field(description="over names, dtypes, shapes and bytes of all tensors; null: not known")
+    num_classes: int = Field(ge=1)
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    class_map: list[int] | None = Field(description="teacher class of each class, softmax over these; null: all")
+
+
+class SourceInfo(Model):
+    """What the images were read from; the location is not recorded, it differs from machine to machine."""
+
+    kind: Literal["folder", "wds", "parquet", "npz", "torchvision"]
+    num_samples: int = Field(ge=1, le=1 << 31)
+    class_names: list[str] = Field(description="empty: unlabelled")
+    index_sha256: Sha256 = Field(description="hash over class names, keys and labels in order")
+
+
+class Origin(Model):
+    """Where labels come from that were not generated here; what their pixels were is told, and not promised."""
+
+    format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"]
+    pixels: str = Field(description="what made the pixels that the teacher saw")
+    replay: Literal["approximate", "none"] = Field(description="none: params of the views were not kept")
+    options: dict[str, _Scalar] = Field(description="how ambiguous bytes were read")
+
+
+class Settings(Model):
+    """Everything that decides pixels and labels."""
+
+    source: SourceInfo
+    teachers: list[TeacherInfo] = Field(min_length=1, description="soft label: mean of their softmaxes")
+    temperature: float = Field(default=1.0, ge=1.0, le=1.0, description="of the teacher's softmax; only 1 for now")
+    precision: Literal["fp32", "bf16", "unknown"]
+    policy: Policy
+    size: int = Field(ge=8, le=4096, description="height and width of a view, pixels")
+    views: int = Field(ge=1, le=65535)
+    seed: int = Field(ge=0)
+    codec: dict[str, Any]
+    record_views: int = Field(default=64, ge=1, le=65535, description="views per record; the last one may have fewer")
+    num_classes: int = Field(ge=1, le=1 << 24)
+    block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
+    origin: Origin | None = Field(default=None, description="of labels that were imported; null: generated")
+
+    @model_validator(mode="after")
+    def _check_maps(self) -> Settings:
+        if self.has_maps and (self.views != 1 or self.policy.crop != "whole" or len(self.teachers) != 1):
+            raise ValueError("label maps are of one teacher, one view, and the whole image")
+        return self
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a record is a label map of the whole image, and not the labels of views."""
+        return self.codec.get("name") == "map"
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether samples may stand in the blocks in any order."""
+        return self.policy.mix is not None or self.origin is not None
+
+    @property
+    def probe_views(self) -> int:
+        """Views that are probed, view `row % probe_views` of each row: those of the first record."""
+        return min(self.views, self.record_views)
+
+    @property
+    def num_stripes(self) -> int:
+        """Records of a sample, and stripes of views of a block."""
+        return -(-self.views // self.record_views)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.source.num_samples // self.block_size)
+
+
+def to_json(model: BaseModel) -> str:
+    """Canonical text: two spaces, sorted by definition, a newline at the end."""
+    return model.model_dump_json(indent=2) + "\n"
+
+
+def read_model(kind: type[M], text: str | bytes, name: str) -> M:
+    """Parse and validate.
+
+    Raises:
+        StoreError: too large, no JSON, unknown keys, or values out of range.
+    """
+    if len(text) > MAX_BYTES:
+        raise StoreError(f"{name} is too large.", found=f"{len(text)} bytes", expected=f"at most {MAX_BYTES}")
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StoreError(
+            f"{name} is not valid.",
+            found=f"{where}: {first['msg']}" + (f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""),
+            expected=f"a file of schema version {SCHEMA_VERSION}, as in FORMAT.md",
+            cause="it was edited, or made by a newer version",
+        ) from None

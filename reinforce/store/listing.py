@@ -1,0 +1,33 @@
+"""Listing: the files of a store, and what of its bytes is for what."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from reinforce.store.store import MANIFEST, SAMPLES
+
+_PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes"}
+
+
+def list_files(root: Path) -> list[str]:
+    """Paths of the sample table and of all files below `blocks`, relative to `root`, sorted."""
+    paths = [SAMPLES]
+    for folder, _, names in os.walk(root / "blocks"):
+        paths += [Path(folder, name).relative_to(root).as_posix() for name in names]
+    return sorted(paths)
+
+
+def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[str, float]:
+    """Bytes on disk per stored view, by what they are for: labels, params, probes, table (of samples), metadata, total."""
+    sizes = dict.fromkeys(("labels", "params", "probes", "table", "metadata"), 0)
+    for path in files:
+        parts = path.split("/")
+        if parts[-1] == "zarr.json":
+            part = "metadata"
+        else:
+            part = _PARTS.get(parts[2].rstrip("_0123456789"), "table") if len(parts) > 2 else "table"
+        sizes[part] += (root / path).stat().st_size
+    sizes["metadata"] += (root / MANIFEST).stat().st_size
+    per_view = {name: size / max(1, num_views) for name, size in sizes.items()}
+    return per_view | {"total": sum(per_view.values())}

@@ -1,0 +1,72 @@
+"""The tree of errors is as drawn, with the exit codes that are stated, and every error says more than one thing."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from reinforce import errors
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted(path for folder in ("reinforce", "train", "cli") for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def drawn() -> dict[str, str | None]:
+    """Parent of each class in the drawing, by the column it starts in."""
+    tree: dict[str, str | None] = {}
+    path: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.match(r"([|` -]*)([A-Z][A-Za-z]+Error|Interrupted)(?:  |$)", line)
+        if match:
+            column, name = match.start(2), match[2]
+            path = [(c, n) for c, n in path if c < column]
+            tree[name] = path[-1][1] if path else None
+            path.append((column, name))
+    return tree
+
+
+def defined() -> dict[str, type[errors.ReinforceError]]:
+    return {n: c for n, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__}
+
+
+def test_the_drawn_tree_of_errors_is_the_defined_one() -> None:
+    classes = defined()
+    bases = {name: kind.__base__.__name__ for name, kind in classes.items() if name != "ReinforceError"}
+    assert drawn() == {"ReinforceError": None, **bases}
+    assert sorted(errors.__all__) == sorted(classes)
+    assert issubclass(errors.ReinforceError, Exception)
+
+
+def test_exit_codes_are_those_that_are_stated() -> None:
+    stated = dict(re.findall(r"([A-Z][A-Za-z]+) +exit code (\d+)", errors.__doc__ or ""))
+    assert {k: int(v) for k, v in stated.items()} == {"ReinforceError": 1, "Interrupted": 130, "UsageError": 2}
+    tree = drawn()
+    for name, kind in defined().items():
+        ancestor: str | None = name
+        while ancestor not in stated:
+            ancestor = tree[ancestor]
+        assert kind.exit_code == int(stated[ancestor]), name
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_what_is_raised_for_users_says_more_than_one_thing(path) -> None:
+    """Every error names beside the problem what was found, expected, the cause, or what to do."""
+    names = set(defined()) - {"ImageError"}  # its reason is all there is to say; it is noted beside the sample
+    bare = [
+        f"{path.name}:{node.lineno}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id in names
+        and not node.exc.keywords
+    ]
+    assert bare == []
