@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REAL_DATA, run_cli
+
+from tests.conftest import REAL_DATA, run_cli
 
 TEACHER = REAL_DATA / "weights" / "mobilenetv2_100_tf2_ptq_dequant.pth"
 pytestmark = [

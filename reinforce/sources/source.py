@@ -1,7 +1,7 @@
 """Source: where encoded images and hard labels come from, whatever the kind: indexed once, read by position, known by key.
 
 `reinforce.sources.open_source` opens any kind. A kind is a subclass with a `kind`, an `open` and a `read`; what a sample's
-`places` hold is its own affair. All pass one set of tests (tests/test_sources.py).
+`places` hold is its own affair. All pass one set of tests (tests/sources/test_sources.py).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Semantics are those of timm's `rand-m*` ops, which are Pillow's ImageOps and ImageEnhance; arithmetic is integer, so the
 result is one and the same on every machine. Where Pillow computes in float the two can differ by one level (measured in
-tests/test_ops.py). Point ops are tables of 256 entries. The narrowest integers that hold every term are taken;
-tests/test_exact.py compares each op with one written in wide integers.
+tests/views/test_ops.py). Point ops are tables of 256 entries. The narrowest integers that hold every term are taken;
+tests/views/test_exact.py compares each op with one written in wide integers.
 """
 
 from __future__ import annotations

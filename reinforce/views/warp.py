@@ -3,10 +3,10 @@
 An output pixel's centre is mapped back to a source position in units of 1/2^17 pixel, rounded to 1/256 pixel, and the
 pixels around it are weighed with integer tables. Semantics are those of Pillow's `transform(AFFINE)` and `rotate`, which
 timm's ops call: positions outside the image take the fill, taps past the edge repeat it. Pillow computes in double and
-rounds down; the difference is bounded in tests/test_ops.py.
+rounds down; the difference is bounded in tests/views/test_ops.py.
 
 Weights of one axis and their products with pixels stay below 2^24, so float32 holds them exactly and the faster
-multiplication is taken; tests/test_exact.py compares every bit with integer arithmetic as the format writes it down.
+multiplication is taken; tests/views/test_exact.py compares every bit with integer arithmetic as the format writes it down.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""Measuring: contenders take turns and are compared within a round; the benches run on real parts; memory stays where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reinforce.bench.rounds import measure, table
+from reinforce.generation.plan import Rates, affordable_views, cost
+from tests.conftest import SIZE, TEACHER
+
+
+def test_contenders_take_turns_and_are_compared_within_a_round() -> None:
+    order = []
+
+    def contender(name: str, values: list[float]):
+        def run(number: int) -> float:
+            order.append((number, name))
+            return values[number]
+
+        return run
+
+    said: list[str] = []
+    rows = measure({"a": contender("a", [1, 10, 2]), "b": contender("b", [3, 20, 8])}, 3, on_run=said.append)
+    assert order == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+    assert rows[0] == {"name": "a", "median": 2, "low": 1, "high": 10, "ratio": 1.0}
+    assert rows[1] == {"name": "b", "median": 8, "low": 3, "high": 20, "ratio": 3.0}  # of 3, 2 and 4
+    assert len(said) == 6
+    assert "| b | 8.0 (3.0 to 20.0) | 3.00 |" in table(rows, "s", digits=1)
+
+
+def test_what_a_plan_says_follows_from_its_rates() -> None:
+    rates = Rates(generate=80.0, teacher=100.0, label_bytes=15.0, params_bytes=10.0, images=4)
+    found = cost(rates, samples=1000, views=36, epochs=72)
+    assert found.views == 36_000
+    assert found.hours == pytest.approx(36_000 / 80 / 3600)
+    assert found.gigabytes == pytest.approx(36_000 * 25 / 1e9)
+    assert found.online_hours == pytest.approx(72_000 / 100 / 3600)
+    assert found.students == pytest.approx((36_000 / 80) / (72_000 / 100))
+    assert affordable_views(2.0, 100.0, 1000) == 720
+
+
+def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
+    line = ("plan", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 3)
+    code, out, err = cli(*line, "--seconds", 1, "--device", "cpu", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["cost"]["views"] == 24 * 3
+    assert 4 <= said["rates"]["images"] <= 24
+    assert min(said["rates"].values()) > 0
+    code, out, _ = cli(*line, "--seconds", 1, "--samples", 1000, "--gpu-hours", 1, "--gpu-rate", 10)
+    assert code == 0
+    assert "in all       1000 images x 3 views" in out
+    assert "1 hours at 10 views/s make 36 views of each image" in out
+    assert "break-even" in out
+    code, _, err = cli(*line, "--gpu-hours", 1)
+    assert code == 2
+    assert "belong together" in err
+
+
+def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cli) -> None:
+    line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
+    code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert [row["name"] for row in said["rows"]] == ["bare teacher", "generate"]
+    assert said["conditions"]["images"] == 6
+    assert all(row["low"] > 0 for row in said["rows"])
+    assert "kl_to_fp32" not in said["conditions"]
+
+
+def test_bench_generate_says_what_bfloat16_does_to_the_labels(images, weights, cli) -> None:
+    line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
+    code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 1, "--precision", "bf16", "--json")
+    assert code == 0, err
+    about = json.loads(out)["conditions"]
+    assert 0 < about["kl_to_fp32"] < 0.01
+    assert about["top1_as_fp32"] > 0.8
+
+
+@pytest.mark.slow
+def test_bench_loader_runs_every_loader_on_the_same_files(images, cli) -> None:
+    line = ("bench", "loader", "--data", images, "--size", 32, "--batch-size", 8, "--images", 48, "--rounds", 1)
+    code, out, err = cli(*line, "--json")
+    assert code == 0, err
+    policies = json.loads(out)["policies"]
+    assert list(policies) == ["rrc", "rrc-ra"]
+    for rows in policies.values():
+        assert rows[0]["name"] == "timm"
+        assert {"replay", "fresh views", "decoding alone"} <= {row["name"] for row in rows}
+        assert all(row["low"] > 0 for row in rows)
+    code, _, err = cli(*line, "--policy", "usi")
+    assert code == 2
+    assert "rrc or rrc-ra" in err
+
+
+@pytest.mark.slow
+def test_bench_step_compares_the_modes_on_one_batch(cli) -> None:
+    line = ("bench", "step", "--student", "test_resnet", "--teacher", "test_vit2", "--size", 160, "--batch-size", 4)
+    code, out, err = cli(*line, "--classes", 20, "--steps", 1, "--rounds", 1, "--device", "cpu", "--json")
+    assert code == 0, err
+    (rows,) = json.loads(out)["students"].values()
+    assert [row["name"] for row in rows] == ["plain", "replay", "online"]
+    assert all(row["low"] > 0 for row in rows)
+
+
+FAULTS = """
+import resource, sys, numpy as np
+from reinforce.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def touch():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        np.ones(100 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+touch()
+print(touch())
+"""
+
+
+def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
+    # In a process of its own: it holds for all of it.
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "leave")
+    )
+    assert kept < 50
+    assert kept < given_back
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_a_cpu(images, tmp_path) -> None:
+    script = Path(__file__).parent / "gpu.sh"
+    where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    line = ["bash", script, "--device", "cpu", "--images", images / "apple", "--out", tmp_path / "out"]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PATH": where, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert list(found) == ["generate-test_resnet", "loader", "step"]
+    assert "bare teacher" in done.stdout
+    assert "replay" in done.stdout
+    assert subprocess.run(["bash", script, "--images", tmp_path / "none"], capture_output=True).returncode == 2

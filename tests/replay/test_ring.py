@@ -1,0 +1,90 @@
+"""The ring that batches travel in: what comes out is what went in, none is overwritten too soon, tensors travel as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reinforce.labels.sparse import SparseLabels
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews
+from reinforce.replay.loader import batch_plan, batches
+from reinforce.replay.ring import PREFETCH, Ring
+from reinforce.replay.targets import Targets
+from reinforce.sources.folder import ImageFolder
+from reinforce.views.policy_text import parse_policy
+from tests.conftest import CLASSES
+
+
+def fresh(images, policy="rrc", size=32):
+    source = ImageFolder.open(images)
+    return FreshViews(source, np.arange(24), np.array(source.labels), parse_policy(policy), size, len(CLASSES))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_batches_of_workers_are_those_of_one_process(images, workers, repeats) -> None:
+    views = fresh(images)
+    views.set_epoch(1, repeats)
+    plan = [np.array(b) for b in ([3, 4, 5], [0], [7, 9, 11, 2, 23], [1, 6], *([i] for i in range(24)))]
+    sizes = [32, 48, 16, 32] + [24] * 24
+    alone = [(images.clone(), t.hard) for images, t in batches(views, plan, workers=0, sizes=sizes)]
+    for (pixels, hard), (images_, targets) in zip(alone, batches(views, plan, workers=workers, sizes=sizes), strict=True):
+        assert torch.equal(pixels, images_)
+        assert torch.equal(hard, targets.hard)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images, workers) -> None:
+    views = fresh(images)
+    views.set_epoch(0)
+    plan = [np.array([i % 24]) for i in range(40)]
+    expected = [pixels for pixels, _ in batches(views, plan, workers=0)]
+    held: list[torch.Tensor] = []
+    for number, (pixels, _) in enumerate(batches(views, plan, workers=workers)):
+        held.append(pixels)
+        for back in range(min(2, number + 1)):
+            assert torch.equal(held[number - back], expected[number - back])
+
+
+def test_mixed_and_replayed_batches_are_the_same_through_the_ring(images, store) -> None:
+    replayed = ReplayedViews(ReinforcedDataset(store, images))
+    for views in (replayed, fresh(images, "usi")):
+        views.set_epoch(2)
+        partner = None if views.mixing is None else views.mixing[0].partner
+        plan = batch_plan(0, 2, 24, 7, partner)
+        alone = [(p.clone(), t) for p, t in batches(views, plan, workers=0)]
+        for (pixels, expected), (found, targets) in zip(alone, batches(views, plan, workers=2), strict=True):
+            assert torch.equal(pixels, found)
+            assert (targets.other is None) == (expected.other is None)
+            if expected.soft is not None:
+                assert torch.equal(targets.soft.dense(), expected.soft.dense())
+
+
+def test_a_ring_has_a_buffer_for_every_batch_that_can_be_under_way() -> None:
+    ring = Ring(workers=3, size=100)
+    slots = [ring.slot(n) for n in range(20)]
+    under_way = 3 * PREFETCH + 2  # ahead, in use, and the one before
+    assert all(len(set(slots[i : i + under_way])) == under_way for i in range(10))
+    view = ring.view(2, (2, 3, 4))
+    view[:] = 7
+    assert ring.buffers[2][:24].eq(7).all()
+    assert view.is_shared()
+
+
+def test_targets_travel_as_one_message() -> None:
+    soft = SparseLabels(
+        torch.tensor([[1, 2]]), torch.tensor([[0.5, 0.25]]), torch.tensor([0.25]), torch.tensor([[0]]),
+        torch.tensor([[3]], dtype=torch.uint8), torch.tensor([0.5]), 4,
+    )  # fmt: skip
+    targets = Targets(torch.tensor([1]), soft, torch.tensor([2]), torch.tensor([0.3]))
+    queue = torch.multiprocessing.SimpleQueue()
+    queue.put(targets)
+    queue.put(Targets(torch.tensor([1])))
+    again = queue.get()
+    assert not again.hard.is_shared()
+    assert torch.equal(again.soft.dense(), soft.dense())
+    assert [torch.equal(a, b) for a, b in ((again.hard, targets.hard), (again.other, targets.other))] == [True, True]
+    assert torch.equal(again.share, targets.share)
+    assert queue.get().soft is None

@@ -1,0 +1,96 @@
+"""Source: an image folder in torchvision's order, with torchvision's class ids; the key is the path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import ImageFolder as Reference
+
+from reinforce.errors import SourceError
+from reinforce.sources.folder import ImageFolder
+from tests.conftest import picture
+
+NAMES = ["b/2.jpg", "b/10.jpg", "b/1.JPEG", "a/x/deep.png", "a/x.png", "a/Z.png", "a/z.webp", "C/u.bmp", "10/u.ppm", "9/u.tif"]
+
+
+def tree(root: Path, names: list[str]) -> Path:
+    for i, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {"JPG": "JPEG", "TIF": "TIFF"}.get(path.suffix[1:].upper(), path.suffix[1:].upper())
+        picture(i, 12, 10).save(path, kind)
+    return root
+
+
+def test_order_and_classes_are_torchvisions(tmp_path) -> None:
+    root = tree(tmp_path / "d", NAMES)
+    (root / "a" / "notes.txt").write_text("no image")
+    ours, theirs = ImageFolder.open(root), Reference(str(root))
+    assert [str(root / p) for p in ours.places] == [p for p, _ in theirs.samples]
+    assert list(ours.labels) == [label for _, label in theirs.samples]
+    assert list(ours.class_names) == theirs.classes
+    assert ours.keys[ours.places.index("a/x/deep.png")] == "a/x/deep"
+    assert ours.read(0) == Path(theirs.samples[0][0]).read_bytes()
+
+
+def test_a_folder_without_class_folders_is_unlabelled(tmp_path) -> None:
+    source = ImageFolder.open(tree(tmp_path / "d", ["2.png", "1.png"]))
+    assert (source.keys, source.labels, source.class_names) == (("1", "2"), None, ())
+    assert source.label(0) is None
+
+
+def test_hidden_folders_are_no_classes(tmp_path) -> None:
+    root = tree(tmp_path / "d", ["a/1.png"])
+    (root / ".ipynb_checkpoints").mkdir()
+    assert ImageFolder.open(root).class_names == ("a",)
+
+
+def test_links_are_followed(tmp_path) -> None:
+    root = tree(tmp_path / "d", ["a/1.png"])
+    tree(tmp_path / "elsewhere", ["2.png"])
+    os.symlink(tmp_path / "elsewhere", root / "b")
+    assert ImageFolder.open(root).keys == ("a/1", "b/2")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/1.png", "loose.png"], "images both in class folders and beside them"),
+        (["a/1.png", "a/1.jpg"], r"Two images have one key.\n.*a/1.jpg and a/1.png"),
+        ([], "There are no images below"),
+    ],
+)
+def test_what_is_no_image_folder_is_refused(tmp_path, names, message) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(SourceError, match=message):
+        ImageFolder.open(tree(tmp_path / "d", names))
+
+
+def test_a_missing_folder_is_named(tmp_path) -> None:
+    with pytest.raises(SourceError, match=r"There is no image folder at .*nowhere"):
+        ImageFolder.open(tmp_path / "nowhere")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path) -> None:
+    tree(tmp_path / "d", ["a/1.png"])
+    os.rename(tmp_path / "d" / "a" / "1.png", os.fsencode(tmp_path / "d" / "a") + b"/\xff.png")
+    with pytest.raises(SourceError, match="A file name is not UTF-8"):
+        ImageFolder.open(tmp_path / "d")
+
+
+def test_the_hash_of_the_index_knows_classes_keys_and_labels(tmp_path) -> None:
+    one = ImageFolder.open(tree(tmp_path / "1", ["a/1.png", "b/2.png"])).index_sha256()
+    assert one == ImageFolder.open(tree(tmp_path / "2", ["a/1.png", "b/2.png"])).index_sha256()
+    others = [["a/1.png", "b/3.png"], ["a/1.png", "c/2.png"], ["a/1.png", "a/2.png", "b/2.png"], ["a/1.png", "a/2.png"]]
+    hashes = {ImageFolder.open(tree(tmp_path / f"o{i}", names)).index_sha256() for i, names in enumerate(others)}
+    assert len(hashes | {one}) == 5
+
+
+def test_taking_some_samples_keeps_what_belongs_together(tmp_path) -> None:
+    source = ImageFolder.open(tree(tmp_path / "d", NAMES))
+    part = source.take([7, 2])
+    assert part.keys == (source.keys[7], source.keys[2])
+    assert part.labels == (source.labels[7], source.labels[2])
+    assert part.read(1) == source.read(2)

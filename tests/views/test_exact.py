@@ -1,0 +1,106 @@
+"""The fast ops equal the plain ones bit for bit: any image, any size, any parameter that a policy draws or damage can make."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from reinforce.views import ops as fast_ops
+from reinforce.views import warp as fast_warp
+from reinforce.views.params import MAX_BLUR, Q16, Interpolation
+from tests.views import plain
+from tests.views.plain import OnPixels
+
+ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
+FILL = (124, 16, 204)
+KINDS = [Interpolation.NEAREST, Interpolation.BILINEAR, Interpolation.BICUBIC]
+sizes = st.integers(1, 40)
+seeds = st.integers(0, 1000)
+factors = st.integers(-2 * Q16, 2 * Q16)
+
+
+def an_image(seed: int, height: int, width: int) -> np.ndarray:
+    """Noise, a step or a constant: extremes, which overflow first, are common."""
+    rng = np.random.default_rng(seed)
+    if seed % 3 == 0:
+        return rng.integers(0, 256, (height, width, 3), np.uint8)
+    if seed % 3 == 1:
+        return rng.choice(np.array([0, 255], np.uint8), (height, width, 3))
+    return np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
+
+
+@settings(max_examples=80)
+@given(seed=seeds, height=sizes, width=sizes, value=st.integers(-10, 300))
+@pytest.mark.parametrize("name", ["invert", "auto_contrast", "equalize", "posterize", "solarize", "solarize_add"])
+def test_point_ops(name, seed, height, width, value) -> None:
+    image = an_image(seed, height, width)
+    arguments = (value,) if name in ("posterize", "solarize", "solarize_add") else ()
+    assert np.array_equal(getattr(ops, name)(image, *arguments), getattr(plain, name)(image, *arguments))
+
+
+@settings(max_examples=120)
+@given(seed=seeds, height=sizes, width=sizes, factor=factors)
+@pytest.mark.parametrize("name", ["brightness", "contrast", "color", "sharpness"])
+def test_blending_ops(name, seed, height, width, factor) -> None:
+    image = an_image(seed, height, width)
+    assert np.array_equal(getattr(ops, name)(image, factor), getattr(plain, name)(image, factor))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, height=sizes, width=sizes, radius=st.integers(0, MAX_BLUR))
+@example(seed=1, height=40, width=40, radius=MAX_BLUR)
+def test_blur(seed, height, width, radius) -> None:
+    image = an_image(seed, height, width)
+    assert np.array_equal(ops.gaussian_blur(image, radius), plain.gaussian_blur(image, radius))
+
+
+@settings(max_examples=150)
+@given(seed=seeds, height=sizes, width=sizes, amount=st.integers(-(2**31), 2**31 - 1) | st.integers(-Q16, Q16))
+@pytest.mark.parametrize("interpolation", KINDS)
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y"])
+def test_shears_and_translations(name, interpolation, seed, height, width, amount) -> None:
+    image = an_image(seed, height, width)
+    fast, slow = (getattr(module, name)(image, interpolation, amount, FILL) for module in (warp, plain))
+    assert np.array_equal(fast, slow)
+
+
+@settings(max_examples=150)
+@given(seed=seeds, height=sizes, width=sizes, angle=st.floats(-math.pi, math.pi))
+@pytest.mark.parametrize("interpolation", KINDS)
+def test_rotations(interpolation, seed, height, width, angle) -> None:
+    image = an_image(seed, height, width)
+    cos, sin = round(Q16 * math.cos(angle)), round(Q16 * math.sin(angle))
+    assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
+
+
+@settings(max_examples=60)
+@given(seed=seeds, height=sizes, width=sizes, cos=st.integers(-(2**31), 2**31 - 1), sin=st.integers(-(2**31), 2**31 - 1))
+@pytest.mark.parametrize("interpolation", KINDS)
+def test_rotations_of_damaged_params(interpolation, seed, height, width, cos, sin) -> None:
+    image = an_image(seed, height, width)
+    assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
+
+
+@pytest.mark.parametrize("interpolation", KINDS)
+@pytest.mark.parametrize("size", [224, 1000])
+def test_views_of_real_sizes(interpolation, size) -> None:
+    for seed in range(3):
+        image = an_image(seed, size, size)
+        cos, sin = round(Q16 * math.cos(0.4)), round(Q16 * math.sin(0.4))
+        assert np.array_equal(
+            warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL)
+        )
+        assert np.array_equal(warp.shear_y(image, interpolation, 17000, FILL), plain.shear_y(image, interpolation, 17000, FILL))
+
+
+def test_every_partial_sum_is_a_whole_number_that_float32_holds() -> None:
+    for table in fast_warp._TABLES.values():
+        assert 255 * np.abs(table).sum(axis=0).max() < 1 << 24
+    # ... and every sum of products over both axes is one that int32 holds.
+    cubic = fast_warp._TABLES[Interpolation.BICUBIC]
+    up, down = np.where(cubic > 0, cubic, 0).sum(axis=0).max(), -np.where(cubic < 0, cubic, 0).sum(axis=0).min()
+    assert 255 * (up * up + down * down) < 1 << 31
