@@ -1,0 +1,51 @@
+"""What the tests of packs have in common: stores by two policies, and each of them packed into small shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import SparseLabels
+from reinforce.packs.pack import Options, pack
+from reinforce.sources.folder import ImageFolder
+from reinforce.views.policy_text import parse_policy
+from tests.conftest import make_settings
+
+SMALL = Options(shard_bytes=30_000)
+POLICIES = {"alone": "rrc-ra", "mixed": "usi"}
+
+
+@pytest.fixture(scope="session")
+def labels(images: Path, teacher, tmp_path_factory) -> Callable[[str], Path]:
+    """24 samples in 4 blocks, 5 views in 3 stripes, by one policy or another; or label maps."""
+    source, made = ImageFolder.open(images), {}
+
+    def one(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind) / "labels"
+            changes = {"policy": parse_policy(POLICIES[kind]), "record_views": 2, "codec": {"name": "sqrt", "delta": 0.1}}
+            generate(source, teacher, make_settings(source, teacher, **changes), made[kind], Execution(16, 0))
+        return made[kind]
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def packs(labels, images: Path, tmp_path_factory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def one(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("pack") / kind
+            pack(ImageFolder.open(images), labels(kind), made[kind], SMALL)
+        return made[kind]
+
+    return one
+
+
+def dense(store, sample: int) -> torch.Tensor:
+    return SparseLabels.stack(store.labels_of(sample), store.settings.num_classes).dense()

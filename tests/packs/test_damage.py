@@ -1,0 +1,102 @@
+"""Damage: packs tell where they were changed, and a manifest that could not be ours is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from reinforce.errors import ReinforceError, StoreError
+from reinforce.packs.packed_store import PackedStore
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sources.open_source import open_source
+from reinforce.verification.verify import verify_pixels
+from reinforce.verification.verify_pack import verify_pack
+
+
+@pytest.fixture
+def own(packs, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packs("mixed"), tmp_path / "own"))
+
+
+def failures(root: Path) -> str:
+    try:
+        checks = verify_pack(open_source(root))
+        if not any(c.failed for c in checks):
+            checks += verify_pixels(ReinforcedDataset(root, check=False), 0, 0)
+    except ReinforceError as error:
+        return str(error)
+    return "\n".join(failure for check in checks for failure in check.failures)
+
+
+FILES = ("shards-000000.tar", "shards-000001.tar", "index.parquet", "samples.parquet", "class_names.json")
+
+
+@pytest.mark.parametrize("path", [*FILES, "mixing/000001.001.bin"])
+def test_one_changed_byte_is_found(path: str, own: Path) -> None:
+    assert failures(own) == ""
+    content = bytearray((own / path).read_bytes())
+    content[len(content) // 2] ^= 1
+    (own / path).write_bytes(content)
+    assert Path(path).name in failures(own)
+
+
+def test_a_missing_or_cut_shard_is_found(own: Path) -> None:
+    whole = (own / "shards-000001.tar").read_bytes()
+    (own / "shards-000001.tar").write_bytes(whole[:-512])
+    with pytest.raises(StoreError, match="not a shard of the pack"):
+        open_source(own)
+    (own / "shards-000001.tar").unlink()
+    (own / "foreign.tar").write_bytes(whole)
+    with pytest.raises(StoreError, match="not a shard of the pack"):
+        open_source(own)
+
+
+def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
+    """Hashes forged all along: the sample says itself where it belongs, and the image's hash is in the table."""
+    from reinforce.sources.pack_folder import PackFolder
+
+    source = open_source(own)
+    store = PackedStore(source)
+    first, second = [s for s in store.ok_samples.tolist() if source.groups[store._position[s]] == 0][:2]
+    a, b = int(store._position[first]), int(store._position[second])
+    swapped = source.places.copy()
+    swapped[[a, b], 3:] = source.places[[b, a], 3:]
+    object.__setattr__(source, "places", swapped)
+    with pytest.raises(StoreError, match="is of another data set"):
+        PackedStore(source).labels_of(first)
+    assert isinstance(source.pack, PackFolder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["files"].update({"../evil": "0" * 64}), "is no path of a pack"),
+        (lambda a: a["shards"][0].update(name="../evil.tar"), "pack.json is not valid"),
+        (lambda a: a["shards"][0].update(name="a/b.tar"), "pack.json is not valid"),
+        (lambda a: a["shards"].append(a["shards"][0]), "shards with one name"),
+        (lambda a: a.update(num_samples=3), "another number of samples"),
+        (lambda a: a["files"].pop("samples.parquet"), "labels without their table"),
+        (lambda a: a["files"].pop("index.parquet"), "index.parquet is not listed"),
+        (lambda a: a["labels"]["settings"].update(codec={"name": "pickle"}), "codec is not one"),
+        (lambda a: a["labels"].update(params_fields=[1, 2, 3, 999]), "params layout"),
+        (lambda a: a.update(more=1), "pack.json is not valid"),
+    ],
+)
+def test_a_manifest_that_could_not_be_ours_is_refused(change, message: str, own: Path) -> None:
+    about = json.loads((own / "pack.json").read_bytes())
+    change(about)
+    (own / "pack.json").write_text(json.dumps(about))
+    assert message in failures(own)
+
+
+def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(own: Path) -> None:
+    """The index says where members lie; `verify` reads the headers too."""
+    shard = own / "shards-000000.tar"
+    with tarfile.open(shard) as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names))
+    assert not [n for n in names if n.startswith("/") or ".." in n]

@@ -1,0 +1,141 @@
+"""Refusals: labels that cannot be, labels of other images and hostile archives leave nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
+from tests.conftest import Cli
+from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr
+
+
+def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{index}.pth.tar").write_bytes(saved((index, views)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("view", "match"),
+    [
+        ({**GOOD, "params": [(0, 0, 999, 9), False]}, "not within its image"),
+        ({**GOOD, "params": [(-1, 0, 9, 9), False]}, "not within its image"),
+        ({**GOOD, "params": [(0, 0, 0, 9), False]}, "not within its image"),
+        ({**GOOD, "params": [(0, 0, 2**70, 9), False]}, "Labels of a view are damaged"),
+        ({**GOOD, "params": [(0, 0, 9), False]}, "Labels of a view are damaged"),
+        ({**GOOD, "params": [(0, 0, 9, 9)]}, "params of 1 parts"),
+        ({**GOOD, "params": [7, [(0, 0, 9, 9)] * 2, [False] * 2, 0.3, None]}, "an M\\* variant"),
+        ({**GOOD, "params": [None, (0, 0, 9, 9), False, None, None]}, "an M\\* variant"),
+        ({**GOOD, "params": "text"}, "views without params"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, 3])}, "class ids 1 to 3"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, -1])}, "class ids -1 to 1"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, 1])}, "a class twice"),
+        ({**GOOD, "prob": ([0.5, float("nan")], [1, 0])}, "NaN"),
+        ({**GOOD, "prob": ([0.9, 0.9], [1, 0])}, "sum to 1.8"),
+        ({**GOOD, "prob": ([0.5, -0.1], [1, 0])}, "lowest probability -0.1"),
+        ({**GOOD, "prob": ([0.5], [1, 0])}, "other lengths"),
+        ({"params": [(0, 0, 9, 9), False, [(14, 0.1), (0, 0.0)], None], "prob": GOOD["prob"]}, "Labels of a view are damaged"),
+        ({"params": [(0, 0, 9, 9), False, [(1, float("inf")), (0, 0.0)], None], "prob": GOOD["prob"]}, "are damaged"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(view, match: str, images: Path, tmp_path: Path, cli: Cli) -> None:
+    files = ml_dr(tmp_path, [view])
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
+    code, _, err = cli("import", "imagenet-plus", files, *options)
+    assert code in (1, 2)
+    assert __import__("re").search(match, err), err
+    assert not (tmp_path / "out").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".partial")], "nothing half-written"
+
+
+def test_half_floats_that_sum_to_a_little_over_one_are_scaled(images: Path, tmp_path: Path, cli: Cli) -> None:
+    files = ml_dr(tmp_path, [{**GOOD, "prob": ([0.7, 0.305], [1, 0])}])
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
+    assert cli("import", "imagenet-plus", files, *options)[0] == 0
+    assert dense(Store(tmp_path / "out"), 0).min() >= 0
+
+
+def test_a_process_that_dies_ends_the_import_in_words(images: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+    write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
+    monkeypatch.setattr("reinforce.peers.importer._go", _die)
+    options = ("--data", images, "--num-classes", 3, "--workers", 1, "--out", tmp_path / "out")
+    code, _, err = cli("import", "imagenet-plus", tmp_path / "labels.tar.gz", *options)
+    assert code == 1
+    assert "A process that parses labels died" in err
+    assert {p.name for p in tmp_path.iterdir()} == {"labels.tar.gz"}
+
+
+def _die(position: int, content: bytes) -> None:
+    os._exit(9)
+
+
+def test_labels_of_other_images_are_refused(images: Path, tmp_path: Path, cli: Cli) -> None:
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
+    code, _, err = cli("import", "imagenet-plus", ml_dr(tmp_path, [GOOD], 24), *options)
+    assert (code, "image 24, and 24 images" in err) == (1, True)
+    twice = tmp_path / "twice.tar"
+    with tarfile.open(twice, "w") as tar:
+        for folder in "ab":
+            add(tar, f"{folder}/3.pth.tar", saved((3, [GOOD])))
+    code, _, err = cli("import", "imagenet-plus", twice, *options)
+    assert (code, "two files of labels" in err) == (1, True)
+    (tmp_path / "fkd" / "apple").mkdir(parents=True)
+    one = [torch.tensor([[0, 0, 0.5, 0.5]]), torch.tensor([True]), torch.tensor([1])]
+    (tmp_path / "fkd" / "apple" / "nobody.tar").write_bytes(saved(one))
+    code, _, err = cli("import", "fkd", tmp_path / "fkd", *options)
+    assert (code, "'apple/nobody', and no such image" in err) == (1, True)
+    code, _, err = cli("import", "fkd", tmp_path / "twice.tar", *options)
+    assert code == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("kind", ["imagenet-plus", "fkd", "tinyvit", "relabel"])
+def test_nothing_there_is_said(kind: str, images: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "empty").mkdir()
+    for files in (tmp_path / "empty", tmp_path / "nowhere"):
+        code, _, err = cli("import", kind, files, "--data", images, "--out", tmp_path / "out")
+        assert code == 1
+        assert "There " in err
+
+
+def test_hostile_archives_are_refused(images: Path, tmp_path: Path, cli: Cli) -> None:
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
+
+    def refused(path: Path, match: str) -> None:
+        code, _, err = cli("import", "imagenet-plus", path, *options)
+        assert code == 1
+        assert match in err
+        assert not (tmp_path / "out").exists()
+
+    link = tarfile.TarInfo("0.pth.tar")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        tar.addfile(link)
+    refused(tmp_path / "link.tar", "is no plain file")
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 1 << 30
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb", compresslevel=1) as file:
+        file.write(long.tobuf())
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    refused(tmp_path / "bomb.tar.gz", "a header of")
+    huge = tarfile.TarInfo("0.pth.tar")
+    huge.size = 1 << 40
+    (tmp_path / "huge.tar").write_bytes(huge.tobuf() + bytes(1024))
+    refused(tmp_path / "huge.tar", "is no plain file")
+    write_ml_dr(tmp_path / "whole.tar.gz", ImageFolder.open(images), False)
+    whole = (tmp_path / "whole.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "cut.tar.gz", "cannot be read")
+    os.symlink("/etc/passwd", tmp_path / "0.pth.tar")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "0.pth.tar").rename(tmp_path / "folder" / "0.pth.tar")
+    refused(tmp_path / "folder", "a link")

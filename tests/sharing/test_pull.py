@@ -1,0 +1,130 @@
+"""Pull: what was published comes back as it was over real servers, also after interruptions, and overwrites nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reinforce.errors import BusyError, SettingsError, SourceError, StoreError
+from reinforce.files import only_writer
+from reinforce.sharing.publish import publish
+from reinforce.sharing.pull import pull
+from reinforce.store.block import committed_blocks
+from reinforce.verification.verify import require, verify_store
+from tests.conftest import run_cli
+from tests.servers import serve_http, serve_hub, serve_s3
+from tests.sharing.conftest import EXTRA, LICENCES, tree
+
+
+def test_what_is_pulled_is_what_was_published(whole: Path, published: Path, tmp_path: Path) -> None:
+    pulled = pull(str(published), tmp_path / "back")
+    there = tree(tmp_path / "back")
+    assert {k: v for k, v in there.items() if k not in EXTRA} == tree(whole)
+    assert there.keys() - tree(whole).keys() == EXTRA
+    assert pulled.fetched <= pulled.total
+    require(verify_store(tmp_path / "back"))
+    assert pull(str(published), tmp_path / "back").fetched == 0
+
+
+@pytest.mark.parametrize("server", ["http", "s3", "hub"])
+def test_the_servers_that_people_have(server: str, whole: Path, published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "back"
+    if server == "http":
+        with serve_http(published) as served:
+            pull(served.url, out)
+    elif server == "s3":
+        with serve_s3("labels") as bucket:
+            publish(whole, f"{bucket}/digits", "digits", LICENCES)
+            pull(f"{bucket}/digits", out)
+    else:
+        with serve_hub(tmp_path / "hub") as served:
+            hub = {"HF_ENDPOINT": served.url, "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+            done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **hub, HF_HUB_DISABLE_XET="1")
+            assert done.returncode == 0, done.stderr
+            assert sum(method == "PUT" for method, _, _ in served.requests) == 14, "bundles and tables as large files"
+            done = run_cli("pull", "hf://datasets/me/digits", "--out", out, **hub, HF_HUB_DISABLE_XET="1")
+            assert done.returncode == 0, done.stderr
+            refused = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **{**hub, "HF_TOKEN": "wrong"})
+            assert refused.returncode == 1
+            assert "cannot be written" in refused.stderr
+            assert "Traceback" not in refused.stderr
+    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+
+
+# Interruptions
+
+
+def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
+    out = tmp_path / "back"
+    with serve_http(published) as served:
+        bundles = sum(len(c) for p, c in tree(published).items() if p.endswith(".zip"))
+        total = sum(len(c) for c in tree(published).values())
+        served.broken_after = total - bundles // 2
+        with pytest.raises(SourceError, match="cannot be read"):
+            pull(served.url, out, jobs=1)
+        assert 0 < len(committed_blocks(out)) < 4
+        assert not (out / "manifest.json").exists()
+        first, served.broken_after, served.sent = committed_blocks(out), None, 0
+        pulled = pull(served.url, out, jobs=1)
+        asked = {path for _, path, _ in served.requests[-60:]}
+        assert asked
+        kept = sum(len((published / f"blocks/{b:06d}.{s:03d}.zip").read_bytes()) for b in first for s in range(3))
+        assert served.sent == total - kept
+        assert pulled.fetched < total
+    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+
+
+@pytest.mark.slow
+def test_a_killed_pull_loses_no_committed_block(published: Path, whole: Path, tmp_path: Path) -> None:
+    out, kills = tmp_path / "back", 0
+    with serve_http(published) as served:
+        served.delay = 0.05
+        while not (out / "manifest.json").exists():
+            before = committed_blocks(out)
+            command = [sys.executable, "-m", "reinforce.cli.main", "pull", served.url, "--out", str(out), "--jobs", "1"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and committed_blocks(out) == before:
+                time.sleep(0.01)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.wait()
+            assert before <= committed_blocks(out)
+    assert kills >= 2
+    pull(str(published), out)  # the last kill may have come after the manifest; nothing is left to do but to tidy up
+    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+    require(verify_store(out))
+
+
+def test_a_block_that_was_removed_is_fetched_again(published: Path, whole: Path, tmp_path: Path) -> None:
+    pull(str(published), tmp_path / "back")
+    shutil.rmtree(tmp_path / "back" / "blocks" / "000002.zarr")
+    pull(str(published), tmp_path / "back")
+    assert {k: v for k, v in tree(tmp_path / "back").items() if k not in EXTRA} == tree(whole)
+
+
+def test_a_folder_is_not_overwritten(published: Path, store: Path, own_store: Path, tmp_path: Path) -> None:
+    before = tree(own_store)
+    with pytest.raises(SettingsError, match="another data set"):
+        pull(str(published), own_store)
+    assert tree(own_store) == before
+    pull(str(published), tmp_path / "part", views=2)
+    with pytest.raises(SettingsError, match="another part"):
+        pull(str(published), tmp_path / "part", views=4)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(StoreError, match="holds other files"):
+        pull(str(published), tmp_path / "other")
+    with only_writer(tmp_path / "part"), pytest.raises(BusyError):
+        pull(str(published), tmp_path / "part", views=2)
+    shutil.rmtree(tmp_path / "part" / "blocks" / "000002.zarr")
+    with pytest.raises(SettingsError, match="another data set"):
+        pull(str(published), tmp_path / "part")
