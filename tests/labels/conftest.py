@@ -1,0 +1,50 @@
+"""Rows of probabilities for codecs, and a store of label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reinforce.generation.generate import Execution, generate
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.sources.folder import ImageFolder
+from reinforce.views.policy_text import parse_policy
+from tests.conftest import make_settings
+
+MAP_SIZE = 96  # the teacher's strides make a grid of 3 x 3 of it
+
+
+def rows_like(kind: str, views: int, classes: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if kind == "one-hot":
+        return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
+    if kind == "one class for all":
+        return np.eye(classes, dtype=np.float32)[[int(rng.integers(0, classes))] * views]
+    if kind == "uniform":
+        return np.full((views, classes), 1 / classes, np.float32)
+    if kind == "views of an image":  # as teachers have it: the views share a few likely classes and differ in which
+        image, tail = rng.normal(0, 3, classes), rng.normal(0, 1, classes)
+        logits = image + tail + rng.normal(0, 1.5, (views, classes))
+        probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32)
+    concentration = {"sharp": 0.01, "soft": 1.0}[kind]
+    return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
+
+
+def dense(label: SparseLabel, num_classes: int) -> np.ndarray:
+    return SparseLabels.stack([label], num_classes).dense()[0].double().numpy()
+
+
+def map_settings(source, teacher, **changes):
+    codec = {"name": "map", "k": 2}
+    return make_settings(source, teacher, policy=parse_policy("whole"), size=MAP_SIZE, views=1, codec=codec, **changes)
+
+
+@pytest.fixture(scope="session")
+def maps(images, teacher, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("maps") / "labels"
+    source = ImageFolder.open(images)
+    generate(source, teacher, map_settings(source, teacher), out, Execution(batch_size=16, workers=0))
+    return out

@@ -1,0 +1,108 @@
+"""Views of label maps: fresh crops with labels of their own, and students that learn from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reinforce.errors import ReplayError
+from reinforce.labels.label_map import box_of
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import PooledViews
+from reinforce.replay.loader import batch_plan, batches, partners
+from reinforce.views.apply import apply
+from reinforce.views.draw import draw
+from reinforce.views.layout import pixel_spec
+from reinforce.views.policy_text import parse_policy
+from reinforce.views.seeds import fresh_view_rng
+from tests.conftest import CLASSES
+from tests.labels.conftest import dense
+
+
+def pooled_views(images: Path, maps: Path, policy: str) -> PooledViews:
+    dataset = ReinforcedDataset(maps, images, seed=1)
+    labels = dataset.store.samples.labels[dataset.samples]
+    return PooledViews(dataset.source, dataset.source_index, labels, parse_policy(policy), 32, len(CLASSES), 1, dataset=dataset)
+
+
+def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
+    views = pooled_views(images, maps, "rrc-ra")
+    seen = []
+    for epoch in range(2):
+        views.set_epoch(epoch)
+        for index in range(len(views)):
+            (item,) = views.items(index)
+            image = views.dataset.decoded(index)
+            params = draw(fresh_view_rng(1, index, epoch), views.policy, 32, image.shape[1], image.shape[0])
+            spec = pixel_spec(views.policy, 32)
+            assert torch.equal(item.image, apply(image, params, spec))
+            label = views.dataset.store.map_of(index).pool(box_of(params, spec, image.shape[1], image.shape[0]))
+            assert np.array_equal(dense(item.soft, 3), dense(label, 3))
+            seen.append(dense(label, 3))
+    half = len(seen) // 2
+    assert not np.allclose(seen[:half], seen[half:])
+
+
+def test_repeats_share_a_decode_and_have_labels_of_their_own(images, maps) -> None:
+    views = pooled_views(images, maps, "rrc")
+    views.set_epoch(0, repeats=3)
+    items = views.items(5)
+    assert len(items) == 3
+    assert len({item.image.numpy().tobytes() for item in items}) == 3
+    assert len({dense(item.soft, 3).tobytes() for item in items}) == 3
+
+
+def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images, maps) -> None:
+    views = pooled_views(images, maps, "relabel")
+    views.set_epoch(2)
+    plan = batch_plan(1, 2, len(views), 8, partners(views.mixing))
+    assert views.mixing is not None
+    (mixing,) = views.mixing
+    for samples, (_, targets) in zip(plan, batches(views, plan, workers=0), strict=True):
+        assert targets.soft is not None
+        assert targets.share is not None
+        rows = targets.soft.dense().double().numpy()
+        for i, sample in enumerate(samples.tolist()):
+            own, other = (dense(views.items(s)[0].soft, 3) for s in (sample, int(mixing.partner[sample])))
+            share = float(targets.share[i])
+            assert np.allclose(rows[i], share * own + (1 - share) * other, atol=1e-6)
+        assert (rows.sum(axis=1) - 1).max() < 1e-6
+    assert float(mixing.share(32).min()) < 1
+
+
+@pytest.mark.parametrize("policy", [(), ("--policy", "relabel", "--recipe", "relabel", "--no-amp")])
+def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(images, maps, tmp_path, cli, policy) -> None:
+    line = ("train", "--student", "test_resnet", "--data", images, "--val", images, "--labels", maps, "--size", 32)
+    line = (*line, "--batch-size", 8, "--workers", 0, *policy)
+    code, out, err = cli(*line, "--epochs", 2, "--out", tmp_path / "whole")
+    assert code == 0, err
+    assert "the teacher never saw them by themselves" in out
+    assert "at another size" not in out
+    code, _, err = cli(*line, "--epochs", 2, "--out", tmp_path / "again")
+    assert code == 0, err
+    one, two = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "again"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    lines = [json.loads(text) for text in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert all(line["kd_loss"] > 0 for line in lines)
+
+
+def test_an_image_that_changed_is_not_trained_on(own_images, maps) -> None:
+    views = pooled_views(own_images, maps, "rrc")
+    path = own_images / "apple" / "001.jpg"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ReplayError, match="not the one that the teacher saw"):
+        views.items(views.dataset.source.keys.index("apple/001"))
+
+
+def test_plain_and_online_modes_draw_the_same_views(images, maps, weights, tmp_path, cli) -> None:
+    line = ("train", "--student", "test_resnet", "--data", images, "--labels", maps, "--size", 32, "--epochs", 1)
+    line = (*line, "--batch-size", 8, "--workers", 0, "--policy", "rrc", "--val", images)
+    for mode in ("plain", "online"):
+        code, _, err = cli(*line, "--mode", mode, "--teacher-weights", weights, "--out", tmp_path / mode)
+        assert code == 0, err

@@ -1,0 +1,134 @@
+"""Batches of an epoch: every sample once, both members of a pair in one, and the student sees what the teacher saw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reinforce.errors import UsageError
+from reinforce.generation.generate import Execution, generate
+from reinforce.policy import MixOptions
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews
+from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
+from reinforce.sources.folder import ImageFolder
+from reinforce.views.mix import mix
+from reinforce.views.policy_text import parse_policy
+from reinforce.views.seeds import scheduled_views
+from tests.conftest import CLASSES, SIZE, make_settings
+from tests.views.mixing import POLICY, drawn
+
+
+@pytest.mark.parametrize(("samples", "size"), [(24, 5), (24, 24), (24, 100), (7, 1), (1, 5), (23, 6)])
+def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples, size) -> None:
+    plan = batch_plan(0, 3, samples, size)
+    assert sorted(np.concatenate(plan)) == list(range(samples))
+    sizes = {len(b) for b in plan}
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(plan) == -(-samples // size)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("batch_size", [8, 24])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
+    images, teacher, tmp_path, repeats, batch_size, workers
+) -> None:
+    out = tmp_path / "out"
+    source = ImageFolder.open(images)
+    policy = parse_policy(f"{POLICY},mixup_prob=0.6,repeats={repeats}")  # so that a pair is mixed in some repeats only
+    generate(source, teacher, make_settings(source, teacher, policy=policy), out, Execution(16, 0))
+    dataset = ReinforcedDataset(out, images)
+    views = ReplayedViews(dataset)
+    shown: dict[int, list[int]] = {i: [] for i in range(24)}
+    decodes = 0
+    for epoch in range(2 * repeats):
+        views.set_epoch(epoch, repeats)
+        partner = partners(views.mixing)
+        plan = batch_plan(0, epoch, 24, batch_size, partner, repeats)
+        assert len(plan) == -(-24 // batch_size)
+        for samples, (pixels, targets) in zip(plan, batches(views, plan, workers=workers), strict=True):
+            assert len(pixels) == repeats * len(samples)
+            assert set(partner[samples]) <= set(samples.tolist())
+            decodes += len(samples)
+            for i, index in enumerate(np.tile(samples, repeats).tolist()):
+                view = dataset.view_of(index, i // len(samples))
+                shown[index].append(view)
+                assert torch.equal(pixels[i], dataset.replay(index, view))
+                label = dataset.store.label_of(int(dataset.samples[index]), view)
+                assert targets.soft.probs[i, : len(label.probs)].tolist() == label.probs.tolist()
+                lam, *_, height, width = dataset.store.params_of(int(dataset.samples[index]), view)[-5:].tolist()
+                assert targets.share[i] == pytest.approx(lam / 255 * (1 - height * width / SIZE**2))
+                row = dataset.store.params_of(int(dataset.samples[index]), view)[-6]
+                other = dataset.store.samples_of(int(dataset.store.samples.block[dataset.samples[index]]))[row]
+                assert targets.other[i] == dataset.store.samples.labels[other]
+    assert decodes == 2 * 24  # every image once for all its repeats
+    assert all(len(v) == 2 * repeats for v in shown.values())
+    assert all(len(set(v)) >= 2 * repeats - 1 for v in shown.values())
+
+
+@pytest.mark.parametrize("views", [1, 5, 6])
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_repeats_visit_every_view_and_each_sample_once_in_so_many_epochs(views, repeats) -> None:
+    groups = -(-views // repeats)
+    seen = [v for epoch in range(0, groups * repeats, repeats) for v in scheduled_views(0, 4, epoch, views, repeats)]
+    assert set(seen) == set(range(views))
+    assert all(
+        scheduled_views(0, 4, e, views, repeats) == scheduled_views(0, 4, e // repeats * repeats, views, repeats)
+        for e in range(9)
+    )
+    for cycle in range(3):
+        plans = [np.concatenate(batch_plan(1, cycle * repeats + turn, 50, 8, repeats=repeats)) for turn in range(repeats)]
+        assert sorted(np.concatenate(plans)) == list(range(50))
+
+
+def test_fresh_views_are_mixed_too_and_anew_in_every_epoch(images) -> None:
+    source = ImageFolder.open(images)
+    views = FreshViews(source, np.arange(24), np.array(source.labels), parse_policy(POLICY), SIZE, len(CLASSES))
+    found = []
+    for epoch in (0, 0, 1):
+        views.set_epoch(epoch)
+        plan = batch_plan(0, 0, 24, 24, views.mixing[0].partner)
+        ((pixels, targets),) = batches(views, plan, workers=0)
+        assert targets.soft is None
+        alone = np.stack([views.items(i)[0].image.numpy() for i in plan[0]])
+        position = {int(s): i for i, s in enumerate(plan[0])}
+        local = views.mixing[0].take(plan[0], np.array([position[int(p)] for p in views.mixing[0].partner[plan[0]]]))
+        assert np.array_equal(pixels.numpy(), mix(alone, local))
+        assert targets.other.tolist() == [source.labels[views.mixing[0].partner[s]] for s in plan[0]]
+        found.append(views.mixing[0])
+    assert all(np.array_equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+    assert not np.array_equal(found[0].partner, found[2].partner)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("paired", [False, True])
+def test_ranks_share_a_batch_without_tearing_a_pair_or_losing_a_sample(world, paired) -> None:
+    partner = drawn(2, 101, MixOptions(mixup=0.8, mixup_prob=0.7)).partner if paired else None
+    for samples in batch_plan(3, 1, 101, 16, partner):
+        shares = [share_of_rank(samples, partner, rank, world) for rank in range(world)]
+        assert np.concatenate(shares).tolist() == samples.tolist()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1 + 2 * paired
+        if paired:
+            assert all(set(partner[share]) <= set(share.tolist()) for share in shares)
+
+
+@pytest.mark.parametrize(("arguments", "least"), [
+    ({"mixing": True, "repeats": 1}, 4), ({"mixing": False, "repeats": 3}, 3), ({"mixing": True, "repeats": 2, "world": 2}, 16),
+])  # fmt: skip
+def test_batches_that_cannot_hold_what_belongs_together_are_refused(arguments, least) -> None:
+    check_batch_size(least, **arguments)
+    with pytest.raises(UsageError, match=f"--batch-size {least}"):
+        check_batch_size(least - 1, **arguments)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 9, 17, 24])
+def test_no_batch_of_pairs_is_ever_empty(samples) -> None:
+    for seed in range(30):
+        partner = drawn(seed, samples, MixOptions(mixup=0.8, mixup_prob=0.6)).partner
+        plan = batch_plan(seed, 0, samples, 4, partner)
+        assert len(plan) == -(-samples // 4)
+        assert all(len(batch) for batch in plan)
+        assert sorted(np.concatenate(plan)) == list(range(samples))

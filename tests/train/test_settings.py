@@ -1,0 +1,85 @@
+"""Settings of a resumed run: other options, data or labels are refused, and so is a file that is no checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+
+import pytest
+
+from reinforce.errors import DataError, Interrupted, SettingsError
+from reinforce.generation.generate import Execution, generate
+from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import TeacherSpec
+from reinforce.train.loop import BEST, LAST, train
+from tests.conftest import SIZE, TEACHER, make_settings
+from tests.train.conftest import CASES, at, config, resumed
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"lr": 0.01}, r"recipe\.lr = 0\.001 in the checkpoint, 0\.01 asked for"),
+        ({"seed": 9}, "seed = 2 in the checkpoint, 9 asked for"),
+        ({"epochs": 4}, r"recipe\.epochs = 3 in the checkpoint, 4 asked for"),
+        ({"batch_size": 6}, r"recipe\.batch_size = 5 in the checkpoint, 6 asked for"),
+        ({"model_ema": False}, r"recipe\.model_ema = True in the checkpoint, False asked for"),
+        ({"student": "test_resnet"}, "student = 'test_vit' in the checkpoint, 'test_resnet' asked for"),
+        (
+            {"student_kwargs": {"qkv_bias": False}},
+            "student_kwargs = {} in the checkpoint, .*'qkv_bias': False",
+        ),
+        ({"mode": "plain"}, "mode = 'replay' in the checkpoint, 'plain' asked for"),
+        ({"views": 4}, "views = None in the checkpoint, 4 asked for"),
+    ],
+)
+def test_resuming_with_another_setting_names_both_values(undisturbed, changes, text) -> None:
+    reference = undisturbed("replay")
+    before = {p: p.read_bytes() for p in reference.out.iterdir()}
+    values = {**CASES["replay"], "val": reference.val, **changes}
+    wanted = config(reference.data, reference.out, reference.labels, resume=True, **values)
+    with pytest.raises(SettingsError, match=text) as error:
+        train(wanted)
+    assert error.value.exit_code == 2
+    assert "give the option its old value" in str(error.value)
+    assert {p: p.read_bytes() for p in reference.out.iterdir()} == before
+
+
+def test_resuming_with_other_labels_or_other_images_is_refused(undisturbed, own_images, teacher, tmp_path) -> None:
+    reference = undisturbed("replay")
+    source = ImageFolder.open(own_images)
+    generate(source, teacher, make_settings(source, teacher, seed=4), tmp_path / "other", Execution(workers=0))
+    with pytest.raises(
+        SettingsError, match=r"made with another labels.\n.*labels = '[0-9a-f]{64}' in the check.*, '[0-9a-f]{64}'"
+    ):
+        train(dataclasses.replace(reference, labels=tmp_path / "other", resume=True))
+    (own_images / "bread" / "more.jpg").write_bytes((own_images / "bread" / "000.jpg").read_bytes())
+    with pytest.raises(SettingsError, match="made with another data"):
+        train(dataclasses.replace(reference, data=own_images, resume=True))
+
+
+def test_resuming_a_plain_run_with_another_policy_is_refused(images, tmp_path) -> None:
+    run = config(images, tmp_path / "run", mode="plain", policy="rrc", size=SIZE, epochs=2, student="test_resnet")
+    with pytest.raises(Interrupted):
+        train(run, at((0, 2), lambda: signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(SettingsError, match="another policy"):
+        train(dataclasses.replace(run, policy="none", resume=True))
+
+
+def test_resuming_an_online_run_with_another_teacher_is_refused(images, weights, undisturbed, tmp_path) -> None:
+    changes = {"mode": "online", "size": SIZE, "epochs": 2, "student": "test_resnet"}
+    run = config(images, tmp_path / "run", teachers=[TeacherSpec(TEACHER, weights)], **changes)
+    with pytest.raises(Interrupted):
+        train(run, at((0, 2), lambda: signal.raise_signal(signal.SIGINT)))
+    other = [TeacherSpec("test_vit", undisturbed("replay").out / BEST)]
+    with pytest.raises(SettingsError, match="another teacher"):
+        train(dataclasses.replace(run, teachers=other, resume=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", None])
+def test_a_checkpoint_that_is_none_is_refused(undisturbed, tmp_path, content) -> None:
+    reference = undisturbed("replay")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LAST).write_bytes((reference.out / BEST).read_bytes() if content is None else content)
+    with pytest.raises(DataError, match="is no checkpoint"):
+        train(resumed(reference, tmp_path / "run"))
