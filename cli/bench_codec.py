@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "codec"
 
 
@@ -20,7 +22,7 @@ def command(
     top1: Annotated[
         float | None, typer.Option(help="Sharpen or soften by a temperature until the mean top-1 probability is this.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Encode and decode soft labels: bytes per view, KL, biases, and the time of both."""
     from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, table

@@ -4,67 +4,46 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import typer
+
+from reinforce.cli import options as o
+from reinforce.cli.generation import GenerationOptions
 
 NAME = "generate"
 
 
-def command(
-    data: Annotated[str, typer.Option(help="As in generate.")],
-    teacher: Annotated[list[str], typer.Option(help="timm model or short name.")],
-    teacher_weights: Annotated[list[Path] | None, typer.Option(help="Local state dict; default: timm's own.")] = None,
-    teacher_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
-    class_map: Annotated[str | None, typer.Option(help="As in generate.")] = None,
-    policy: Annotated[str, typer.Option(help="As in generate.")] = "rrc-ra",
-    size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
-    views: Annotated[int, typer.Option(min=1, help="Views per image.")] = 8,
-    codec: Annotated[str, typer.Option(help="As in generate.")] = "sqrt",
-    batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the teacher.")] = "fp32",
-    limit: Annotated[int, typer.Option(min=1, help="Images, spread evenly over the index.")] = 100,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is run, in turn.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-) -> None:
-    """Seconds of generate against a bare loop of the same teacher over batches that are ready."""
+@dataclass(frozen=True, kw_only=True)
+class _Options(GenerationOptions):
+    """Those of `generate`, with less to do by default."""
+
+    limit: o.Limit = 100
+    views: o.Views = 8
+    batch_size: o.TeacherBatch = 64
+
+
+def command(given: _Options, rounds: o.Rounds = 5, as_json: o.Json = False) -> None:
+    """Seconds of generate against a bare loop of the same teacher over batches that are ready; takes its options."""
     from reinforce.bench.generate_bench import contenders, precision_error
     from reinforce.bench.rounds import measure, table
-    from reinforce.cli.job import prepare
-    from reinforce.generation.generate import Execution
+    from reinforce.cli.generation import prepare
     from reinforce.store.probes import environment
-    from reinforce.teachers.device import default_workers
 
-    job = prepare(
-        data=data,
-        teacher=teacher,
-        teacher_weights=teacher_weights,
-        teacher_kwargs=teacher_kwargs,
-        class_map=class_map,
-        policy=policy,
-        size=size,
-        views=views,
-        codec=codec,
-        device=device,
-        precision=precision,
-        limit=limit,
-    )
-    execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)
+    source, teacher, settings, execution = prepare(given)
     with tempfile.TemporaryDirectory() as scratch:
-        runs = contenders(*job, execution, Path(scratch))
+        runs = contenders(source, teacher, settings, execution, Path(scratch))
         rows = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))
-    error = precision_error(job.source, job.teacher, job.settings, batch_size) if precision == "bf16" else None
+    error = precision_error(source, teacher, settings, execution.batch_size) if given.precision == "bf16" else None
     about = {
-        "device": str(job.teacher.device),
-        "teacher": ", ".join(t.name for t in job.settings.teachers),
-        "precision": precision,
-        "images": len(job.source),
-        "views": views,
-        "size": size,
-        "batch_size": batch_size,
+        "device": str(teacher.device),
+        "teacher": ", ".join(t.name for t in settings.teachers),
+        "precision": given.precision,
+        "images": len(source),
+        "views": settings.views,
+        "size": settings.size,
+        "batch_size": execution.batch_size,
         "workers": execution.workers,
         "rounds": rounds,
         **({"kl_to_fp32": error[0], "top1_as_fp32": error[1]} if error else {}),

@@ -9,17 +9,19 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "loader"
 
 
 def command(
     data: Annotated[Path, typer.Option(help="Image folder.")],
     policy: Annotated[list[str] | None, typer.Option(help="rrc or rrc-ra, may be repeated; default: both.")] = None,
-    size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
+    size: o.Size = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Views in a batch.")] = 64,
     images: Annotated[int, typer.Option(min=2, help="Views in a round, at least.")] = 700,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each loader is run, in turn.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    rounds: o.Rounds = 5,
+    as_json: o.Json = False,
 ) -> None:
     """Views per second of one decoding process: timm's loader, fresh views, replayed views, and decoding alone."""
     import torch

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "modes"
 
 
@@ -16,8 +18,8 @@ def command(
     labels: Annotated[Path, typer.Option(help="Reinforced dataset.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs.")],
     val: Annotated[str | None, typer.Option(help="Labelled images to evaluate on.")] = None,
-    student: Annotated[str, typer.Option(help="timm model or short name.")] = "mobilenetv3_small_050",
-    student_kwargs: Annotated[list[str] | None, typer.Option(help="key=value for timm.create_model.")] = None,
+    student: o.Student = "mobilenetv3_small_050",
+    student_kwargs: o.StudentKwargs = None,
     teacher_weights: Annotated[
         list[Path] | None, typer.Option(help="The teacher's weights file, where it is a local one.")
     ] = None,
@@ -25,17 +27,17 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     lr: Annotated[float, typer.Option()] = 1e-3,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per mode.")] = 3,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    workers: o.Workers = None,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
 ) -> None:
     """Train the same student by replay, plainly and with the teacher live: images per second and accuracy of each."""
     from reinforce.store.probes import environment
     from reinforce.teachers.device import default_workers, resolve_device
     from reinforce.teachers.models import parse_kwargs
     from reinforce.train.compare import compare_modes, table
+    from reinforce.train.config import TrainConfig
     from reinforce.train.recipe import load_recipe
-    from reinforce.train.setup import TrainConfig
 
     chosen = resolve_device(device)
     config = TrainConfig(

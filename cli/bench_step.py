@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "step"
 
 
 def command(
     student: Annotated[list[str], typer.Option(help="timm model or short name, may be repeated.")],
     teacher: Annotated[str | None, typer.Option(help="Live teacher to compare with, with random weights.")] = None,
-    size: Annotated[int, typer.Option(min=8, help="Height and width of a view in pixels.")] = 224,
+    size: o.Size = 224,
     batch_size: Annotated[int, typer.Option(min=2, help="Views in a batch.")] = 32,
     classes: Annotated[int, typer.Option(min=2, help="Classes.")] = 1000,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="bfloat16.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps in a round.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each mode is run, in turn.")] = 7,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    rounds: o.Rounds = 7,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
 ) -> None:
     """Milliseconds of a training step: plain, replayed, and with a live teacher, on the same batch."""
     from reinforce.bench.rounds import measure, table

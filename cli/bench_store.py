@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "store"
 
 
@@ -18,7 +20,7 @@ def command(
         typer.Option(help="SAMPLESxVIEWSxCLASSES, may be repeated; default: growing up to 1281167x300x1000."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a picture of how costs grow; needs matplotlib.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Write synthetic stores in a temporary folder, and open and read each in a fresh process."""
     from reinforce.bench.store_bench import COLUMNS, DEFAULT, draw, measure_store, parse_size, synthesise, table

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "demo"
 
 
 def command(
     out: Annotated[Path, typer.Option(help="Folder for images, labels and runs.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Students per mode.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Train a teacher, generate, verify, then train the same student plainly and by replay, and compare."""
     from reinforce.train.demo import run_demo, table

@@ -8,17 +8,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "export"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    root: o.Dataset,
     kind: Annotated[Literal["ml-dr", "fkd"], typer.Option("--format", help="Whose loader it is for.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     topk: Annotated[int, typer.Option(min=1, max=1000, help="Classes per view.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
     from reinforce.errors import StoreError

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "import"
@@ -29,7 +30,7 @@ def command(
     ] = "uniform",
     axes: Annotated[Literal["hw", "wh"], typer.Option(help="relabel: order of the last two axes of a map.")] = "hw",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that parse; default: one per core.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; nothing in them is run or unpacked."""
     from reinforce.peers.fkd import FkdReader

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "inspect"
 
 
 def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, complete or not.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Show teacher, policy, views, bytes per view, label statistics and completeness."""
     from reinforce.labels.codec_names import codec_name

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "list"
 
 
@@ -15,7 +17,7 @@ def command(
         Literal["recipes", "policies", "codecs", "students", "datasets"],
         typer.Argument(help="What to list; default: data sets."),
     ] = "datasets",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """List recipes, policies, codecs, students or known data sets, a line each."""
     found = _LISTS[what]()

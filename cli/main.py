@@ -28,6 +28,7 @@ from reinforce.cli import (
     verify,
 )
 from reinforce.cli import list as listing
+from reinforce.cli.lazy import SETTINGS, add_command
 from reinforce.errors import ReinforceError
 from reinforce.memory import keep_freed_memory
 
@@ -37,15 +38,14 @@ app = typer.Typer(
     name="reinforce",
     help="Knowledge distillation at the price of plain training: run the teacher once, replay its views for every student.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
 for module in (generate, train, plan, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
-    app.command(module.NAME)(module.command)
+    add_command(app, module)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
-    bench.command(measurement.NAME)(measurement.command)
+    add_command(bench, measurement)
 app.add_typer(bench, name="bench")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "pack"
@@ -22,7 +23,7 @@ def command(
     shard_size: Annotated[float, typer.Option(min=0.001, help="Size of a shard, about, in megabytes.")] = 500.0,
     resize: Annotated[int | None, typer.Option(min=8, help="Shorter side in pixels; for images alone.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize makes.")] = 92,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Write webdataset shards: KEY.jpg and KEY.cls, and KEY.rein with params and labels of all views."""
     from reinforce.packs.pack import Options, pack

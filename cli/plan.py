@@ -4,73 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+from reinforce.cli.generation import GenerationOptions
+
 NAME = "plan"
+_PLAN = "Plan"
 
 
 def command(
-    data: Annotated[str, typer.Option(help="As in generate.")],
-    teacher: Annotated[list[str], typer.Option(help="timm model or short name.")],
-    views: Annotated[int, typer.Option(min=1, max=65535, help="Views per image.")] = 10,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.")] = 100,
-    samples: Annotated[int | None, typer.Option(min=1, help="Images in all; default: those of --data.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0, help="Hours of another device that there are.")] = None,
-    gpu_rate: Annotated[float | None, typer.Option(min=0.001, help="Views per second of the teacher on that device.")] = None,
-    policy: Annotated[str, typer.Option(help="As in generate.")] = "rrc-ra",
-    size: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of a view in pixels.")] = 224,
-    teacher_weights: Annotated[list[Path] | None, typer.Option(help="As in generate.")] = None,
-    teacher_kwargs: Annotated[list[str] | None, typer.Option(help="As in generate.")] = None,
-    class_map: Annotated[str | None, typer.Option(help="As in generate.")] = None,
-    codec: Annotated[str, typer.Option(help="As in generate.")] = "sqrt",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Views per teacher batch; default: 64, on a GPU what fits, up to 512.")
+    given: GenerationOptions,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.", rich_help_panel=_PLAN)] = 100,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Images in all; default: those of --data.", rich_help_panel=_PLAN)
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Decoding processes; default: by device.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Arithmetic of the teacher.")] = "fp32",
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.")] = 45,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="Hours of another device that there are.", rich_help_panel=_PLAN)
+    ] = None,
+    gpu_rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Views per second of the teacher on that device.", rich_help_panel=_PLAN),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.", rich_help_panel=_PLAN)] = 45,
+    as_json: o.Json = False,
 ) -> None:
-    """Try stage one on a few images, and say what all of them would take and when it pays."""
-    from reinforce.cli.job import prepare
+    """Try stage one on a few images, and say what all of them would take and when it pays; takes the options of generate."""
+    from reinforce.cli.generation import prepare
     from reinforce.errors import UsageError
-    from reinforce.generation.generate import Execution
     from reinforce.generation.plan import affordable_views, cost, measure_rates
-    from reinforce.teachers.batch_size import find_batch_size
-    from reinforce.teachers.device import default_workers
-    from reinforce.teachers.teacher import label_of
 
     if (gpu_hours is None) != (gpu_rate is None):
         raise UsageError("--gpu-hours and --gpu-rate belong together.", fix="--gpu-hours 24 --gpu-rate 4000")
-    job = prepare(
-        data=data,
-        teacher=teacher,
-        teacher_weights=teacher_weights,
-        teacher_kwargs=teacher_kwargs,
-        class_map=class_map,
-        policy=policy,
-        size=size,
-        views=views,
-        codec=codec,
-        device=device,
-        precision=precision,
-        limit=None,
-    )
-    batch_size = batch_size or find_batch_size(label_of(job.teacher, job.settings), job.settings.size, job.teacher.device)
-    execution = Execution(batch_size, default_workers(job.teacher.device) if workers is None else workers)
-    rates = measure_rates(*job, execution, seconds)
-    count = samples or len(job.source)
+    source, teacher, settings, execution = prepare(given)
+    rates = measure_rates(source, teacher, settings, execution, seconds)
+    count, views = samples or len(source), settings.views
     found = cost(rates, count, views, epochs)
     fit = None if gpu_hours is None or gpu_rate is None else affordable_views(gpu_hours, gpu_rate, count)
     if as_json:
         result = {"samples": count, "views": views, "epochs": epochs, "affordable_views": fit}
         typer.echo(json.dumps({**result, "rates": dataclasses.asdict(rates), "cost": dataclasses.asdict(found)}, indent=2))
         return
-    typer.echo(f"measured     {rates.images} images x {views} views on {job.teacher.device}")
+    typer.echo(f"measured     {rates.images} images x {views} views on {teacher.device}")
     typer.echo(f"generate     {rates.generate:.1f} views/s, the teacher alone {rates.teacher:.1f}")
     typer.echo(
         f"bytes/view   labels {rates.label_bytes:.1f}, params {rates.params_bytes:.1f}; params take less in whole blocks"

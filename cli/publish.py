@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "publish"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    root: o.Dataset,
     to: Annotated[str, typer.Option(help="A folder, s3://BUCKET/PATH, or hf://datasets/USER/NAME.")],
     name: Annotated[str | None, typer.Option(help="What it is called; default: the last part of --to.")] = None,
     license_labels: Annotated[str, typer.Option(help="Licence of the labels and params, such as cc-by-4.0.")] = "not stated",
@@ -22,7 +22,7 @@ def command(
     license_teacher: Annotated[str, typer.Option(help="Licence of the teacher's weights.")] = "not stated",
     with_images: Annotated[bool, typer.Option("--with-images", help="DIR is shards with images: send these too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Publish labels and params, with a dataset card, Croissant metadata, a preview and hashes of everything; no pixels."""
     import re

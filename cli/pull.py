@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "pull"
@@ -20,7 +21,7 @@ def command(
     blocks: Annotated[str | None, typer.Option(help="Numbers of blocks, such as 0-9,12; default: all.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Of publication.json, if you have it from someone you trust.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Files that are fetched at once.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: o.Json = False,
 ) -> None:
     """Fetch a published data set; every file is checked before it is used, and an interrupted pull is continued."""
     import hashlib

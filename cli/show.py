@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
+
 NAME = "show"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset.")],
+    root: o.Dataset,
     data: Annotated[str, typer.Option(help="The images it was generated from.")],
     sample: Annotated[str, typer.Option(help="Key of the sample: its path below the source without suffix.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],

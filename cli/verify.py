@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from reinforce.cli import options as o
 from reinforce.cli.progress import Progress
 
 NAME = "verify"
@@ -25,8 +26,8 @@ def command(
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
 ) -> None:
     """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
     from reinforce.errors import UsageError

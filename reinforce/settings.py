@@ -17,7 +17,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 256 << 20
 """Longest JSON that is read."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Scalar = str | int | float | bool | None
+Scalar = str | int | float | bool | None
+"""A value on the command line: `key=value`."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -31,7 +32,7 @@ class TeacherInfo(Model):
     """One teacher of the ensemble."""
 
     name: str = Field(description="timm model name")
-    kwargs: dict[str, _Scalar] = Field(description="arguments of timm.create_model beside the name")
+    kwargs: dict[str, Scalar] = Field(description="arguments of timm.create_model beside the name")
     weights_sha256: Sha256 | None = Field(description="over names, dtypes, shapes and bytes of all tensors; null: not known")
     num_classes: int = Field(ge=1)
     mean: tuple[float, float, float] | None
@@ -54,7 +55,7 @@ class Origin(Model):
     format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"]
     pixels: str = Field(description="what made the pixels that the teacher saw")
     replay: Literal["approximate", "none"] = Field(description="none: params of the views were not kept")
-    options: dict[str, _Scalar] = Field(description="how ambiguous bytes were read")
+    options: dict[str, Scalar] = Field(description="how ambiguous bytes were read")
 
 
 class Settings(Model):

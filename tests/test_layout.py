@@ -246,6 +246,10 @@ def test_a_file_is_short_and_says_what_it_is(path) -> None:
     assert path.name != "utils.py"
 
 
+def test_files_of_tests_are_short_too() -> None:
+    assert [name_of(p) for p in (ROOT / "tests").rglob("*.py") if len(p.read_text().splitlines()) > 300] == []
+
+
 def test_there_is_no_drawer_for_everything() -> None:
     assert not [
         p for p in ROOT.glob("[a-z]*/**/*.py") if p.name in ("utils.py", "util.py", "helpers.py", "common.py", "misc.py")

@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from reinforce.train.loop import METRICS, train
-from reinforce.train.setup import Mode, TrainConfig
+from reinforce.train.config import Mode, TrainConfig
+from reinforce.train.loop import train
+from reinforce.train.metrics import METRICS
 
 MODES: tuple[Mode, ...] = ("replay", "plain", "online")
 

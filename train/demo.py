@@ -21,11 +21,13 @@ from reinforce.labels.codec_names import parse_codec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import TeacherSpec, load_teacher
+from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.compare import compare_modes
-from reinforce.train.loop import BEST, train
+from reinforce.train.config import TrainConfig
+from reinforce.train.loop import train
 from reinforce.train.recipe import load_recipe
-from reinforce.train.setup import TrainConfig
+from reinforce.train.run import BEST
 from reinforce.verification.summary import summarise
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 from reinforce.views.policy_text import parse_policy
@@ -48,10 +50,10 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
     say(f"training the teacher, {TEACHER}, on {TEACHER_IMAGES} labelled digits")
     recipe = load_recipe("kd", {"epochs": TEACHER_EPOCHS, "batch_size": 64, "lr": 2e-3, "warmup_epochs": 2, "crop_pct": 1.0})
     teacher_config = TrainConfig(
-        TEACHER,
-        folder["teacher"].location,
-        out / "teacher",
-        recipe,
+        student=TEACHER,
+        data=folder["teacher"].location,
+        out=out / "teacher",
+        recipe=recipe,
         mode="plain",
         size=SIZE,
         policy=POLICY,
@@ -85,10 +87,10 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
     say(f"training the student, {STUDENT}, {STUDENT_EPOCHS} epochs, replayed and plain, {len(seeds)} seeds each")
     recipe = load_recipe("kd", {"epochs": STUDENT_EPOCHS, "batch_size": 50, "lr": 4e-3, "warmup_epochs": 2, "crop_pct": 1.0})
     config = TrainConfig(
-        STUDENT,
-        source.location,
-        out / "students",
-        recipe,
+        student=STUDENT,
+        data=source.location,
+        out=out / "students",
+        recipe=recipe,
         labels=out / "labels",
         val=folder["val"].location,
         workers=0,

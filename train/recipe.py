@@ -17,40 +17,43 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: int = Field(100, ge=1, description="epochs; cooldown comes on top")
-    batch_size: int = Field(128, ge=1)
-    aug_repeats: int = Field(1, ge=1, description="views of a sample in one batch, from one decode")
-    opt: str = Field("adamw", description="name of a timm optimiser")
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    pretrained: bool = Field(False, description="start from timm's published weights")
-    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm")
-    sched: str = Field("cosine", description="name of a timm schedule")
-    warmup_epochs: int = Field(5, ge=0, description="cut to a fifth of a shorter run")
-    warmup_lr: float = Field(1e-6, ge=0)
-    min_lr: float = Field(1e-6, ge=0)
-    decay_epochs: float = Field(90, gt=0, description="epochs between two decays of the step schedule")
-    decay_rate: float = Field(0.1, gt=0, le=1, description="factor of each of them")
-    cooldown_epochs: int = Field(0, ge=0)
-    distill_loss_weight: float = Field(1.0, ge=0, description="weight of KL(teacher || student)")
-    task_loss_weight: float = Field(0.0, ge=0, description="weight of cross-entropy with the hard label, beside the teacher")
-    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the hard label")
-    distill_type: Literal["soft", "hard"] = Field("soft", description="KL to the teacher, or its top class as a label (DeiT)")
+    epochs: int = Field(100, ge=1, description="Epochs; cooldown comes on top.")
+    batch_size: int = Field(128, ge=1, description="Views in a batch, of all processes together.")
+    aug_repeats: int = Field(1, ge=1, description="Views of a sample in one batch, from one decode.")
+    opt: str = Field("adamw", description="Name of a timm optimiser.")
+    lr: float = Field(1e-3, gt=0, description="Highest learning rate.")
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of optimisers that have one.")
+    pretrained: bool = Field(False, description="Start from timm's published weights.")
+    clip_grad: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    sched: str = Field("cosine", description="Name of a timm schedule.")
+    warmup_epochs: int = Field(5, ge=0, description="Epochs in which the learning rate rises; cut to a fifth of a shorter run.")
+    warmup_lr: float = Field(1e-6, ge=0, description="Learning rate at the start of the warm-up.")
+    min_lr: float = Field(1e-6, ge=0, description="Learning rate at the end.")
+    decay_epochs: float = Field(90, gt=0, description="Epochs between two decays of the step schedule.")
+    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor of each of them.")
+    cooldown_epochs: int = Field(0, ge=0, description="Epochs at the last learning rate, on top.")
+    distill_loss_weight: float = Field(1.0, ge=0, description="Weight of KL(teacher || student).")
+    task_loss_weight: float = Field(0.0, ge=0, description="Weight of cross-entropy with the hard label, beside the teacher.")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the hard label.")
+    distill_type: Literal["soft", "hard"] = Field("soft", description="soft: KL to the teacher; hard: its top class (DeiT).")
     alpha: float | None = Field(
-        None, ge=0, le=1, description="share of the teacher in the target, the rest is the hard label; replaces the two weights"
+        None,
+        ge=0,
+        le=1,
+        description="Share of the teacher in the target, the rest hard; replaces the two weights.",
     )
-    alpha_ramp_epochs: float = Field(0.0, ge=0, description="epochs in which alpha rises from 0")
-    discriminator_loss_weight: float = Field(0.0, ge=0, description="weight of a discriminator on the outputs (MEAL V2)")
-    cosub: bool = Field(False, description="two submodels of the student teach each other; needs drop_path")
-    model_ema: bool = False
-    model_ema_decay: float = Field(0.9998, ge=0, lt=1)
-    model_ema_warmup: bool = False
-    amp: bool = False
-    amp_dtype: Literal["float16", "bfloat16"] = "bfloat16"
-    drop: float = Field(0.0, ge=0, lt=1, description="dropout rate of the student")
-    drop_path: float | None = Field(None, ge=0, lt=1, description="stochastic depth rate of the student")
-    crop_pct: float = Field(0.875, gt=0.1, le=1, description="share of the resized image that evaluation cuts out")
+    alpha_ramp_epochs: float = Field(0.0, ge=0, description="Epochs in which alpha rises from 0.")
+    discriminator_loss_weight: float = Field(0.0, ge=0, description="Weight of a discriminator on the outputs (MEAL V2).")
+    cosub: bool = Field(False, description="Two submodels of the student teach each other; needs drop_path.")
+    model_ema: bool = Field(False, description="Keep an average of the weights.")
+    model_ema_decay: float = Field(0.9998, ge=0, lt=1, description="How slowly the average moves.")
+    model_ema_warmup: bool = Field(False, description="Average over less at the start.")
+    amp: bool = Field(False, description="Mixed precision.")
+    amp_dtype: Literal["float16", "bfloat16"] = Field("bfloat16", description="Of mixed precision.")
+    drop: float = Field(0.0, ge=0, lt=1, description="Dropout rate of the student.")
+    drop_path: float | None = Field(None, ge=0, lt=1, description="Stochastic depth rate of the student.")
+    crop_pct: float = Field(0.875, gt=0.1, le=1, description="Share of the resized image that evaluation cuts out.")
 
     @model_validator(mode="after")
     def _check_losses(self) -> Recipe:

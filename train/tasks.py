@@ -6,6 +6,7 @@ loss. Images are normalised here, on the device, by the student's own mean and s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,6 +45,10 @@ class StudentTask(TrainingTask):
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[B, 3, H, W]` to what the student expects, float32."""
         return (images.float() - self.mean) / self.std
+
+    def logits_of(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What a model, the student or its average, says of images uint8 `[B, 3, H, W]`: logits `[B, C]`."""
+        return lambda images: model(self.normalise(images))
 
     def compile(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         """Compile the student with `torch.compile`; what is evaluated and saved stays the student itself."""

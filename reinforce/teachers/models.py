@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from reinforce.errors import TeacherError, UsageError
+from reinforce.settings import Scalar
 from reinforce.teachers.short_names import timm_name
-
-Scalar = str | int | float | bool | None
 
 
 def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scalar], pretrained: bool) -> nn.Module:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from reinforce.teachers.short_names import timm_name
-from reinforce.teachers.teacher import Teacher, TeacherSpec, load_teacher
+from reinforce.teachers.teacher import Teacher, load_teacher
+from reinforce.teachers.teacher_spec import TeacherSpec
 
 
 def random_teacher(name: str, *, num_classes: int, size: int, device: torch.device, precision: str = "fp32") -> Teacher:

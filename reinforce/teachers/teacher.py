@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,22 +18,14 @@ from torch import nn
 from reinforce.errors import TeacherError, UsageError
 from reinforce.settings import Settings, TeacherInfo
 from reinforce.teachers.class_map import check_classes, read_class_map
-from reinforce.teachers.models import Scalar, create, require_logits, weights_sha256
+from reinforce.teachers.models import create, require_logits, weights_sha256
 from reinforce.teachers.short_names import timm_name
+from reinforce.teachers.teacher_spec import TeacherSpec
 
 Label = Callable[[torch.Tensor], torch.Tensor]
 """What a teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 _MAP_TOLERANCE = 1e-3
 """How far logits may be from the mean of the scores, as a share of the largest: rounding."""
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """What a user says of one teacher; `kwargs` go to `timm.create_model`, except `mean` and `std`, which override its own."""
-
-    name: str
-    weights: Path | None = None
-    kwargs: dict[str, Scalar] = field(default_factory=dict)
 
 
 class Member(nn.Module):

@@ -26,10 +26,11 @@ from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.listing import list_files
 from reinforce.store.store import MANIFEST, Store
 from reinforce.teachers.models import create
+from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation, classification_metrics
-from reinforce.train.loop import BEST, train
+from reinforce.train.loop import train
 from reinforce.train.recipe import load_recipe
-from reinforce.train.setup import TrainConfig
+from reinforce.train.run import BEST
 
 STUDENT = "mobilenetv3_small_050"
 TOPK = [f"topk:{k}{how}" for k in (5, 10, 20) for how in ("", " dropped")]
@@ -122,7 +123,10 @@ def main() -> None:
                 result[variant] = {**encode_again(args.labels, labels, variant), "runs": []}
             run = args.out / "run"
             shutil.rmtree(run, ignore_errors=True)
-            train(TrainConfig(STUDENT, args.data, run, recipe, labels=labels, seed=seed, workers=1, device="cpu"))
+            config = TrainConfig(
+                student=STUDENT, data=args.data, out=run, recipe=recipe, labels=labels, seed=seed, device="cpu"
+            )
+            train(config)
             metrics = evaluate(run / BEST, args.val, args.classes, settings.size, settings.num_classes)
             result[variant]["runs"].append({"seed": seed, **metrics})
             print(variant, seed, metrics, flush=True)

@@ -59,7 +59,7 @@ WRONG_USAGE = [
     (f"{TRAIN} --epochs 0", "--epochs", "greater than or equal to 1"),
     (f"{TRAIN} --opt nonsense", "timm does not know this optimiser", "nonsense"),
     (f"{TRAIN} --sched nonsense", "timm does not know this", "nonsense"),
-    (f"{TRAIN} --amp-dtype float8", "amp_dtype", "'float16' or 'bfloat16'"),
+    (f"{TRAIN} --amp-dtype float8", "--amp-dtype", "'float16', 'bfloat16'"),
     (f"{TRAIN} --policy rrc", "--policy is given beside --labels", "one of them"),
     (f"{TRAIN} --sizes 64,x", "--sizes 64,x", "--sizes 96,128"),
     (f"{TRAIN} --views 6", "6 views are asked for", "1 to 5"),

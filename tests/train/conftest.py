@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from reinforce.replay.targets import Targets
 from reinforce.train.checkpoint import load_checkpoint
-from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
+from reinforce.train.config import TrainConfig
+from reinforce.train.loop import train
+from reinforce.train.metrics import METRICS, SUMMARY
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
-from reinforce.train.setup import TrainConfig
+from reinforce.train.run import BEST, LAST
 from tests.conftest import write_folder
 
 TIMES = ("seconds", "images_per_second")

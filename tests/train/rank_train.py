@@ -14,9 +14,9 @@ import torch
 
 from reinforce.errors import ReinforceError
 from reinforce.replay.epoch_views import ReplayedViews
+from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
 from reinforce.train.recipe import Recipe, load_recipe
-from reinforce.train.setup import TrainConfig
 from reinforce.train.tasks import ReplayTask
 
 

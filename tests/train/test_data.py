@@ -14,9 +14,11 @@ from reinforce.generation.generate import Execution, generate
 from reinforce.replay.loader import batch_plan
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
-from reinforce.teachers.teacher import TeacherSpec, load_teacher
+from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train import tasks
-from reinforce.train.loop import BEST, train
+from reinforce.train.loop import train
+from reinforce.train.run import BEST
 from reinforce.train.tasks import OnlineTask, ReplayTask
 from tests.conftest import SIZE, TEACHER, make_settings, picture
 from tests.train.conftest import STEPS, at, config, recorded, refused

@@ -15,7 +15,8 @@ from reinforce.policy import Policy
 from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation, classification_metrics
-from reinforce.train.loop import LAST, train
+from reinforce.train.loop import train
+from reinforce.train.run import LAST
 from tests.conftest import CLASSES, SIZE, picture
 from tests.train.conftest import CPU_RANK, RANDOM, config, flat, refused
 

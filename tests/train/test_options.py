@@ -10,7 +10,9 @@ import torch
 from reinforce import ReinforcedDataset
 from reinforce.errors import DataError, TeacherError, UsageError
 from reinforce.replay.loader import batch_plan
-from reinforce.train.loop import BEST, SUMMARY, train
+from reinforce.train.loop import train
+from reinforce.train.metrics import SUMMARY
+from reinforce.train.run import BEST
 from reinforce.train.setup import build
 from reinforce.train.tasks import ReplayTask
 from reinforce.views.policy_text import parse_policy

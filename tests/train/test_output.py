@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 from reinforce.errors import BusyError, ReinforceError, UsageError
 from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import TeacherSpec, load_teacher
+from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation
-from reinforce.train.loop import BEST, LAST, METRICS, SUMMARY, train
+from reinforce.train.loop import train
+from reinforce.train.metrics import METRICS, SUMMARY
+from reinforce.train.run import BEST, LAST
 from reinforce.train.tasks import ReplayTask
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
 from tests.train.conftest import CPU_RANK, STEPS, TIMES, at, config, differences, flat, metrics_of, resumed

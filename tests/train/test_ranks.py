@@ -22,10 +22,12 @@ from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
-from reinforce.train.loop import BEST, LAST, METRICS, train
+from reinforce.train.config import TrainConfig
+from reinforce.train.loop import train
+from reinforce.train.metrics import METRICS
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import load_recipe
-from reinforce.train.setup import TrainConfig
+from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings, write_folder
 

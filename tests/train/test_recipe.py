@@ -12,6 +12,7 @@ import timm
 
 from reinforce.cli import generate as generate_command
 from reinforce.cli import train as train_command
+from reinforce.cli.lazy import built
 from reinforce.errors import UsageError
 from reinforce.teachers.short_names import timm_name
 from reinforce.train import recipe as module
@@ -50,9 +51,9 @@ def test_the_commands_in_a_recipe_are_ones_that_exist(name) -> None:
     assert any(c.startswith("reinforce train ") for c in commands)
     for line in commands:
         words = line.split()
-        command = {"train": train_command, "generate": generate_command}[words[1]].command
+        command = {"train": train_command, "generate": generate_command}[words[1]]
         options = {o.removeprefix("--").replace("-", "_") for o in words if o.startswith("--")}
-        assert options <= set(command.__annotations__), line
+        assert options <= {option.name for option in built(command).params}, line
         for option, value in pairwise(words):
             if option == "--policy":
                 parse_policy(value)
@@ -65,7 +66,7 @@ def test_the_commands_in_a_recipe_are_ones_that_exist(name) -> None:
 
 
 def test_every_field_of_a_recipe_can_be_given_on_the_command_line() -> None:
-    assert set(Recipe.model_fields) <= set(train_command.command.__annotations__)
+    assert set(Recipe.model_fields) <= {option.name for option in built(train_command).params}
 
 
 @pytest.mark.parametrize(("content", "text"), [

@@ -18,7 +18,9 @@ import pytest
 from reinforce.cli import main
 from reinforce.errors import Interrupted
 from reinforce.train.checkpoint import load_checkpoint
-from reinforce.train.loop import LAST, SUMMARY, train
+from reinforce.train.loop import train
+from reinforce.train.metrics import SUMMARY
+from reinforce.train.run import LAST
 from tests.train.conftest import CASES, STEPS, at, config, differences, metrics_of, resumed
 
 
@@ -79,21 +81,21 @@ def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed, tmp_path)
 
 
 def test_a_crash_between_metrics_and_checkpoint_leaves_no_line_twice(undisturbed, tmp_path, monkeypatch) -> None:
-    import reinforce.train.loop as loop
+    import reinforce.train.run as run_module
 
     reference = undisturbed("replay")
-    save = loop.save_checkpoint
+    save = run_module.save_checkpoint
 
     def failing(path: Path, state: dict[str, Any]) -> None:
         if state["epoch"] == 2:
             crash()
         save(path, state)
 
-    monkeypatch.setattr(loop, "save_checkpoint", failing)
+    monkeypatch.setattr(run_module, "save_checkpoint", failing)
     with pytest.raises(RuntimeError, match="power"):
         train(dataclasses.replace(reference, out=tmp_path / "run", save_every=0))
     assert [line["epoch"] for line in metrics_of(tmp_path / "run")] == [0, 1]
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(run_module, "save_checkpoint", save)
     train(resumed(reference, tmp_path / "run"))
     assert differences(reference.out, tmp_path / "run") == []
 
@@ -154,7 +156,7 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed, tmp_path) -> None:
 def test_the_random_state_matters_to_these_runs(undisturbed, tmp_path) -> None:
     """Guards the tests above: with another dropout mask the weights would not be equal."""
     reference = undisturbed("replay")
-    torch_state = "reinforce.train.loop.torch.manual_seed"
+    torch_state = "reinforce.train.run.torch.manual_seed"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_state, lambda seed: None)
         train(dataclasses.replace(reference, out=tmp_path / "run"))

@@ -10,8 +10,9 @@ import pytest
 from reinforce.errors import DataError, Interrupted, SettingsError
 from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import TeacherSpec
-from reinforce.train.loop import BEST, LAST, train
+from reinforce.teachers.teacher_spec import TeacherSpec
+from reinforce.train.loop import train
+from reinforce.train.run import BEST, LAST
 from tests.conftest import SIZE, TEACHER, make_settings
 from tests.train.conftest import CASES, at, config, resumed
 

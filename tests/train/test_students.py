@@ -14,9 +14,10 @@ from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.models import create
 from reinforce.teachers.short_names import timm_name
-from reinforce.train.loop import BEST, train
+from reinforce.train.config import TrainConfig
+from reinforce.train.loop import train
 from reinforce.train.recipe import load_recipe
-from reinforce.train.setup import TrainConfig
+from reinforce.train.run import BEST
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import torch_seed
 from tests.conftest import CLASSES, make_settings, write_folder

@@ -1,0 +1,142 @@
+"""Generation: the options of `generate`, which `plan` and `bench generate` take too; and what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from reinforce.cli import options as o
+
+if TYPE_CHECKING:
+    from reinforce.generation.generate import Execution
+    from reinforce.labels.codec import Codec
+    from reinforce.policy import Policy
+    from reinforce.settings import Settings
+    from reinforce.sources.source import Source
+    from reinforce.teachers.teacher import Teacher
+    from reinforce.teachers.teacher_spec import TeacherSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """What is generated, and how; each field is an option."""
+
+    data: o.Data
+    limit: o.Limit = None
+    download: o.Download = False
+    teacher: o.Teachers
+    teacher_weights: o.TeacherWeights = None
+    teacher_kwargs: o.TeacherKwargs = None
+    class_map: o.ClassMap = None
+    precision: o.Precision = "fp32"
+    policy: o.Policy = None
+    size: o.Size = 224
+    views: o.Views = None
+    seed: o.Seed = 0
+    labels: o.LabelKind = "views"
+    codec: o.Codec = None
+    record_views: o.RecordViews = 64
+    block_size: o.BlockSize = 512
+    batch_size: o.TeacherBatch = None
+    workers: o.Workers = None
+    device: o.Device = "auto"
+
+
+class Generation(NamedTuple):
+    """What stage one is called with."""
+
+    source: Source
+    teacher: Teacher
+    settings: Settings
+    execution: Execution
+
+
+def prepare(given: GenerationOptions) -> Generation:
+    """Open the source and load the teacher.
+
+    Raises:
+        ReinforceError: whatever does not fit, before anything is written.
+    """
+    from reinforce.generation.generate import Execution, limit_source
+    from reinforce.settings import Settings, SourceInfo
+    from reinforce.sources.open_source import open_source
+    from reinforce.teachers.batch_size import find_batch_size
+    from reinforce.teachers.device import default_workers, resolve_device
+    from reinforce.teachers.teacher import label_of, load_teacher
+
+    policy, codec, views = _what(given)
+    specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)
+    device = resolve_device(given.device)
+    source = limit_source(open_source(given.data, given.download), given.limit)
+    names = list(source.class_names)
+    teacher = load_teacher(
+        specs, size=given.size, class_names=names, class_map=given.class_map, device=device, precision=given.precision
+    )
+    if given.labels == "map":
+        teacher.require_maps(given.size)
+    first = teacher.infos[0]
+    settings = Settings(
+        source=SourceInfo(
+            kind=source.kind,  # type: ignore[arg-type]
+            num_samples=len(source),
+            class_names=names,
+            index_sha256=source.index_sha256(),
+        ),
+        teachers=teacher.infos,
+        precision=given.precision,
+        policy=policy,
+        size=given.size,
+        views=views,
+        seed=given.seed,
+        codec=codec.to_dict(),
+        num_classes=len(first.class_map) if first.class_map else first.num_classes,
+        block_size=given.block_size,
+        record_views=given.record_views,
+    )
+    batch_size = given.batch_size or find_batch_size(label_of(teacher, settings), given.size, device)
+    workers = default_workers(device) if given.workers is None else given.workers
+    return Generation(source, teacher, settings, Execution(batch_size, workers))
+
+
+def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
+    """Policy, codec and number of views, by default those of the kind of labels."""
+    from reinforce.errors import UsageError
+    from reinforce.labels.codec_names import parse_codec
+    from reinforce.labels.label_map import MapCodec
+    from reinforce.views.policy_text import read_policy
+
+    maps = given.labels == "map"
+    policy = read_policy(given.policy or ("whole" if maps else "rrc-ra"))
+    codec = parse_codec(given.codec or ("map" if maps else "sqrt"))
+    views = given.views or (1 if maps else 10)
+    if maps != isinstance(codec, MapCodec):
+        raise UsageError(
+            f"--codec {given.codec} is not for --labels {given.labels}.",
+            expected="map:K" if maps else "sqrt or topk:K; map:K belongs to --labels map",
+        )
+    if maps and (views != 1 or policy.crop != "whole"):
+        raise UsageError(
+            "A label map is of the whole image, once.",
+            found=f"policy {policy.name}, {views} views",
+            expected="--policy whole and --views 1, the defaults of --labels map",
+            fix="give --policy to `reinforce train`: with maps the views are drawn there",
+        )
+    return policy, codec, views
+
+
+def teacher_specs(names: list[str], weights: list[Path] | None, kwargs: list[str] | None) -> list[TeacherSpec]:
+    """What `--teacher`, `--teacher-weights` and `--teacher-kwargs` say, one for each teacher.
+
+    Raises:
+        UsageError: not one file per teacher, or kwargs that cannot be read.
+    """
+    from reinforce.errors import UsageError
+    from reinforce.teachers.models import parse_kwargs
+    from reinforce.teachers.teacher_spec import TeacherSpec
+
+    if names and weights and len(weights) != len(names):
+        raise UsageError(f"{len(names)} teachers and {len(weights)} weights files.", expected="one file per teacher, or none")
+    each = parse_kwargs(kwargs or [], "--teacher-kwargs")
+    files: list[Path | None] = list(weights) if weights else [None] * len(names)
+    return [TeacherSpec(name, file, each) for name, file in zip(names, files, strict=False)]

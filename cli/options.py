@@ -1,0 +1,84 @@
+"""Options: those that several commands share, each written once: type, bounds, help, and the panel of --help it stands in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+DATA, TEACHER, VIEWS, LABELS = "Data", "Teacher", "Views", "Labels"
+STUDENT, RECIPE, RUNNING, OUTPUT = "Student", "Recipe", "Running", "Output"
+
+SOURCES = "a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME, or a URL"
+"""What `--data` takes, in words."""
+
+Data = Annotated[str, Option(help=f"Images: {SOURCES}.", rich_help_panel=DATA)]
+Limit = Annotated[int | None, Option(min=1, help="Only so many samples, spread evenly over the index.", rich_help_panel=DATA)]
+Download = Annotated[
+    bool, Option("--download", help="Let torchvision fetch a data set that is not there.", rich_help_panel=DATA)
+]
+
+Teachers = Annotated[
+    list[str], Option(help="timm model or short name; several: the mean of their softmaxes.", rich_help_panel=TEACHER)
+]
+TeacherWeights = Annotated[
+    list[Path] | None,
+    Option(help="Local state dict (safetensors or torch), one per teacher; default: timm's own.", rich_help_panel=TEACHER),
+]
+TeacherKwargs = Annotated[
+    list[str] | None,
+    Option(help="key=value for timm.create_model; mean and std override the model's.", rich_help_panel=TEACHER),
+]
+ClassMap = Annotated[
+    str | None,
+    Option(help="Teacher class of each class folder: a JSON list, or auto for WordNet ids.", rich_help_panel=TEACHER),
+]
+Precision = Annotated[Literal["fp32", "bf16"], Option(help="Arithmetic of the teacher.", rich_help_panel=TEACHER)]
+
+Views = Annotated[int | None, Option(min=1, max=65535, help="Views per image; default 10, of maps 1.", rich_help_panel=VIEWS)]
+Policy = Annotated[
+    str | None,
+    Option(
+        help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. Default rrc-ra, of maps whole.",
+        rich_help_panel=VIEWS,
+    ),
+]
+Size = Annotated[int, Option(min=8, max=4096, help="Height and width of a view in pixels.", rich_help_panel=VIEWS)]
+Seed = Annotated[int, Option(min=0, help="Seed of the views.", rich_help_panel=VIEWS)]
+
+LabelKind = Annotated[
+    Literal["views", "map"],
+    Option(
+        help="views: a soft label per view; map: scores at every position of the whole image, for any crop.",
+        rich_help_panel=LABELS,
+    ),
+]
+Codec = Annotated[
+    str | None,
+    Option(
+        help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA, topk:K, or map:K. Default sqrt, of maps map:10.",
+        rich_help_panel=LABELS,
+    ),
+]
+RecordViews = Annotated[
+    int,
+    Option(min=1, max=65535, help="Views whose labels are packed together; a part has whole packs.", rich_help_panel=LABELS),
+]
+BlockSize = Annotated[
+    int, Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.", rich_help_panel=LABELS)
+]
+
+Student = Annotated[str, Option(help="timm model or short name.", rich_help_panel=STUDENT)]
+StudentKwargs = Annotated[list[str] | None, Option(help="key=value for timm.create_model.", rich_help_panel=STUDENT)]
+
+TeacherBatch = Annotated[
+    int | None,
+    Option(min=1, help="Views per teacher batch; default: 64, on a GPU what fits, up to 512.", rich_help_panel=RUNNING),
+]
+Workers = Annotated[int | None, Option(min=0, help="Decoding processes; default: by device.", rich_help_panel=RUNNING)]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:i", rich_help_panel=RUNNING)]
+Rounds = Annotated[int, Option(min=1, help="Times that each contender is run, in turn.", rich_help_panel=RUNNING)]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
+
+Dataset = Annotated[Path, Argument(metavar="DIR", help="Reinforced dataset.")]

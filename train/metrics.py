@@ -1,0 +1,99 @@
+"""Metrics: a line per epoch in `metrics.jsonl`, which of them is the best, and what `summary.json` says at the end."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reinforce.errors import DataError
+from reinforce.files import write_atomic
+from reinforce.train.curves import Curves
+from reinforce.train.ranks import Ranks
+
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+_UNMEASURED = ("epoch", "lr", "seconds", "images_per_second")
+
+Line = dict[str, Any]
+"""What is known of an epoch: its number, learning rate, losses, speed, and the metrics of each validation set."""
+
+
+class LossSums:
+    """Sums of the parts of the loss over the views of an epoch, on the device, so that no step waits for them."""
+
+    def __init__(self, sums: dict[str, torch.Tensor]) -> None:
+        self.sums = sums
+
+    def add(self, result: dict[str, Any], views: int) -> None:
+        """Add what a step found as means over its views."""
+        for name, value in result.items():
+            if name == "loss" or name.endswith("_loss"):
+                added = value.detach().float() * views
+                self.sums[name] = self.sums[name] + added if name in self.sums else added
+
+    def means(self, ranks: Ranks, views: int, epoch: int) -> dict[str, float]:
+        """Over so many views of all ranks.
+
+        Raises:
+            DataError: a loss that is not finite.
+        """
+        losses = {name: float(ranks.sum(value)) / views for name, value in self.sums.items()}
+        if not all(value - value == 0.0 for value in losses.values()):
+            raise DataError(
+                "The loss is not finite.",
+                found=f"{losses} in epoch {epoch}",
+                cause="a learning rate that is too high, or float16 overflow",
+                fix="a smaller --lr, or --amp-dtype bfloat16",
+            )
+        return losses
+
+
+class Metrics:
+    """The lines of a run.
+
+    Args:
+        out: Folder of the run.
+        best_by: Metric whose highest value is the best epoch; where it is not measured, the last epoch is.
+        writes: Whether this process writes files.
+        tensorboard: Whether the lines are written as events too.
+    """
+
+    def __init__(self, out: Path, best_by: str, writes: bool, tensorboard: bool) -> None:
+        self.out, self.best_by, self.writes = out, best_by, writes
+        self.curves = Curves(out / "tensorboard") if tensorboard and writes else None
+        self.lines: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        """Enter an epoch."""
+        self.lines.append(line)
+        self.write()
+        if self.curves is not None:
+            self.curves.add(line)
+
+    def write(self) -> None:
+        """Write all lines."""
+        if self.writes:
+            write_atomic(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
+
+    def is_best(self, line: Line) -> bool:
+        """Whether no line is better."""
+        return line.get(self.best_by, 0.0) >= max(old.get(self.best_by, 0.0) for old in self.lines)
+
+    def summarise(self, about: dict[str, Any]) -> dict[str, Any]:
+        """What `about` says of the run, and the best and the last epoch; writes it."""
+        # Of equals the last, as it is the last whose weights were kept.
+        best = max(reversed(self.lines), key=lambda line: line.get(self.best_by, 0.0))
+        measured = [k for k in self.lines[-1] if k not in _UNMEASURED]
+        found = {
+            "best_epoch": best["epoch"],
+            "best": {k: best[k] for k in measured},
+            "last": {k: self.lines[-1][k] for k in measured},
+            "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
+        }
+        summary = about | found
+        if self.writes:
+            write_atomic(self.out / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        return summary

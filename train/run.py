@@ -1,0 +1,206 @@
+"""Run: a training run that is set up, its state in `last.safetensors`, and the weights of its best epoch."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from reinforce.errors import Interrupted, SettingsError, UsageError
+from reinforce.replay.loader import check_batch_size
+from reinforce.store.probes import environment
+from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from reinforce.train.config import TrainConfig
+from reinforce.train.epoch_plan import EpochPlan
+from reinforce.train.metrics import Line, Metrics
+from reinforce.train.ranks import Ranks
+from reinforce.train.setup import Parts
+from reinforce.train.step import Stepper
+from reinforce.views.seeds import torch_seed
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is.
+
+    Attributes:
+        epoch: The epoch that it is in.
+        step: Steps of it that are done.
+        sums: Of the losses of these steps.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Run:
+    """What all epochs of a run share.
+
+    Args:
+        config: What the user asked for.
+        parts: What it is made of.
+        ranks: The processes.
+        stop: Set when the run is to end after its step.
+
+    Raises:
+        UsageError: a batch too small for what belongs together, or an optimiser or schedule that cannot be driven.
+    """
+
+    def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
+        recipe = config.recipe
+        self.config, self.parts, self.ranks, self.stop = config, parts, ranks, stop
+        self.task = parts.task
+        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
+        first = self.plan(0)  # what cannot be visited is refused before anything is written
+        self.stepper = Stepper(self.task, recipe, first.updates, ranks)
+        if recipe.model_ema:
+            self.task.setup_ema(decay=recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
+        if config.torchcompile:
+            self.task.compile()
+        if ranks.world > 1:
+            self.task.prepare_distributed(device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)
+        self.metrics = Metrics(config.out, "ema_top1" if recipe.model_ema else "top1", ranks.writes, config.tensorboard)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs with their cooldown."""
+        return self.stepper.epochs
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch."""
+        return EpochPlan.of(self.config, self.parts.views, self.parts.size, epoch)
+
+    def seed(self, epoch: int, first_step: int) -> None:
+        """Torch's generator at the start of an epoch; in the middle of one rank 0 has it from the checkpoint."""
+        if first_step == 0 or self.ranks.rank:
+            torch.manual_seed(torch_seed(self.config.seed, epoch) + self.ranks.rank * (1 + first_step))
+
+    def on_device(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `[B, 3, H, W]` where the student is, in its memory format."""
+        images = images.to(self.ranks.device, non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last) if self.parts.channels_last else images
+
+    @property
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop."""
+        return self.ranks.any(self.stop.is_set())
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the student, and of its average, on each validation set."""
+        recipe = self.config.recipe
+        self.task.eval()
+        models = {"": self.parts.student}
+        if recipe.model_ema:
+            average = self.task.get_eval_model(ema=True)
+            assert average is not None
+            models["ema_"] = average
+        metrics: dict[str, float] = {}
+        for prefix, model in models.items():
+            for name, validation in self.parts.validations.items():
+                found = validation.evaluate(self.task.logits_of(model), self.ranks, recipe.batch_size, self.config.workers)
+                metrics |= {f"{prefix}{name}{k}": v for k, v in found.items()}
+        return metrics
+
+    def save_best(self, line: Line) -> None:
+        """Keep the weights, if no epoch before was better."""
+        if not (self.metrics.is_best(line) and self.ranks.writes):
+            return
+        weights = self.task.get_checkpoint_state(ema=self.config.recipe.model_ema)
+        about = {k: self.parts.identity[k] for k in ("student", "student_kwargs", "mode", "size", "seed")}
+        about |= {"num_classes": self.parts.views.num_classes, "class_names": self.parts.class_names, "epoch": line["epoch"]}
+        save_weights(self.config.out / BEST, next(iter(weights.values())), about)
+
+    def save(self, at: Position) -> None:
+        """Write the state of the run, whole or not at all."""
+        sums = {name: self.ranks.sum(value) for name, value in at.sums.items()}
+        if not self.ranks.writes:
+            return
+        ema = self.config.recipe.model_ema
+        state = {
+            "identity": self.parts.identity,
+            "epoch": at.epoch,
+            "step": at.step,
+            "sums": sums,
+            "lines": self.metrics.lines,
+            "model": self.task.get_checkpoint_state()["state_dict"],
+            "ema": self.task.get_checkpoint_state(ema=True)["state_dict_ema"] if ema else None,
+            "loss": self.task.loss.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.ranks.device) if self.ranks.device.type == "cuda" else None,
+        }
+        save_checkpoint(self.config.out / LAST, state)
+
+    def restore(self, state: dict[str, Any] | None) -> Position:
+        """Go on from what `save` wrote; without it from the start."""
+        if state is None:
+            return Position()
+        self.task.load_checkpoint_state(state["model"])
+        if self.config.recipe.model_ema:
+            self.task.load_checkpoint_state(state["ema"], ema=True)
+        self.task.loss.load_state_dict(state["loss"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.ranks.device)
+        self.metrics.lines = state["lines"]
+        mine = 1.0 if self.ranks.writes else 0.0  # what all ranks had summed up so far stays with one
+        sums = {k: mine * v.to(self.ranks.device) for k, v in state["sums"].items()}
+        return Position(state["epoch"], state["step"], sums)
+
+    def summarise(self) -> dict[str, Any]:
+        """What `summary.json` says."""
+        return self.metrics.summarise(
+            {
+                **self.parts.identity,
+                **self.parts.about,  # names of teachers in place of their hashes
+                "num_classes": self.parts.views.num_classes,
+                "epochs": self.epochs,
+                "device": str(self.ranks.device),
+                "processes": self.ranks.world,
+                "environment": environment().model_dump(),
+            }
+        )
+
+
+def interrupted() -> Interrupted:
+    """What a run that was asked to stop ends with."""
+    return Interrupted("Training was interrupted; its state is saved.", fix="the same command with --resume continues it")
+
+
+def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that `--out` holds, or None.
+
+    Raises:
+        UsageError: there is one, and no --resume.
+        SettingsError: it is of other settings.
+    """
+    last = config.out / LAST
+    if not last.exists():
+        return None
+    if not config.resume:
+        raise UsageError(f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out")
+    state = load_checkpoint(last)
+    _check_identity(state["identity"], identity, config)
+    return state
+
+
+def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfig) -> None:
+    old, new = ({**i, **{f"recipe.{k}": v for k, v in i["recipe"].items()}, "recipe": None} for i in (old, new))
+    new = json.loads(json.dumps(new))
+    for key in new:
+        if old.get(key) != new[key]:
+            raise SettingsError(
+                f"The run in {config.out} was made with another {key}.",
+                found=f"{key} = {old.get(key)!r} in the checkpoint, {new[key]!r} asked for",
+                expected="the same settings, to continue to the bit",
+                fix="give the option its old value, or another --out",
+            )

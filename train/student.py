@@ -1,0 +1,65 @@
+"""Student: the model that learns, created as the user asks and fit for the classes and sizes of the data."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+
+from reinforce.errors import UsageError
+from reinforce.settings import Scalar
+from reinforce.teachers.models import create, require_logits
+from reinforce.teachers.short_names import timm_name
+from reinforce.train.config import TrainConfig
+
+
+def make_student(config: TrainConfig, num_classes: int, size: int, device: torch.device) -> nn.Module:
+    """The student, on its device.
+
+    Args:
+        config: What the user asked for.
+        num_classes: C.
+        size: Input size in pixels, of several the largest.
+        device: Where it computes.
+
+    Raises:
+        UsageError: arguments or sizes that the model does not take.
+    """
+    _check_sizes(config)
+    if "num_classes" in config.student_kwargs:
+        raise UsageError(
+            "--student-kwargs num_classes is not for the user.", expected=f"{num_classes}, as the data has", fix="leave it out"
+        )
+    rates = {"drop_rate": config.recipe.drop, "drop_path_rate": config.recipe.drop_path}
+    kwargs: dict[str, Scalar] = {**{k: v for k, v in rates.items() if v}, **config.student_kwargs}
+    kwargs["num_classes"] = num_classes
+    first, pretrained = config.initial_checkpoint, config.recipe.pretrained and config.initial_checkpoint is None
+    student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained).to(device)
+    for each in {size, *config.sizes}:
+        require_logits(student, each, "--student-kwargs", num_classes)
+    return _with_sync_bn(student, device) if config.sync_bn else student
+
+
+def _with_sync_bn(student: nn.Module, device: torch.device) -> nn.Module:
+    if device.type != "cuda":
+        raise UsageError(
+            "--sync-bn needs CUDA.", found=f"device {device}", fix="leave it out: each process has its own statistics"
+        )
+    converted: nn.Module = convert_sync_batchnorm(student)
+    return converted
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    known = timm.get_pretrained_cfg(timm_name(config.student))
+    if len(set(config.sizes)) > 1 and getattr(known, "fixed_input_size", False) and not _takes_any_size(config):
+        raise UsageError(
+            f"{timm_name(config.student)} is built for one input size.",
+            found=f"--sizes {','.join(map(str, config.sizes))}",
+            expected="a student that takes any size",
+            fix="--student-kwargs dynamic_img_size=true where the model has it, or another student",
+        )
+
+
+def _takes_any_size(config: TrainConfig) -> bool:
+    return bool(config.student_kwargs.get("dynamic_img_size"))

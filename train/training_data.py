@@ -1,0 +1,134 @@
+"""Training data: the images, the labels of the teacher, and the views that an epoch shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce.errors import SourceError, UsageError
+from reinforce.packs.open_labels import AnyStore, has_labels, match_keys, open_labels, packed
+from reinforce.policy import Policy
+from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
+from reinforce.sources.open_source import open_source
+from reinforce.sources.source import Source
+from reinforce.train.config import TrainConfig
+from reinforce.train.evaluate import Validation
+from reinforce.views.policy_text import read_policy
+
+DEFAULT_POLICY = "rrc-ra"
+
+
+@dataclass
+class TrainingData:
+    """What a run learns from.
+
+    Attributes:
+        source: The images.
+        store: The labels; None where there are none.
+        policy: What the views are or were drawn from.
+        size: Height and width of the views in pixels; of several the largest.
+        views: The views of an epoch.
+        class_names: Names of the classes; empty: unlabelled.
+    """
+
+    source: Source
+    store: AnyStore | None
+    policy: Policy
+    size: int
+    views: Views
+    class_names: list[str]
+
+
+def open_training_data(config: TrainConfig) -> TrainingData:
+    """Open images and labels.
+
+    Raises:
+        ReinforceError: whatever does not fit.
+    """
+    source = open_source(config.data, config.download)
+    store = _store(config, source)
+    size = _size(config, store)
+    views, class_names = _views(config, source, store, size)
+    if config.mode != "plain" and config.recipe.weighs_hard_labels and not class_names:
+        raise UsageError(
+            "The recipe weighs hard labels, and there are none.",
+            found=f"task_loss_weight = {config.recipe.task_loss_weight} and images without class folders",
+            expected="a recipe that learns from the teacher alone, such as kd",
+            fix="--task-loss-weight 0",
+        )
+    return TrainingData(source, store, _policy(config, store), size, views, class_names)
+
+
+def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Validation]:
+    """What is evaluated, by the prefix of its metrics; the main set has none."""
+    folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
+    return {
+        name: Validation(
+            open_source(folder, config.download),
+            data.class_names,
+            data.views.num_classes,
+            data.size,
+            config.recipe.crop_pct,
+            subset=bool(name),
+        )
+        for name, folder in folders.items()
+    }
+
+
+def _store(config: TrainConfig, source: Source) -> AnyStore | None:
+    in_shards = config.mode == "replay" and has_labels(source)
+    if config.labels is not None or in_shards:
+        store = packed(source) if config.labels is None else open_labels(config.labels, source)
+        if config.policy is not None and not store.settings.has_maps:
+            raise UsageError(
+                "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"
+            )
+        return store
+    if config.mode == "replay":
+        raise UsageError(
+            "--mode replay needs stored labels.",
+            found="no --labels",
+            fix="--labels DIR, made by `reinforce generate`; shards with labels as --data; or --mode plain",
+        )
+    return None
+
+
+def _policy(config: TrainConfig, store: AnyStore | None) -> Policy:
+    """What views are drawn from; labels of views have their own, maps have a label for any."""
+    if store is not None and not store.settings.has_maps:
+        return store.settings.policy
+    return read_policy(config.policy or DEFAULT_POLICY)
+
+
+def _size(config: TrainConfig, store: AnyStore | None) -> int:
+    """Input size of the student, of several sizes the largest."""
+    if config.sizes and config.size is not None:
+        raise UsageError("--size is given beside --sizes.", expected="one of them")
+    return max(config.sizes) if config.sizes else config.size or (store.settings.size if store else 224)
+
+
+def _views(config: TrainConfig, source: Source, store: AnyStore | None, size: int) -> tuple[Views, list[str]]:
+    """The samples are those that have labels, in every mode, so that the modes can be compared."""
+    policy, dataset = _policy(config, store), None
+    if config.mode == "replay":
+        assert store is not None
+        dataset = ReinforcedDataset(store, source, seed=config.seed, views=config.views, size=size)
+        if not store.settings.has_maps:
+            return ReplayedViews(dataset), store.settings.source.class_names
+    if store is not None:
+        settings = store.settings
+        samples, labels = match_keys(store, source, store.ok_samples), store.samples.labels[store.ok_samples]
+        class_names, num_classes = settings.source.class_names, settings.num_classes
+    else:
+        samples, labels = np.arange(len(source)), np.array(source.labels or [-1] * len(source))
+        class_names, num_classes = list(source.class_names), len(source.class_names)
+    if config.mode == "plain" and not class_names:
+        raise SourceError(
+            f"{source.location} has no class folders, and --mode plain learns from hard labels.", fix="--mode replay or online"
+        )
+    if not num_classes:
+        raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
+    fresh = (source, samples, labels, policy, size, num_classes, config.seed)
+    return (PooledViews(*fresh, dataset=dataset) if dataset else FreshViews(*fresh)), class_names
