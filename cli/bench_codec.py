@@ -16,7 +16,8 @@ NAME = "codec"
 def command(
     logits: Annotated[Path, typer.Option(help="An .npz file with an array `logits` [images, views, classes].")],
     codec: Annotated[
-        list[str] | None, typer.Option(help="Codec to measure, may be repeated; default: all tiers, and topk 5, 10 and 20.")
+        list[str] | None,
+        typer.Option(help="Codec to measure, may be repeated; default: all named ones, and topk 5, 10 and 20."),
     ] = None,
     views: Annotated[int | None, typer.Option(min=1, help="Only the first so many views of each image.")] = None,
     top1: Annotated[

@@ -43,9 +43,9 @@ def _policies() -> dict[str, str]:
 
 
 def _codecs() -> dict[str, str]:
-    from reinforce.labels.codec_names import TIERS
+    from reinforce.labels.codec_names import NAMED_CODECS
 
-    about = {name: f"square roots in steps of {codec.delta:g}, tail known" for name, codec in TIERS.items()}
+    about = {name: f"square roots in steps of {codec.delta:g}, tail known" for name, codec in NAMED_CODECS.items()}
     about["sqrt"] += " (default)"
     return about | {
         "sqrt:DELTA": "square roots in steps of one's own, 0.02 to 0.5",

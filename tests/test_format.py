@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reinforce.generation.block_labels import MEASURE_EVERY
-from reinforce.labels import sqrt
-from reinforce.labels import sqrt_selection as keep
+from reinforce.labels import sqrt, sqrt_selection
 from reinforce.labels.label_map import MapCodec
 from reinforce.labels.sparse import MAX_LEVEL
 from reinforce.labels.topk import TopK
@@ -98,7 +97,7 @@ def test_the_sqrt_vector_is_written_and_read() -> None:
 
 def test_the_limits_of_sqrt_stand_on_the_page() -> None:
     part = section("Records").partition("### `sqrt`")[2]
-    assert f"`{keep.RATE} delta^2`" in part
+    assert f"`{sqrt_selection.RATE} delta^2`" in part
     assert f"`2^-min(level, {MAX_LEVEL})`" in part
     assert f"zstd dictionary of {len(sqrt.DICTIONARY)} bytes" in part
     assert f"multiple of {MEASURE_EVERY}" in section("Blocks")

@@ -17,7 +17,7 @@ from timm.data import ImageDataset, create_loader
 from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate, limit_source
-from reinforce.labels.codec_names import TIERS
+from reinforce.labels.codec_names import NAMED_CODECS
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
@@ -145,7 +145,7 @@ def _labelled(source: Source, policy: Policy, size: int, out: Path) -> Reinforce
         size=size,
         views=VIEWS,
         seed=0,
-        codec=TIERS["sqrt"].to_dict(),
+        codec=NAMED_CODECS["sqrt"].to_dict(),
         num_classes=CLASSES,
         block_size=512,
     )

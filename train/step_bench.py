@@ -9,7 +9,7 @@ import timm
 import torch
 
 from reinforce.bench.rounds import Run
-from reinforce.labels.codec_names import TIERS
+from reinforce.labels.codec_names import NAMED_CODECS
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.targets import Targets
 from reinforce.teachers.random_teacher import random_teacher
@@ -26,7 +26,7 @@ _VIEWS = 16
 
 def a_batch(batch_size: int, size: int, num_classes: int) -> tuple[torch.Tensor, Targets]:
     """Noise, and targets whose soft labels have been through the default codec: about 50 likely classes of an image."""
-    rng, codec = choice_rng(0), TIERS["sqrt"]
+    rng, codec = choice_rng(0), NAMED_CODECS["sqrt"]
     labels: list[SparseLabel] = []
     while len(labels) < batch_size:
         odds = np.full((_VIEWS, num_classes), 1e-3)

@@ -12,12 +12,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from reinforce.errors import DataError, UsageError
-from reinforce.labels.codec_names import TIERS, parse_codec
+from reinforce.labels.codec_names import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import Fidelity, compare
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.labels.topk import TopK
 
-DEFAULT = (*TIERS, "topk:5", "topk:10", "topk:20")
+DEFAULT = (*NAMED_CODECS, "topk:5", "topk:10", "topk:20")
 _BATCH = 256
 _REPEATS = 5
 

@@ -17,7 +17,7 @@ import numpy as np
 from reinforce.errors import UsageError
 from reinforce.files import write_atomic
 from reinforce.labels.codec import encode_stripes
-from reinforce.labels.codec_names import TIERS
+from reinforce.labels.codec_names import NAMED_CODECS
 from reinforce.settings import Settings, SourceInfo, TeacherInfo, to_json
 from reinforce.store.block import BlockData, block_path, write_block
 from reinforce.store.manifest import Counts, Manifest, Statistics
@@ -128,7 +128,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, float]:
     """Write a store of that size; returns the bytes of a view's label and params in its real blocks."""
-    rng, codec = choice_rng(0), TIERS["sqrt"]
+    rng, codec = choice_rng(0), NAMED_CODECS["sqrt"]
     policy = parse_policy("rrc-ra")
     settings = Settings(
         source=SourceInfo(kind="folder", num_samples=samples, class_names=[], index_sha256="0" * 64),
@@ -197,7 +197,7 @@ def _random_block(rng: np.random.Generator, count: int, settings: Settings, fiel
     """Boxes and ops as `rrc-ra` draws them, labels of about 50 likely classes of which 8 are an image's own."""
     views, classes = settings.views, settings.num_classes
     data = BlockData.empty(count, views, len(fields), settings.record_views)
-    codec = TIERS["sqrt"]
+    codec = NAMED_CODECS["sqrt"]
     for column, field in enumerate(fields):
         high = 300 if field <= Field.CROP_WIDTH else 3 if field < OP_SLOT_BASE else (16, 3, 1 << 17, 1 << 17)[field % 4]
         data.params[:, :, column] = rng.integers(0, high, (count, views))

@@ -54,7 +54,7 @@ class Codec(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Configuration for the manifest; `tiers.codec_from_dict` reads it."""
+        """Configuration for the manifest; `codec_names.codec_from_dict` reads it."""
 
 
 def encode_stripes(codec: Codec, answers: np.ndarray, record_views: int) -> list[bytes]:

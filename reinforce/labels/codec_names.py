@@ -10,12 +10,12 @@ from reinforce.labels.label_map import MapCodec
 from reinforce.labels.sqrt import Sqrt
 from reinforce.labels.topk import MAX_K, TopK
 
-TIERS = {"sqrt-tiny": Sqrt(0.18), "sqrt": Sqrt(0.1), "sqrt-high": Sqrt(0.07), "sqrt-near": Sqrt(0.04)}
+NAMED_CODECS = {"sqrt-tiny": Sqrt(0.18), "sqrt": Sqrt(0.1), "sqrt-high": Sqrt(0.07), "sqrt-near": Sqrt(0.04)}
 """Tiers of `sqrt`, smallest first."""
 MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
 
 _WITH_K: dict[str, type[TopK] | type[MapCodec]] = {TopK.name: TopK, MapCodec.name: MapCodec}
-_NAMES = f"{', '.join(TIERS)}, sqrt:DELTA, topk:K, or map:K for label maps"
+_NAMES = f"{', '.join(NAMED_CODECS)}, sqrt:DELTA, topk:K, or map:K for label maps"
 
 
 def parse_codec(text: str) -> Codec:
@@ -24,8 +24,8 @@ def parse_codec(text: str) -> Codec:
     Raises:
         UsageError: unknown codec, or an option out of range.
     """
-    if text in TIERS:
-        return TIERS[text]
+    if text in NAMED_CODECS:
+        return NAMED_CODECS[text]
     name, _, option = text.partition(":")
     if name in _WITH_K:
         if not option:
@@ -52,7 +52,7 @@ def _number(text: str) -> float:
 
 def codec_name(config: dict[str, Any]) -> str:
     """The text form of a codec in a manifest; `parse_codec` reads it."""
-    for name, codec in TIERS.items():
+    for name, codec in NAMED_CODECS.items():
         if codec.to_dict() == config:
             return name
     return ":".join(str(value) for value in config.values())

@@ -15,7 +15,7 @@ import torch
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.codec import Codec
-from reinforce.labels.codec_names import TIERS
+from reinforce.labels.codec_names import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.packs.open_labels import AnyStore
 from reinforce.peers.archive import archive_files
@@ -41,7 +41,7 @@ class FkdReader:
         _, _, label = _arrays(first.content)
         self.views, self.shape = len(label), label.shape[1:]
         self.full = label.ndim == 2 and label.shape[1] == num_classes > 2
-        self.codec: Codec = TIERS["sqrt"] if self.full else TopK(label.shape[2] if label.ndim == 3 else 1)
+        self.codec: Codec = NAMED_CODECS["sqrt"] if self.full else TopK(label.shape[2] if label.ndim == 3 else 1)
         self.policy = parse_policy("fkd")
         self.spec = pixel_spec(self.policy, size)
         self.origin = Origin(

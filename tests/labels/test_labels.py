@@ -15,7 +15,7 @@ from reinforce.bench.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
 from reinforce.generation.block_labels import MEASURE_EVERY, block_samples
 from reinforce.generation.generate import Execution, generate
-from reinforce.labels.codec_names import TIERS, parse_codec
+from reinforce.labels.codec_names import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels
 from reinforce.settings import Settings
@@ -46,17 +46,17 @@ def answers(teacher: Teacher, maker: ViewMaker, samples: range) -> np.ndarray:
     return probs.reshape(len(samples), -1, probs.shape[1])
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", NAMED_CODECS)
 def test_a_record_is_all_views_of_a_sample_through_the_codec(images, teacher, tmp_path, tier) -> None:
     source = ImageFolder.open(images)
     settings = settings_of(source, teacher, tier)
     generate(source, teacher, settings, tmp_path / "out", Execution(16, workers=0))
     store, maker = Store(tmp_path / "out"), ViewMaker(source, settings)
-    assert store.codec == TIERS[tier]
+    assert store.codec == NAMED_CODECS[tier]
     for block in range(settings.num_blocks):
         samples = block_samples(settings, block)
         for row, probs in enumerate(answers(teacher, maker, samples)):
-            assert bytes(store.block(block).record(row)) == TIERS[tier].encode(probs)
+            assert bytes(store.block(block).record(row)) == NAMED_CODECS[tier].encode(probs)
     assert not any(check.failed for check in verify_store(tmp_path / "out"))
 
 
@@ -180,7 +180,7 @@ def test_bench_codec_measures_every_tier_and_topk_both_ways(logits, cli) -> None
     result = json.loads(text)
     names = [(row["codec"], row["remainder"]) for row in result["rows"]]
     both = [(f"topk:{k}", how) for k in (5, 10, 20) for how in ("spread", "dropped")]
-    assert names == [(tier, "spread") for tier in TIERS] + both
+    assert names == [(tier, "spread") for tier in NAMED_CODECS] + both
     assert result["conditions"]["images"] == 6
     rows = dict(zip(names, result["rows"], strict=True))
     assert rows["topk:5", "spread"]["bytes_per_view"] == 20

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reinforce.bench.codec_bench import bench, load_probs
 from reinforce.errors import LabelError
-from reinforce.labels.codec_names import MAX_DELTA, MIN_DELTA, TIERS
+from reinforce.labels.codec_names import MAX_DELTA, MIN_DELTA, NAMED_CODECS
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import EVEN, SparseLabels
 from reinforce.labels.sqrt import Sqrt
@@ -65,10 +65,10 @@ def test_class_ids_take_four_bytes_where_two_do_not_hold_them(classes) -> None:
     assert max(zip(second.probs.tolist(), second.class_ids.tolist(), strict=True))[1] == classes - 1
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", NAMED_CODECS)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_one_hot_and_uniform_rows_come_back(tier, classes) -> None:
-    codec = TIERS[tier]
+    codec = NAMED_CODECS[tier]
     for kind in ("one-hot", "uniform"):
         probs = rows_like(kind, 5, classes, 1)
         lost = measure(codec, codec.encode(probs), probs)
@@ -76,26 +76,26 @@ def test_one_hot_and_uniform_rows_come_back(tier, classes) -> None:
         assert lost.total_variation.max() < codec.delta / 10
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", NAMED_CODECS)
 def test_the_top_class_is_unbiased(tier) -> None:
     bias = []
     for seed in range(40):
         probs = rows_like("views of an image", 16, 300, seed)
-        bias.append(measure(TIERS[tier], TIERS[tier].encode(probs), probs).top1_bias)
+        bias.append(measure(NAMED_CODECS[tier], NAMED_CODECS[tier].encode(probs), probs).top1_bias)
     assert abs(np.mean(bias)) <= 1e-3
 
 
 def test_a_higher_tier_costs_more_and_loses_less() -> None:
     probs = [rows_like("views of an image", 32, 500, seed) for seed in range(8)]
-    sizes = [sum(len(codec.encode(p)) for p in probs) for codec in TIERS.values()]
-    losses = [np.mean([measure(codec, codec.encode(p), p).kl for p in probs]) for codec in TIERS.values()]
+    sizes = [sum(len(codec.encode(p)) for p in probs) for codec in NAMED_CODECS.values()]
+    losses = [np.mean([measure(codec, codec.encode(p), p).kl for p in probs]) for codec in NAMED_CODECS.values()]
     assert sizes == sorted(sizes)
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > 2 * losses[-1]
 
 
 def test_the_tail_says_more_than_an_even_one() -> None:
-    probs, codec = rows_like("views of an image", 32, 500, 3), TIERS["sqrt"]
+    probs, codec = rows_like("views of an image", 32, 500, 3), NAMED_CODECS["sqrt"]
     labels = codec.decode_all(codec.encode(probs), 32, 500)
     even = [label._replace(tail=EVEN) for label in labels]
     p = torch.from_numpy(probs).double()
@@ -123,7 +123,7 @@ def test_what_is_no_distribution_is_refused_by_name(change, message) -> None:
 
 
 def test_records_are_decoded_in_many_threads_at_once() -> None:
-    codec, failed = TIERS["sqrt"], []
+    codec, failed = NAMED_CODECS["sqrt"], []
     probs = [rows_like("views of an image", 8, 100, seed) for seed in range(4)]
     records = [codec.encode(p) for p in probs]
     expected = [[label.probs.tolist() for label in codec.decode_all(r, 8, 100)] for r in records]
@@ -191,7 +191,7 @@ def test_a_tier_keeps_its_promise_on_a_soft_teacher(tier, most_bytes, most_kl) -
 @pytest.mark.slow
 def test_every_label_of_a_real_teacher_is_a_distribution() -> None:
     probs, _ = load_probs(LOGITS)
-    for codec in TIERS.values():
+    for codec in NAMED_CODECS.values():
         for image in probs[::10]:
             dense = SparseLabels.stack(codec.decode_all(codec.encode(image), 64, 1000), 1000).dense()
             assert dense.min() > 0

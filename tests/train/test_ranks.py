@@ -24,12 +24,12 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
-from reinforce.train.metrics import METRICS
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings, write_folder
+from tests.train.conftest import metrics_of
 
 SCRIPT = Path(__file__).parent / "rank_train.py"
 ROOT = Path(__file__).parents[2]
@@ -64,10 +64,6 @@ def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int, 
     )
 
 
-def lines(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "shards"])
 def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -> None:
@@ -90,7 +86,7 @@ def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -
                 assert int(labels.samples_of(int(labels.samples.block[sample]))[partner]) in samples
     everyone = [s for step in one[2][0][: len(one[2][0]) // 2] for s, _ in step]
     assert sorted(everyone) == list(range(24))
-    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+    for a, b in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"), strict=True):
         for name in a.keys() - {"seconds", "images_per_second"}:
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-4), name
     a, b = load_file(tmp_path / "one" / BEST), load_file(tmp_path / "two" / BEST)
@@ -125,7 +121,7 @@ def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_n
     assert code == 0, said
     reference = run(1, data, tmp_path / "undisturbed", save_every=1)
     assert reference[0] == 0
-    for a, b in zip(lines(tmp_path / "undisturbed"), lines(tmp_path / "run"), strict=True):
+    for a, b in zip(metrics_of(tmp_path / "undisturbed"), metrics_of(tmp_path / "run"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
 
 
@@ -247,7 +243,7 @@ def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
 
     train(cpu_config(data, tmp_path / "run", tensorboard=True))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [e.value for e in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines(tmp_path / "run")])
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([line["loss"] for line in metrics_of(tmp_path / "run")])
 
 
 # Several validation sets
@@ -264,7 +260,7 @@ def test_further_validation_sets_are_evaluated_over_their_own_classes(data, tmp_
         "--out", out, "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
     )  # fmt: skip
     assert code == 0, said
-    line = lines(out)[0]
+    line = metrics_of(out)[0]
     assert {"top1", "nll", "ece", "few_top1", "few_nll", "few_ece"} <= line.keys()
     from reinforce.teachers.models import create
     from reinforce.train.evaluate import Validation
