@@ -22,23 +22,22 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
-    from reinforce.errors import StoreError
-    from reinforce.files import writing
+    from reinforce.files import check_output, replacing, writing
     from reinforce.packs.open_labels import open_labels
     from reinforce.peers.fkd import fkd_files
     from reinforce.peers.ml_dr import ml_dr_files
 
     store = open_labels(root)
-    if out.exists() and any(out.iterdir()):
-        raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+    check_output(out)
     k = min(topk, store.settings.num_classes)
     progress, done = Progress("export", "files", quiet=as_json), 0
-    for name, content in ml_dr_files(store, k) if kind == "ml-dr" else fkd_files(store, k):
-        with writing(out):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
-        done += 1
-        progress(done, len(store.ok_samples) + (kind == "ml-dr"))
+    with writing(out), replacing(out) as staging:
+        staging.mkdir(parents=True)
+        for name, content in ml_dr_files(store, k) if kind == "ml-dr" else fkd_files(store, k):
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).write_bytes(content)
+            done += 1
+            progress(done, len(store.ok_samples) + (kind == "ml-dr"))
     if as_json:
         typer.echo(json.dumps({"out": str(out), "files": done, "topk": k}))
     else:

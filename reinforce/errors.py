@@ -118,3 +118,8 @@ class TeacherError(DataError):
 
 class ReplayError(DataError):
     """Replay differs from what was generated."""
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: its type and the beginning of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,12 +1,13 @@
-"""Files: writing one so that it is seen whole or not at all, hashing one, and holding a folder against a second writer."""
+"""Files: writing what is seen whole or not at all, hashing, and holding a folder against other contents and a second writer."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,28 +18,88 @@ _LOCK = ".lock"
 _held: set[Path] = set()  # locks of this process
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
+Progress = Callable[[int, int], None]
+"""What a long job tells of itself: called with (done, total)."""
+
+
+@contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Where to write what takes the place of `path` when the context ends: a file or a folder, seen whole or not at all.
+
+    It lies beside `path` under a name with a leading dot, is synced with all that is in it, and renamed once. What an error
+    leaves is removed.
+
+    Args:
+        path: A file, or a folder that is not there or empty.
+        shared: Of a cache: processes may write the same path at once, each under a name of its own, and nothing is synced.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
+    remove(temporary)
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        if not shared:
+            _sync(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if not shared:
+            _sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
 
 
-def sync_folder(path: Path) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file, seen whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        return
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync_folder(Path(folder))
+
+
+def _sync_folder(path: Path) -> None:
     """Make renames inside of a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str] = ()) -> None:
+    """Refuse a folder that holds something else than what is written there. What killed writers left is overlooked.
+
+    Args:
+        out: The folder; it may be absent.
+        marks: Files of which one says that the folder is such an output, whatever else is in it.
+        allowed: Names that may stand there without a mark.
+
+    Raises:
+        StoreError: other files.
+    """
+    there = {n for n in os.listdir(out) if not n.endswith(".partial") and n != _LOCK} if out.is_dir() else set()
+    if there - set(allowed) and not there & set(marks):
+        raise StoreError(
+            f"{out} holds other files.",
+            found=", ".join(sorted(there - set(allowed))[:3]),
+            expected="an empty or new folder",
+            fix="choose another --out",
+        )
 
 
 @contextmanager
@@ -60,14 +121,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
-    """Write pieces to an open file and sync it; hex digest of their sha256, and their bytes in all."""
+    """Write pieces to an open file; hex digest of their sha256, and their bytes in all."""
     digest, length = hashlib.sha256(), 0
     for piece in pieces:
         digest.update(piece)
         length += len(piece)
         file.write(piece)
-    file.flush()
-    os.fsync(file.fileno())
     return digest.hexdigest(), length
 
 

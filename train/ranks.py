@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from reinforce.errors import Interrupted
+from reinforce.errors import Interrupted, first_line
 from reinforce.teachers.device import resolve_device
 
 TIMEOUT = timedelta(minutes=10)
@@ -107,7 +107,7 @@ def joined(device: str) -> Iterator[Ranks]:
             raise
         raise Interrupted(
             "Another process of this run ended.",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             fix="its own message says why; then --resume",
         ) from None
     finally:

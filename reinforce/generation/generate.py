@@ -7,33 +7,28 @@ same batch size, device and number of threads.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from reinforce.errors import Interrupted, StoreError, UsageError
-from reinforce.files import file_sha256, only_writer, write_atomic, writing
+from reinforce.files import Progress, check_output, only_writer, write_atomic, writing
 from reinforce.generation.block_labels import block_items, block_samples, label_block
 from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source
 from reinforce.store.block import Block, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
-from reinforce.store.listing import list_files
-from reinforce.store.manifest import Counts, Environment, Job, Manifest, check_same_settings, is_store_path
+from reinforce.store.manifest import Environment, Job, Manifest, check_same_settings
 from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
-from reinforce.store.store import JOB, MANIFEST, SAMPLES, Store, read_job, read_manifest
+from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
 from reinforce.teachers.teacher import Teacher, label_of
 from reinforce.views.layout import pixel_spec
 from reinforce.views.pixels import SampleViews, ViewMaker, views_loader
-from reinforce.views.status import Status
 
 RESUME_PROBES = 2
 """Probes of each committed block that are replayed before going on beside it."""
-
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all), the blocks that were already there counted as done."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ def generate(
         settings: What to make.
         out: Directory to write; may hold an interrupted run of the same settings.
         execution: Batch size and workers.
-        on_progress: Told after each sample.
+        on_progress: Told of samples after each; the blocks that were already there count as done.
 
     Raises:
         SettingsError: `out` was made with other settings.
@@ -79,9 +74,7 @@ def generate(
     """
     execution = execution or Execution()
     with writing(out):
-        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
-        if there - {"blocks", ".lock"} and not there & {MANIFEST, JOB}:
-            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        check_output(out, marks=(MANIFEST, JOB), allowed=("blocks",))
         (out / "blocks").mkdir(parents=True, exist_ok=True)
         try:
             with only_writer(out):
@@ -173,17 +166,6 @@ def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> 
         reader = Block(block_path(out, block), *shape)
         table.fill(block, samples, reader)
         statistics.add(reader, [source.label(s) for s in samples])
-    write_atomic(out / SAMPLES, table.to_parquet())
-    counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
-    manifest = Manifest(
-        settings=settings,
-        environment=env,
-        counts=Counts(**counts),
-        statistics=statistics.result(),
-        params_fields=list(spec.fields),
-        files={path: file_sha256(out / path) for path in list_files(out) if is_store_path(path)},
-    )
-    write_atomic(out / MANIFEST, to_json(manifest).encode())
+    manifest = write_manifest(out, settings, env, table, statistics)
     (out / JOB).unlink()
-    Store(out)  # what was written must open
     return manifest

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
 
-from reinforce.errors import ImageError, SettingsError, SourceError, StoreError, UsageError
-from reinforce.files import file_sha256, only_writer, sync_folder, write_atomic, writing
+from reinforce.errors import ImageError, SettingsError, SourceError, UsageError
+from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, writing
 from reinforce.packs.columns import compress_columns, join_frames
 from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
 from reinforce.packs.packed_store import mixing_path
@@ -35,7 +34,6 @@ from reinforce.views.decode import decode
 from reinforce.views.mix import MIX_FIELDS
 
 JOB = "pack.job.json"
-Progress = Callable[[int, int], None]
 _SUFFIXES = (
     (b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"P5", "pgm"), (b"P6", "ppm"), (b"BM", "bmp"),
     (b"II*\0", "tif"), (b"MM\0*", "tif"),
@@ -84,9 +82,7 @@ def pack(
         )
     store = None if labels is None else Store(labels)
     with writing(out):
-        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
-        if there - {".lock"} and not there & {PACK, JOB}:
-            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        check_output(out, marks=(PACK, JOB))
         out.mkdir(parents=True, exist_ok=True)
         with only_writer(out):
             return _pack_locked(source, store, out, options, on_progress)
@@ -145,18 +141,17 @@ def _job(source: Source, store: Store | None, options: Options) -> str:
 
 def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shard_bytes: int) -> None:
     """Write the shard that begins with item `first`."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        with webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT", user="", group="") as writer:
-            for number in range(first, len(order.items)):
-                item = order.items[number]
-                writer.write({"__key__": escaped(item.key), **contents.members(item)})
-                if file.tell() >= shard_bytes and number + 1 in order.ends:
-                    break
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    tar = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT", "user": "", "group": ""}
+    with (
+        replacing(path) as temporary,
+        open(temporary, "wb") as file,
+        webdataset.TarWriter(file, **tar) as writer,
+    ):
+        for number in range(first, len(order.items)):
+            item = order.items[number]
+            writer.write({"__key__": escaped(item.key), **contents.members(item)})
+            if file.tell() >= shard_bytes and number + 1 in order.ends:
+                break
 
 
 class _Contents:

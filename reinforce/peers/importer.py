@@ -6,10 +6,8 @@ Streams: nothing is unpacked to disk, and a few samples are in memory at a time.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,24 +17,22 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.errors import ImageError, StoreError
-from reinforce.files import file_sha256, sync_folder, write_atomic, writing
+from reinforce.files import Progress, check_output, replacing, writing
 from reinforce.peers.reader import PeerEntry, Reader
-from reinforce.settings import Settings, SourceInfo, TeacherInfo, to_json
+from reinforce.settings import Settings, SourceInfo, TeacherInfo
 from reinforce.sources.source import Source, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
+from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
-from reinforce.store.listing import list_files
-from reinforce.store.manifest import Counts, Manifest, is_store_path
+from reinforce.store.manifest import Manifest
 from reinforce.store.probes import environment
 from reinforce.store.samples import Samples
-from reinforce.store.store import MANIFEST, SAMPLES, Store
 from reinforce.teachers.class_map import imagenet_wnids
 from reinforce.views.decode import decode
 from reinforce.views.layout import pixel_spec
 from reinforce.views.status import Status
 
 BLOCK_SIZE = 512
-Progress = Callable[[int, int], None]
 
 
 class _Done(NamedTuple):
@@ -87,22 +83,10 @@ def import_labels(
     Raises:
         StoreError: labels of unknown or doubled samples, damaged ones, or `out` is there.
     """
-    if out.exists() and any(out.iterdir()):
-        raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
-    staging = out.with_name(f".{out.name}.partial")
-    with writing(out):
-        shutil.rmtree(staging, ignore_errors=True)
+    check_output(out)
+    with writing(out), replacing(out) as staging:
         (staging / "blocks").mkdir(parents=True)
-        try:
-            manifest = _write(reader, source, staging, workers, on_progress)
-            if out.exists():
-                out.rmdir()
-            os.rename(staging, out)
-            sync_folder(out.parent)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-    return manifest
+        return _write(reader, source, staging, workers, on_progress)
 
 
 def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress: Progress) -> Manifest:
@@ -135,19 +119,7 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
             flush()
         on_progress(len(ordered), len(source))
     flush()
-    write_atomic(out / SAMPLES, table.to_parquet())
-    counts = {s.name.lower(): int((table.status == s).sum()) for s in Status}
-    manifest = Manifest(
-        settings=settings,
-        environment=environment(),
-        counts=Counts(**counts),
-        statistics=statistics.result(),
-        params_fields=list(spec.fields),
-        files={path: file_sha256(out / path) for path in list_files(out) if is_store_path(path)},
-    )
-    write_atomic(out / MANIFEST, to_json(manifest).encode())
-    Store(out)  # what was written must open
-    return manifest
+    return write_manifest(out, settings, environment(), table, statistics)
 
 
 def _hard_labels(source: Source, num_classes: int) -> tuple[list[str], list[int | None]]:

@@ -7,36 +7,33 @@ block and stripe of views: a zip without compression. Pure: models only. Source:
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from reinforce.settings import Model, Sha256
 
 PUBLICATION = "publication.json"
 CARD, CROISSANT, PREVIEW = "README.md", "croissant.json", "preview.parquet"
 MAX_BUNDLE_BYTES = 8 << 30
-_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _PLAIN = frozenset({"manifest.json", "samples.parquet", CARD, CROISSANT, PREVIEW})
 _SHARD = re.compile(r"shards/[A-Za-z0-9._-]{1,100}\.tar")
 NAME = r"^[a-z0-9][a-z0-9._-]{0,95}$"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Entry(_Model):
+class Entry(Model):
     """One file at the location."""
 
-    sha256: _SHA256
+    sha256: Sha256
     bytes: int = Field(ge=0, le=1 << 42)
 
 
-class Bundle(_Model):
+class Bundle(Model):
     """One file with a stripe of views of a block; that of stripe 0 also has what is of all views."""
 
     block: int = Field(ge=0, le=999_999)
     stripe: int = Field(ge=0, le=65535)
-    sha256: _SHA256
+    sha256: Sha256
     bytes: int = Field(ge=1, le=MAX_BUNDLE_BYTES)
 
     @property
@@ -45,7 +42,7 @@ class Bundle(_Model):
         return bundle_path(self.block, self.stripe)
 
 
-class Licences(_Model):
+class Licences(Model):
     """Whose terms hold for what; three things that are easily confused."""
 
     labels: str = Field(default="not stated", max_length=200)
@@ -53,7 +50,7 @@ class Licences(_Model):
     teacher: str = Field(default="not stated", max_length=200)
 
 
-class Publication(_Model):
+class Publication(Model):
     """All that was published."""
 
     format: Literal["reinforce-publication"] = "reinforce-publication"
@@ -75,7 +72,7 @@ class Publication(_Model):
         return files
 
 
-class Known(_Model):
+class Known(Model):
     """An entry of `manifests/`: a reinforced dataset that one can pull, or bring here with `import`."""
 
     schema_version: Literal[1] = 1
@@ -83,7 +80,7 @@ class Known(_Model):
     description: str = Field(max_length=300)
     get: Literal["pull", "import", "demo"] = Field(description="which command brings it")
     locations: list[str] = Field(default=[], description="of the publication, tried in this order; or pages that tell where")
-    publication_sha256: _SHA256 | None = Field(default=None, description="of publication.json")
+    publication_sha256: Sha256 | None = Field(default=None, description="of publication.json")
     import_format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"] | None = None
     teachers: list[str] = Field(min_length=1)
     policy: str

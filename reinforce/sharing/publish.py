@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from reinforce.errors import StoreError, UsageError
-from reinforce.files import file_sha256
+from reinforce.files import Progress, file_sha256
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, make_bundle
 from reinforce.sharing.card import card, croissant
@@ -29,8 +28,6 @@ from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import block_path
 from reinforce.store.store import MANIFEST, SAMPLES, Store
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
 from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
-from reinforce.files import file_sha256, only_writer, write_atomic, write_pieces, writing
+from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, write_pieces, writing
 from reinforce.packs.packed_store import labels_manifest
 from reinforce.settings import read_model
 from reinforce.sharing.card import card
@@ -17,8 +15,6 @@ from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
-
-Progress = Callable[[int, int], None]
 
 
 def pack_files(pack: Pack) -> dict[str, str]:
@@ -78,9 +74,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
     labels_manifest(pack)  # refused before anything is fetched, if it is not valid
     files, sizes = pack_files(pack), {shard.name: shard.bytes for shard in pack.shards}
     with writing(out):
-        there = {n for n in os.listdir(out) if not n.startswith(".")} if out.is_dir() else set()
-        if there - {p.partition("/")[0] for p in files} - {PACK, CARD}:
-            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        check_output(out, allowed={p.partition("/")[0] for p in files} | {PACK, CARD})
         if (out / PACK).exists() and (out / PACK).read_bytes() != text:
             raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -103,13 +97,9 @@ def _pull_file(location: str, path: str, expected: str, size: int | None, out: P
     if final.is_file() and file_sha256(final) == expected:
         return 0
     final.parent.mkdir(exist_ok=True)
-    temporary = final.with_name(f".{final.name}.partial")
-    try:
+    with replacing(final) as temporary:
         with open(temporary, "wb") as file:
             found, length = write_pieces(file, fetch_pieces(f"{location}/{path}", size))
         if found != expected:
             raise differs(path, found, expected)
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
     return length

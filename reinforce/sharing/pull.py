@@ -7,10 +7,8 @@ kill the same command fetches the blocks that are missing.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,8 +16,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reinforce.errors import Interrupted, SettingsError, StoreError
-from reinforce.files import only_writer, sync_folder, write_atomic, write_pieces, writing
+from reinforce.errors import Interrupted, SettingsError
+from reinforce.files import Progress, check_output, only_writer, replacing, write_atomic, write_pieces, writing
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
@@ -31,7 +29,6 @@ from reinforce.store.manifest import Manifest
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"
-Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all; blocks that were already there counted as done."""
 
 
@@ -99,9 +96,7 @@ def pull(
     manifest = part_of(whole, hashlib.sha256(manifest_text).hexdigest(), views, blocks)
     state = PullState(publication_sha256=digest, views=manifest.settings.views, blocks=manifest.blocks)
     with writing(out):
-        there = {n for n in os.listdir(out) if not n.endswith(".partial")} if out.is_dir() else set()
-        if there - {"blocks", ".lock"} and not there & {MANIFEST, PULL}:
-            raise StoreError(f"{out} holds other files.", expected="an empty or new folder", fix="choose another --out")
+        check_output(out, marks=(MANIFEST, PULL), allowed=("blocks",))
         (out / "blocks").mkdir(parents=True, exist_ok=True)
         with only_writer(out):
             return _pull_locked(location, publication, whole, manifest, manifest_text, state, out, jobs, on_progress)
@@ -175,10 +170,7 @@ def _pull_locked(
 
 def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:
     """Fetch one block and commit it; bytes fetched."""
-    final = block_path(out, bundles[0].block)
-    staging = final.with_name("." + final.name)
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with replacing(block_path(out, bundles[0].block)) as staging:
         for bundle in bundles:
             with tempfile.TemporaryFile(dir=out) as file:
                 found, _ = write_pieces(file, fetch_pieces(f"{location}/{bundle.path}", bundle.bytes))
@@ -186,13 +178,6 @@ def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, in
                     raise differs(bundle.path, found, bundle.sha256)
                 file.seek(0)
                 unpack_bundle(file, inside[bundle.block, bundle.stripe], staging)
-        for folder, _, _ in os.walk(staging, topdown=False):
-            sync_folder(Path(folder))
-        os.rename(staging, final)
-        sync_folder(final.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return sum(b.bytes for b in bundles)
 
 

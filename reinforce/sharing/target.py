@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
-from reinforce.errors import StoreError, UsageError
-from reinforce.files import write_atomic, writing
+from reinforce.errors import StoreError, UsageError, first_line
+from reinforce.files import replacing, write_atomic, writing
 from reinforce.sources.location import file_system, is_remote
 
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
@@ -66,9 +66,8 @@ class FolderTarget:
         with writing(self.root):
             target = self.root / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(file, temporary)
-            os.replace(temporary, target)
+            with replacing(target) as temporary:
+                shutil.copyfile(file, temporary)
 
     def finish(self) -> None:
         pass
@@ -96,7 +95,7 @@ class UrlTarget:
         except Exception as error:  # each protocol's client raises errors of its own
             raise StoreError(
                 f"{self.url} cannot be written.",
-                found=f"{type(error).__name__}: {error}".splitlines()[0],
+                found=first_line(error),
                 cause="missing credentials or permissions, or no such bucket",
                 fix="set the credentials that the client of this protocol reads, and run the same command again",
             ) from None
@@ -140,7 +139,7 @@ class HubTarget:
         except Exception as error:
             raise StoreError(
                 f"hf://datasets/{self.repo} cannot be written.",
-                found=f"{type(error).__name__}: {error}".splitlines()[0],
+                found=first_line(error),
                 cause="no token, or one without write access",
                 fix="hf auth login, and run the same command again",
             ) from None

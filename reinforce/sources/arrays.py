@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, first_line
 from reinforce.sources.location import File, is_remote
 from reinforce.sources.source import Source, check_index, numbered_classes
 
@@ -99,7 +99,7 @@ def _load(location: str) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         raise SourceError(
             f"{location} cannot be read.",
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            found=first_line(error),
             expected="an .npz file of plain arrays",
             fix="check --data; arrays of Python objects are not read, they would have to be unpickled",
         ) from None

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 
 import fsspec
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, first_line
+from reinforce.files import replacing
 
 CHUNK_BYTES = 1 << 20
 """Of a remote file that are fetched and kept together."""
@@ -114,11 +116,9 @@ class File:
         whole = cache_root() / "files" / self.fingerprint
         if _kept_length(whole) != self.size:
             whole.parent.mkdir(parents=True, exist_ok=True)
-            temporary = whole.with_name(f".{whole.name}.{os.getpid()}")
-            with open(temporary, "wb") as file:
+            with replacing(whole, shared=True) as temporary, open(temporary, "wb") as file:
                 for at in range(0, self.size, 16 * CHUNK_BYTES):
                     file.write(retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))))
-            os.replace(temporary, whole)
         return whole
 
     def _cached(self, offset: int, length: int) -> bytes:
@@ -195,7 +195,7 @@ def retried(call: Any) -> Any:
             raise
         except Exception as error:  # each protocol's client raises errors of its own
             if attempt == _TRIES - 1:
-                raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+                raise OSError(first_line(error)) from None
             time.sleep(0.1 * 4**attempt)
     raise AssertionError
 
@@ -256,10 +256,7 @@ def _slice(path: str, offset: int, length: int) -> bytes:
 
 def _keep(path: Path, content: bytes) -> None:
     """Put a chunk into the cache; a cache that cannot be written is none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        with replacing(path, shared=True) as temporary:
+            temporary.write_bytes(content)

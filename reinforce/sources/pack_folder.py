@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reinforce.errors import SourceError, StoreError
+from reinforce.errors import SourceError, StoreError, first_line
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sources.location import File
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
@@ -138,6 +138,6 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
             by_shard[shard].append(member)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise StoreError(
-            f"{INDEX} is damaged.", found=str(error).splitlines()[0], expected="the table of FORMAT.md", fix="copy it again"
+            f"{INDEX} is damaged.", found=first_line(error), expected="the table of FORMAT.md", fix="copy it again"
         ) from None
     return [by_shard[number] for number in numbers]

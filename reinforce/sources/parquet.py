@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, first_line
 from reinforce.sources.location import File
 from reinforce.sources.patterns import expand
 from reinforce.sources.source import Source, check_index, numbered_classes
@@ -85,7 +85,7 @@ class Parquet(Source):
         try:
             content = _group(self.files[file], self.column, group)[row].as_py()
         except pa.ArrowException as error:
-            raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+            raise OSError(first_line(error)) from None
         if content is None:
             raise OSError("no image in this row")
         return bytes(content)
@@ -133,7 +133,7 @@ def _reader(file: File) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             f"{file.location} is not parquet.",
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            found=first_line(error),
             expected="a table with a column of images",
             cause="another file, or a broken download",
             fix="download it again",
@@ -176,7 +176,7 @@ def _column(reader: pq.ParquetFile, name: str, location: str) -> list[Any]:
     try:
         column = reader.read(columns=[name]).column(0).combine_chunks()
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{location} is damaged.", found=str(error).splitlines()[0], fix="download it again") from None
+        raise SourceError(f"{location} is damaged.", found=first_line(error), fix="download it again") from None
     found: list[Any] = (column.field(name.rpartition(".")[2]) if pa.types.is_struct(column.type) else column).to_pylist()
     return found
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, first_line
 
 MAX_TEXT = 4096
 """Longest text in a table, in bytes."""
@@ -53,7 +53,7 @@ def guard_table(content: Path | BytesIO, name: str, rows: int) -> None:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(
             f"{name} is damaged.",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=first_line(error),
             expected=f"the table of FORMAT.md, with {rows} rows and texts of at most {MAX_TEXT} bytes",
             cause="a damaged file, or one that was made to fill the memory",
             fix="get the data set from someone else",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, first_line
 from reinforce.sources.arrays import ppm
 from reinforce.sources.location import cache_root
 from reinforce.sources.source import Source, check_index, numbered_classes
@@ -57,7 +57,7 @@ class TorchvisionSet(Source):
             image = self.dataset[int(self.places[index])][0]
             return ppm(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
         except Exception as error:  # whatever the data set and Pillow raise
-            raise OSError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+            raise OSError(first_line(error)) from None
 
 
 def _open(name: str, root: str, split: str, download: bool) -> Any:
@@ -82,7 +82,7 @@ def _open(name: str, root: str, split: str, download: bool) -> Any:
     except Exception as error:  # RuntimeError where files are missing, ValueError for a split, what urllib raises
         raise SourceError(
             f"{name} cannot be opened in {root}.",
-            found=f"{type(error).__name__}: {error}".splitlines()[0],
+            found=first_line(error),
             expected="its files, as torchvision lays them out",
             fix="--download, where there is a network; or torchvision:NAME@ROOT#SPLIT for files elsewhere",
         ) from None

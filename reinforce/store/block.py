@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from reinforce.errors import StoreError
-from reinforce.files import sync_folder
+from reinforce.files import remove, replacing
 from reinforce.store.stripe import Stripe, damaged, open_array, read_array, read_metadata
 from reinforce.store.zarr_layout import ARRAYS, stripe_array
 
@@ -79,7 +78,7 @@ def remove_staging(root: Path) -> None:
     folder = root / "blocks"
     for name in os.listdir(folder) if folder.is_dir() else []:
         if name.startswith("."):
-            shutil.rmtree(folder / name, ignore_errors=True)
+            remove(folder / name)
 
 
 def write_block(root: Path, block: int, data: BlockData) -> None:
@@ -88,17 +87,8 @@ def write_block(root: Path, block: int, data: BlockData) -> None:
     Raises:
         OSError: the disk is full or failing. Before the rename nothing of the block is visible, after it all of it is.
     """
-    final = block_path(root, block)
-    staging = final.with_name("." + final.name)
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with replacing(block_path(root, block)) as staging:
         _write_group(staging, data)
-        _sync_tree(staging)
-        os.rename(staging, final)
-        sync_folder(final.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _write_group(path: Path, data: BlockData) -> None:
@@ -216,11 +206,3 @@ class Block:
     def sample_columns(self) -> dict[str, np.ndarray]:
         """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
         return {name: self._read(name) for name in ("sha256", "width_height", "status")}
-
-
-def _sync_tree(path: Path) -> None:
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(Path(folder))

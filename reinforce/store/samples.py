@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, first_line
 from reinforce.store.block import Block
 from reinforce.views.status import Status
 
@@ -121,7 +121,7 @@ class Samples:
             column = {name: table[name].combine_chunks() for name in SCHEMA.names}
             table.validate(full=True)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0]) from None
+            raise _damaged(path, first_line(error)) from None
         keys, status = column["key"], np.full(num_samples, 255, np.uint8)
         for value in Status:
             equal = pc.equal(column["status"], value.name.lower()).fill_null(False)

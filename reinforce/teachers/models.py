@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import nn
 
-from reinforce.errors import TeacherError, UsageError
+from reinforce.errors import TeacherError, UsageError, first_line
 from reinforce.settings import Scalar
 from reinforce.teachers.short_names import timm_name
 
@@ -105,11 +105,6 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             cause="no network, or no published weights under this name",
             fix="--teacher-weights FILE with a local state dict, or a tagged name such as resnet50.a1_in1k",
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line: its type and the beginning of its text."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

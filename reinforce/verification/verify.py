@@ -37,10 +37,10 @@ from reinforce.views.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.views.status import Status
 
 _BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # `pull` brings the last three for people
-Progress = Callable[[str, int, int], None]
+CheckProgress = Callable[[str, int, int], None]
 
 
-def verify_store(root: Path, on_progress: Progress = lambda name, done, total: None) -> list[Check]:
+def verify_store(root: Path, on_progress: CheckProgress = lambda name, done, total: None) -> list[Check]:
     """Check a store by itself: hashes of all files, the sample table against the blocks, params and labels.
 
     Raises:
@@ -60,7 +60,7 @@ def verify_store(root: Path, on_progress: Progress = lambda name, done, total: N
     return [files, table, params, labels]
 
 
-def _check_files(root: Path, on_progress: Progress) -> Check:
+def _check_files(root: Path, on_progress: CheckProgress) -> Check:
     check = Check("files")
     expected = read_manifest(root).files
     there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in _BESIDE}
@@ -162,7 +162,7 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
 
 
 def verify_pixels(
-    dataset: ReinforcedDataset, views: int, workers: int, on_progress: Progress = lambda name, done, total: None
+    dataset: ReinforcedDataset, views: int, workers: int, on_progress: CheckProgress = lambda name, done, total: None
 ) -> list[Check]:
     """Hash every image and replay the probe of every sample; and make `views` random views both ways.
 
@@ -194,7 +194,7 @@ def verify_labels(
     teacher: Teacher,
     views: int,
     batch_size: int,
-    on_progress: Progress = lambda name, done, total: None,
+    on_progress: CheckProgress = lambda name, done, total: None,
 ) -> Check:
     """Run the teacher again on replayed views and compare: KL(teacher || stored) must be the codec's own error.
 

@@ -13,12 +13,12 @@ from reinforce.sources.shards import Shards
 from reinforce.sources.source import index_sha256
 from reinforce.sources.tar_members import scan
 from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
-from reinforce.verification.verify import Progress, content_sha256
+from reinforce.verification.verify import CheckProgress, content_sha256
 from reinforce.views.mix import MIX_FIELDS
 from reinforce.views.pixels import unmatched
 
 
-def verify_pack(source: Shards, on_progress: Progress = lambda name, done, total: None) -> list[Check]:
+def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, total: None) -> list[Check]:
     """Check shards against the `pack.json` beside them, and what is in them.
 
     Raises:

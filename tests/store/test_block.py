@@ -88,7 +88,7 @@ def test_only_whole_blocks_count_as_committed(written, tmp_path) -> None:
     assert committed_blocks(tmp_path) == {3}
 
 
-@pytest.mark.parametrize("failing", ["rename", "fsync"])
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
 def test_a_failing_disk_leaves_nothing_of_a_block(tmp_path, monkeypatch, failing) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

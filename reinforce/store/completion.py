@@ -1,0 +1,42 @@
+"""Completion: the sample table and, last, the manifest of a store whose blocks are all there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reinforce.files import file_sha256, write_atomic
+from reinforce.settings import Settings, to_json
+from reinforce.store.label_means import LabelMeans
+from reinforce.store.listing import list_files
+from reinforce.store.manifest import Counts, Environment, Manifest, is_store_path
+from reinforce.store.samples import Samples
+from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.views.layout import pixel_spec
+from reinforce.views.status import Status
+
+
+def write_manifest(root: Path, settings: Settings, env: Environment, table: Samples, statistics: LabelMeans) -> Manifest:
+    """Write the table and the manifest, and open what was written.
+
+    Args:
+        root: The folder with the blocks.
+        settings: What was made.
+        env: Versions it was made with.
+        table: A row per sample.
+        statistics: Of all blocks.
+
+    Raises:
+        StoreError: what was written does not open.
+    """
+    write_atomic(root / SAMPLES, table.to_parquet())
+    manifest = Manifest(
+        settings=settings,
+        environment=env,
+        counts=Counts(**{s.name.lower(): int((table.status == s).sum()) for s in Status}),
+        statistics=statistics.result(),
+        params_fields=list(pixel_spec(settings.policy, settings.size).fields),
+        files={path: file_sha256(root / path) for path in list_files(root) if is_store_path(path)},
+    )
+    write_atomic(root / MANIFEST, to_json(manifest).encode())
+    Store(root)
+    return manifest

@@ -1,0 +1,125 @@
+"""Outputs: seen whole or not at all, never over something else, and in one place of the code."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reinforce.errors import StoreError
+from reinforce.files import check_output, replacing, write_atomic
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted(path for folder in ("reinforce", "train", "cli") for path in (ROOT / folder).rglob("*.py"))
+
+
+def write(path: Path, kind: str, content: str, at_the_end: Callable[[], None] | None = None) -> None:
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.startswith(".")
+        if kind == "folder":
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / "file").write_text(content)
+        else:
+            temporary.write_text(content)
+        if at_the_end is not None:
+            at_the_end()
+
+
+def read(path: Path) -> str:
+    return ((path / "deep" / "file") if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_written_takes_its_place_and_nothing_is_left_beside_it(tmp_path, kind) -> None:
+    if kind == "folder":
+        (tmp_path / "out").mkdir()  # an empty one may be there
+    write(tmp_path / "out", kind, "first")
+    assert read(tmp_path / "out") == "first"
+    if kind == "file":
+        write(tmp_path / "out", kind, "second")
+        assert read(tmp_path / "out") == "second"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("failing", ["the block", "fsync", "replace"])
+def test_what_fails_leaves_all_as_it_was(tmp_path, monkeypatch, kind, failing) -> None:
+    write_atomic(tmp_path / "beside", b"x")
+    if kind == "file":
+        write(tmp_path / "out", kind, "old")
+    before = sorted(os.listdir(tmp_path))
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if failing != "the block":
+        monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "out", kind, "new", at_the_end=fail if failing == "the block" else None)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert kind == "folder" or read(tmp_path / "out") == "old"
+
+
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path) -> None:
+    write(tmp_path / "out", "folder", "theirs")
+    with pytest.raises(OSError, match="not empty"):
+        write(tmp_path / "out", "folder", "ours")
+    assert read(tmp_path / "out") == "theirs"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path, kind) -> None:
+    program = (
+        "import os, sys, signal; from pathlib import Path; from reinforce.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as t:\n"
+        "    (t.mkdir(), (t / 'half').write_text('half')) if sys.argv[2] == 'folder' else t.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out"), kind])
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert len(os.listdir(tmp_path)) == 1
+    check_output(tmp_path)  # counts as empty
+    write(tmp_path / "out", kind, "whole")
+    assert (read(tmp_path / "out"), os.listdir(tmp_path)) == ("whole", ["out"])
+
+
+def test_two_writers_of_a_cache_do_not_meet(tmp_path) -> None:
+    with replacing(tmp_path / "chunk", shared=True) as one:
+        one.write_text("one")
+        assert str(os.getpid()) in one.name
+    assert (tmp_path / "chunk").read_text() == "one"
+
+
+def test_an_output_that_holds_other_files_is_refused(tmp_path) -> None:
+    check_output(tmp_path / "absent")
+    check_output(tmp_path)
+    (tmp_path / ".lock").touch()
+    (tmp_path / "blocks").mkdir()
+    check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
+    with pytest.raises(StoreError, match=r"(?s)holds other files.*found: +blocks.*empty or new"):
+        check_output(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(StoreError, match=r"notes\.txt"):
+        check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
+    (tmp_path / "job.json").touch()
+    check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
+
+
+def test_renaming_and_syncing_stand_in_one_module() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.replace", "os.rename", "os.fsync", "shutil.move")
+    }
+    assert found == {"reinforce/files.py"}
