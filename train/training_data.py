@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce.errors import SourceError, UsageError
-from reinforce.packs.open_labels import AnyStore, has_labels, match_keys, open_labels, packed
+from reinforce.packs.open_labels import has_labels, match_keys, open_labels, packed
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
+from reinforce.store.label_store import LabelStore
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
 from reinforce.views.policy_text import read_policy
@@ -34,7 +35,7 @@ class TrainingData:
     """
 
     source: Source
-    store: AnyStore | None
+    store: LabelStore | None
     policy: Policy
     size: int
     views: Views
@@ -77,7 +78,7 @@ def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Valid
     }
 
 
-def _store(config: TrainConfig, source: Source) -> AnyStore | None:
+def _store(config: TrainConfig, source: Source) -> LabelStore | None:
     in_shards = config.mode == "replay" and has_labels(source)
     if config.labels is not None or in_shards:
         store = packed(source) if config.labels is None else open_labels(config.labels, source)
@@ -95,21 +96,21 @@ def _store(config: TrainConfig, source: Source) -> AnyStore | None:
     return None
 
 
-def _policy(config: TrainConfig, store: AnyStore | None) -> Policy:
+def _policy(config: TrainConfig, store: LabelStore | None) -> Policy:
     """What views are drawn from; labels of views have their own, maps have a label for any."""
     if store is not None and not store.settings.has_maps:
         return store.settings.policy
     return read_policy(config.policy or DEFAULT_POLICY)
 
 
-def _size(config: TrainConfig, store: AnyStore | None) -> int:
+def _size(config: TrainConfig, store: LabelStore | None) -> int:
     """Input size of the student, of several sizes the largest."""
     if config.sizes and config.size is not None:
         raise UsageError("--size is given beside --sizes.", expected="one of them")
     return max(config.sizes) if config.sizes else config.size or (store.settings.size if store else 224)
 
 
-def _views(config: TrainConfig, source: Source, store: AnyStore | None, size: int) -> tuple[Views, list[str]]:
+def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: int) -> tuple[Views, list[str]]:
     """The samples are those that have labels, in every mode, so that the modes can be compared."""
     policy, dataset = _policy(config, store), None
     if config.mode == "replay":

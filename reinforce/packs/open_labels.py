@@ -14,9 +14,8 @@ from reinforce.sources.open_source import open_source
 from reinforce.sources.pack_manifest import PACK
 from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
+from reinforce.store.label_store import LabelStore
 from reinforce.store.store import MANIFEST, Store
-
-AnyStore = Store | PackedStore
 
 
 def has_labels(source: Source) -> bool:
@@ -24,7 +23,7 @@ def has_labels(source: Source) -> bool:
     return isinstance(source, Shards) and source.pack is not None and source.pack.pack.labels is not None
 
 
-def open_labels(labels: str | Path, source: Source | None = None) -> AnyStore:
+def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
     """Open what `--labels` takes: a reinforced dataset, or shards that have labels in them.
 
     Args:
@@ -64,7 +63,7 @@ def packed(source: Source) -> PackedStore:
     return PackedStore(source)
 
 
-def match_keys(store: AnyStore, source: Source, samples: np.ndarray) -> np.ndarray:
+def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.ndarray:
     """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
 
     Raises:

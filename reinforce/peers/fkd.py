@@ -17,11 +17,11 @@ from reinforce.errors import StoreError, UsageError
 from reinforce.labels.codec import Codec
 from reinforce.labels.codec_names import NAMED_CODECS
 from reinforce.labels.topk import TopK
-from reinforce.packs.open_labels import AnyStore
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
 from reinforce.settings import Origin
+from reinforce.store.label_store import LabelStore
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field, Interpolation
 from reinforce.views.policy_text import parse_policy
@@ -100,7 +100,7 @@ def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return coords, flip.astype(bool), label
 
 
-def fkd_files(store: AnyStore, k: int) -> Iterator[tuple[str, bytes]]:
+def fkd_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
     """The files of FKD that hold a store's views: name and content; samples without labels have none.
 
     Raises:

@@ -19,12 +19,12 @@ import torch
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.topk import TopK
-from reinforce.packs.open_labels import AnyStore
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
 from reinforce.policy import Policy
 from reinforce.settings import Origin
+from reinforce.store.label_store import LabelStore
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import OP_SLOT_BASE, Q16, Field, Interpolation, Op
 from reinforce.views.policy_text import parse_policy
@@ -169,7 +169,7 @@ def op_of(slot: list[int]) -> tuple[int, float]:
     return number, a / Q16 if op in (Op.SHEAR_X, Op.SHEAR_Y) else float(a)
 
 
-def ml_dr_files(store: AnyStore, k: int) -> Iterator[tuple[str, bytes]]:
+def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
     """The files of ml-dr that hold a store's views: name and content; samples without labels have none.
 
     Raises:

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from reinforce.errors import ReplayError, UsageError
 from reinforce.labels.sparse import SparseLabels
-from reinforce.packs.open_labels import AnyStore, match_keys, open_labels
-from reinforce.packs.packed_store import PackedStore
+from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
+from reinforce.store.label_store import LabelStore
 from reinforce.store.probes import check_probe, read_checked
 from reinforce.views.decode import decode
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
@@ -58,7 +58,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def __init__(
         self,
-        root: str | Path | AnyStore,
+        root: str | Path | LabelStore,
         data: str | Path | Source | None = None,
         *,
         seed: int = 0,
@@ -66,11 +66,12 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         size: int | None = None,
         check: bool = True,
     ) -> None:
-        self.store: AnyStore = open_labels(root) if isinstance(root, (str, Path)) else root
+        self.store: LabelStore = open_labels(root) if isinstance(root, (str, Path)) else root
         self.size = self.store.settings.size if size is None else size
-        if data is None and not isinstance(self.store, PackedStore):
+        images = self.store.images if data is None else open_source(data)
+        if images is None:
             raise UsageError("The images are not given.", found=f"{self.store.root}, labels alone", fix="data=SOURCE")
-        self.source = self.store.source if data is None else open_source(data)  # type: ignore[union-attr]
+        self.source = images
         self.seed = seed
         self.views = self.store.settings.views if views is None else views
         if not 1 <= self.views <= self.store.settings.views:
@@ -129,10 +130,19 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         spec = replace(store.spec, size=self.size)
 
         def params_of(row: int) -> np.ndarray:
-            return rescale(store.params_of(int(rows[row]), view), store.spec, self.size)
+            return rescale(self._params_of(int(rows[row]), view), store.spec, self.size)
 
         row = int(store.samples.row[sample])
         return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+
+    def _params_of(self, sample: int, view: int) -> np.ndarray:
+        """Params of one stored view, int32 `[P]`: those that the epoch has already read, where it shows this view."""
+        epoch = self._epoch
+        if epoch is not None and epoch.params is not None:
+            shown = np.flatnonzero(epoch.views[:, self.store.samples.block[sample]] == view)
+            if len(shown):
+                return epoch.params[shown[0], sample]
+        return self.store.params_of(sample, view)
 
     def params_of(self, index: int) -> np.ndarray:
         """Params of the views of item `index` in the current epoch: int32 `[R, P]`."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce.errors import UsageError
-from reinforce.packs.packed_store import PackedStore
-from reinforce.store.store import Store
-from reinforce.views.mix import Mixing, read_mixing
+from reinforce.store.label_store import LabelStore
+from reinforce.views.mix import MIX_FIELDS, Mixing, mixing_of
 from reinforce.views.pixels import unmatched
 from reinforce.views.seeds import scheduled_views
 from reinforce.views.status import Status
@@ -37,7 +36,7 @@ class Epoch:
         return len(self.views)
 
     @classmethod
-    def read(cls, store: Store | PackedStore, number: int, *, seed: int, num_views: int, repeats: int = 1) -> Epoch:
+    def read(cls, store: LabelStore, number: int, *, seed: int, num_views: int, repeats: int = 1) -> Epoch:
         """Choose and read the views of an epoch.
 
         Args:
@@ -63,18 +62,22 @@ class Epoch:
         every = range(store.settings.num_blocks)
         views = np.array([scheduled_views(seed, b, number, num_views, repeats) for b in every]).T
         count = len(store.samples)
-        params = np.zeros((repeats, count, len(store.spec.fields)), np.int32) if store.reads_ahead else None
+        params: np.ndarray | None = np.zeros((repeats, count, len(store.spec.fields)), np.int32)
         mixing = None if mix is None else [_unmixed(count) for _ in range(repeats)]
-        if params is None and mixing is None:
-            return cls(number, views, None, None)
         for block in store.blocks:
             samples = store.samples_of(block)
             for repeat in range(repeats):
-                rows = store.view_columns(block, int(views[repeat, block]))
-                if params is not None:
+                view = int(views[repeat, block])
+                rows = store.params_of_view(block, view)
+                if rows is None:
+                    params = None
+                elif params is not None:
                     params[repeat, samples] = rows
                 if mixing is not None:
-                    _fill(mixing[repeat], rows, samples, store)
+                    pairs = store.pairs_of_view(block, view) if rows is None else rows[:, -len(MIX_FIELDS) :]
+                    _fill(mixing[repeat], pairs, samples, store)
+            if params is None and mixing is None:
+                break
         return cls(number, views, params, mixing)
 
 
@@ -82,12 +85,10 @@ def _unmixed(count: int) -> Mixing:
     return Mixing(np.arange(count), np.full(count, 255), np.zeros((count, 4), np.int64))
 
 
-def _fill(mixing: Mixing, rows: np.ndarray, samples: np.ndarray, store: Store | PackedStore) -> None:
-    """Put the pairs of one block, whose params are int32 `[S, P]`, where its samples are."""
+def _fill(mixing: Mixing, pairs: np.ndarray, samples: np.ndarray, store: LabelStore) -> None:
+    """Put the pairs of one block, int32 `[S, 6]`, where its samples are."""
     ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
-    stored = read_mixing(rows, store.spec)
-    assert stored is not None
-    among_ok = stored.among(ok)
+    among_ok = mixing_of(pairs).among(ok)
     if fault := among_ok.fault(store.spec.size):
         raise unmatched(fault)
     mixing.partner[samples[ok]] = samples[ok[among_ok.partner]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import numpy as np
 
 from reinforce.errors import StoreError
 from reinforce.files import file_sha256
-from reinforce.labels.codec import decode_stripes
-from reinforce.labels.codec_names import codec_from_dict
-from reinforce.labels.label_map import LabelMap, MapCodec
-from reinforce.labels.sparse import SparseLabel
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.store.block import Block, block_path
+from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Job, Manifest
 from reinforce.store.samples import Samples
-from reinforce.views.layout import pixel_spec
+from reinforce.views.mix import MIX_FIELDS
 from reinforce.views.status import Status
 
 MANIFEST = "manifest.json"
@@ -26,10 +22,8 @@ JOB = "job.json"
 SAMPLES = "samples.parquet"
 
 
-class Store:
-    """A complete reinforced dataset.
-
-    `reads_ahead`: the params of a view are read for a whole block at once.
+class Store(LabelStore):
+    """A complete reinforced dataset in a folder of blocks.
 
     Args:
         root: The directory with `manifest.json`.
@@ -38,19 +32,14 @@ class Store:
         StoreError: not a reinforced dataset, not complete yet, or damaged.
     """
 
-    reads_ahead = True
-
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.manifest = read_manifest(self.root)
-        self.settings = self.manifest.settings
-        self.codec = codec_from_dict(self.settings.codec)
-        spec = pixel_spec(self.settings.policy, self.settings.size)
-        self.spec = replace(spec, fields=tuple(self.manifest.params_fields))
-        num_samples, dealt = self.settings.source.num_samples, self.settings.is_dealt
-        self.samples = Samples.from_parquet(self.root / SAMPLES, num_samples, self.settings.block_size, dealt)
-        self._order = np.argsort(self.samples.block * self.settings.block_size + self.samples.row)
+        root = Path(root)
+        manifest = read_manifest(root)
+        settings = manifest.settings
+        shape = (settings.source.num_samples, settings.block_size, settings.is_dealt)
+        super().__init__(root, manifest, Samples.from_parquet(root / SAMPLES, *shape))
         self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each
+        self._probes = lru_cache(maxsize=None)(self._read_probes)  # two kilobytes each, and zarr takes two milliseconds
 
     def __getstate__(self) -> dict[str, object]:
         # Worker processes started by spawn open the store again.
@@ -64,67 +53,46 @@ class Store:
         shape = (rows, self.settings.views, len(self.manifest.params_fields), self.settings.record_views)
         return Block(block_path(self.root, block), *shape)
 
+    def _read_probes(self, block: int) -> np.ndarray:
+        return self.block(block).probes()
+
     def block(self, block: int) -> Block:
         """A block, opened at first use."""
         return self._block(block)
 
-    def samples_of(self, block: int) -> np.ndarray:
-        """Indices of the samples of a block, row by row: int64 `[S]`."""
-        size = self.settings.block_size
-        return self._order[block * size : (block + 1) * size]
-
     @property
     def sha256(self) -> str:
-        """Of the manifest."""
         return file_sha256(self.root / MANIFEST)
 
     @property
     def ok_samples(self) -> np.ndarray:
-        """Indices of the samples that have labels here: int64 `[n]`."""
         ok = self.samples.status == Status.OK
         return np.flatnonzero(ok if self.manifest.blocks is None else ok & np.isin(self.samples.block, self.blocks))
 
     @property
     def blocks(self) -> list[int]:
-        """Numbers of the blocks that are here."""
         return list(range(self.settings.num_blocks)) if self.manifest.blocks is None else self.manifest.blocks
 
     def place_of(self, sample: int) -> tuple[Block, int]:
         """The block of a sample, and its row in it."""
         return self.block(int(self.samples.block[sample])), int(self.samples.row[sample])
 
+    def record(self, sample: int, stripe: int) -> memoryview:
+        block, row = self.place_of(sample)
+        return block.record(row, stripe)
+
     def params_of(self, sample: int, view: int) -> np.ndarray:
-        """Params of one view of one sample: int32 `[P]`."""
         block, row = self.place_of(sample)
         return block.params_of_view(view)[row]
 
-    def view_columns(self, block: int, view: int) -> np.ndarray:
-        """Params of one view of all samples of a block: int32 `[S, P]`."""
+    def params_of_view(self, block: int, view: int) -> np.ndarray:
         return self.block(block).params_of_view(view)
 
+    def pairs_of_view(self, block: int, view: int) -> np.ndarray:
+        return self.params_of_view(block, view)[:, -len(MIX_FIELDS) :]
+
     def probe_of(self, sample: int) -> int:
-        """CRC-32 of the pixels of the probed view of a sample."""
-        block, row = self.place_of(sample)
-        return int(block.probes()[row])
-
-    def labels_of(self, sample: int) -> list[SparseLabel]:
-        """Sparse soft labels of all views of one sample."""
-        block, row = self.place_of(sample)
-        records, settings = (stripe.record(row) for stripe in block.stripes), self.settings
-        return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.record_views)
-
-    def map_of(self, sample: int) -> LabelMap:
-        """The label map of one sample, where `settings.has_maps`."""
-        assert isinstance(self.codec, MapCodec)
-        block, row = self.place_of(sample)
-        return self.codec.read(block.record(row), self.settings.num_classes)
-
-    def label_of(self, sample: int, view: int) -> SparseLabel:
-        """Sparse soft label of one view of one sample."""
-        block, row = self.place_of(sample)
-        number, own = divmod(view, self.settings.record_views)
-        stripe = block.stripe(number)
-        return self.codec.decode(stripe.record(row), own, stripe.shape[1], self.settings.num_classes)
+        return int(self._probes(int(self.samples.block[sample]))[self.samples.row[sample]])
 
 
 def read_manifest(root: Path) -> Manifest:

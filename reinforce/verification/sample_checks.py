@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reinforce.errors import LabelError
-from reinforce.packs.open_labels import AnyStore
+from reinforce.store.label_store import LabelStore
 from reinforce.views.params import OP_SLOT_BASE, Field, Op
 
 ALL_VIEWS_LIMIT = 2_000_000
@@ -34,7 +34,7 @@ class Check:
                 self.failures.append(failure)
 
 
-def bad_params(store: AnyStore, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
+def bad_params(store: LabelStore, key: str, params: np.ndarray, width_height: np.ndarray) -> str | None:
     """What is wrong with the params of a sample, int32 `[V, P]`, or None."""
     columns = {f: params[:, c].astype(np.int64) for c, f in enumerate(store.spec.fields)}
     top, left = columns[Field.CROP_TOP], columns[Field.CROP_LEFT]
@@ -51,7 +51,7 @@ def bad_params(store: AnyStore, key: str, params: np.ndarray, width_height: np.n
     return f"{key}, view {bad[0]}: a box outside of the image or view, or an unknown op" if len(bad) else None
 
 
-def bad_labels(store: AnyStore, key: str, sample: int, view: int | None) -> str | None:
+def bad_labels(store: LabelStore, key: str, sample: int, view: int | None) -> str | None:
     """What is wrong with the labels of one view of a sample, or of all (None); or None."""
     try:
         labels = store.labels_of(sample) if view is None else [store.label_of(sample, view)]

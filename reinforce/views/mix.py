@@ -108,7 +108,12 @@ def read_mixing(params: np.ndarray, spec: PixelSpec) -> Mixing | None:
     columns = [column for field in MIX_FIELDS if (column := spec.column(field)) is not None]
     if not columns:
         return None
-    values = params[:, columns].astype(np.int64)
+    return mixing_of(params[:, columns])
+
+
+def mixing_of(pairs: np.ndarray) -> Mixing:
+    """The matching in the columns of mixing, int32 `[S, 6]`, in the order of `MIX_FIELDS`."""
+    values = pairs.astype(np.int64)
     return Mixing(values[:, 0], values[:, 1], values[:, 2:])
 
 
