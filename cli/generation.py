@@ -102,7 +102,7 @@ def prepare(given: GenerationOptions) -> Generation:
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
     """Policy, codec and number of views, by default those of the kind of labels."""
     from reinforce.errors import UsageError
-    from reinforce.labels.codec_names import parse_codec
+    from reinforce.labels.codecs import parse_codec
     from reinforce.labels.label_map import MapCodec
     from reinforce.views.policy_text import read_policy
 

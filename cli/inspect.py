@@ -18,7 +18,7 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Show teacher, policy, views, bytes per view, label statistics and completeness."""
-    from reinforce.labels.codec_names import codec_name
+    from reinforce.labels.codecs import codec_name
     from reinforce.verification.summary import summarise
 
     summary = summarise(root)

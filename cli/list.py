@@ -43,15 +43,11 @@ def _policies() -> dict[str, str]:
 
 
 def _codecs() -> dict[str, str]:
-    from reinforce.labels.codec_names import NAMED_CODECS
+    from reinforce.labels.codecs import CODECS, NAMED_CODECS
 
-    about = {name: f"square roots in steps of {codec.delta:g}, tail known" for name, codec in NAMED_CODECS.items()}
+    about = {name: codec.about for name, codec in NAMED_CODECS.items()}
     about["sqrt"] += " (default)"
-    return about | {
-        "sqrt:DELTA": "square roots in steps of one's own, 0.02 to 0.5",
-        "topk:K": "the K likeliest classes, half floats",
-        "map:K": "label maps: the K highest scores of each position (--labels map)",
-    }
+    return about | {kind.form: kind.description for kind in CODECS.values()}
 
 
 def _students() -> dict[str, str]:

@@ -38,7 +38,7 @@ PURE = (
     "labels/sqrt",
     "labels/sqrt_selection",
     "labels/label_map",
-    "labels/codec_names",
+    "labels/codecs",
     "labels/fidelity",
     "views/seeds",
     "store/manifest",

@@ -17,7 +17,7 @@ from PIL import Image
 
 from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate
-from reinforce.labels.codec_names import parse_codec
+from reinforce.labels.codecs import parse_codec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder

@@ -17,7 +17,7 @@ from timm.data import ImageDataset, create_loader
 from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
 from reinforce.generation.generate import Execution, generate, limit_source
-from reinforce.labels.codec_names import NAMED_CODECS
+from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views

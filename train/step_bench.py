@@ -9,7 +9,7 @@ import timm
 import torch
 
 from reinforce.bench.rounds import Run
-from reinforce.labels.codec_names import NAMED_CODECS
+from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.targets import Targets
 from reinforce.teachers.random_teacher import random_teacher

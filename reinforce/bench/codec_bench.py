@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from reinforce.errors import DataError, UsageError
-from reinforce.labels.codec_names import NAMED_CODECS, parse_codec
+from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import Fidelity, compare
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.labels.topk import TopK

@@ -17,7 +17,7 @@ import numpy as np
 from reinforce.errors import UsageError
 from reinforce.files import write_atomic
 from reinforce.labels.codec import encode_stripes
-from reinforce.labels.codec_names import NAMED_CODECS
+from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.settings import Settings, SourceInfo, TeacherInfo, to_json
 from reinforce.store.block import BlockData, block_path, write_block
 from reinforce.store.manifest import Counts, Manifest, Statistics

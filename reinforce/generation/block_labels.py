@@ -16,7 +16,7 @@ import torch
 from reinforce.errors import SourceError
 from reinforce.generation.label_stream import LabelStream
 from reinforce.labels.codec import Codec, encode_stripes
-from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.fidelity import measure
 from reinforce.settings import Settings
 from reinforce.store.block import BlockData

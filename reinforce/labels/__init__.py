@@ -2,5 +2,5 @@
 
 Comes in: a teacher's distributions of all views of a sample, float32 `[V, C]`, or a map of scores.
 Goes out: a record, bytes; and from a record sparse labels that are distributions again.
-Read first: `sparse.py`, then `codec.py`, what every codec is; `codec_names.py` says which there are.
+Read first: `sparse.py`, then `codec.py`, what every codec is; `codecs.py` says which there are.
 """

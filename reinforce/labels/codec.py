@@ -1,7 +1,7 @@
 """Codec: the soft labels of one sample, float32 `[V, C]`, to the bytes of a record and back, one view at a time.
 
 A codec is a small frozen class; it opens no files. The byte layouts are normative in FORMAT.md, "Records"; which codecs there
-are, and what they are called on the command line, stands in `reinforce.labels.codec_names`.
+are stands in `reinforce.labels.codecs`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,38 @@ class Codec(ABC):
     """Distributions to bytes and back."""
 
     name: ClassVar[str]
+    form: ClassVar[str]
+    """What is typed: `topk:K`."""
+    description: ClassVar[str]
+    """What it is, in a line."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, option: str) -> Codec:
+        """The codec with an option as it is typed, behind the colon; empty: none was given.
+
+        Raises:
+            UsageError: it has no such option.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, options: dict[str, Any]) -> Codec:
+        """The codec with the options of `to_dict`, without the name.
+
+        Raises:
+            ValueError: other options, or values of another type or out of range.
+        """
+
+    @classmethod
+    def named(cls) -> dict[str, Codec]:
+        """Settings that have a name of their own."""
+        return {}
+
+    @property
+    def about(self) -> str:
+        """What it is with these options, in a line."""
+        return self.description
 
     @abstractmethod
     def encode(self, answers: np.ndarray) -> bytes:
@@ -54,7 +86,7 @@ class Codec(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Configuration for the manifest; `codec_names.codec_from_dict` reads it."""
+        """Configuration for the manifest; `codecs.codec_from_dict` reads it."""
 
 
 def encode_stripes(codec: Codec, answers: np.ndarray, record_views: int) -> list[bytes]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 
 from reinforce.errors import LabelError
-from reinforce.labels.codec import Codec, class_id_bytes, damaged
+from reinforce.labels.codec import class_id_bytes, damaged
 from reinforce.labels.sparse import SparseLabel
+from reinforce.labels.topk import KeepsK
 from reinforce.views.params import Field, PixelSpec
 
 MAX_GRID = 255
@@ -114,7 +115,7 @@ def box_of(params: np.ndarray, spec: PixelSpec, width: int, height: int) -> Box:
 
 @final
 @dataclass(frozen=True)
-class MapCodec(Codec):
+class MapCodec(KeepsK):
     """The k highest scores of each position: class ids and half floats.
 
     Layout (little-endian): `u1` h, `u1` w, `u2 ids [h, w, K]` (`u4` when C > 65536), `f2 scores [h, w, K]`, K = min(k, C).
@@ -122,8 +123,9 @@ class MapCodec(Codec):
     between their mean and the logarithm of their mean exponential, since pooling over positions evens scores out.
     """
 
-    k: int = 10
     name: ClassVar[str] = "map"
+    form: ClassVar[str] = "map:K"
+    description: ClassVar[str] = "label maps: the K highest scores of each position (--labels map)"
 
     def encode(self, answers: np.ndarray) -> bytes:
         """Encode one map, float32 `[1, h, w, C]`; see `Codec.encode`."""
@@ -184,10 +186,6 @@ class MapCodec(Codec):
         scores = answers.mean(axis=(1, 2), dtype=np.float64)
         odds = np.exp(scores - scores.max(axis=-1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=-1, keepdims=True), np.float32)
-
-    def to_dict(self) -> dict[str, Any]:
-        """See `Codec.to_dict`."""
-        return {"name": self.name, "k": self.k}
 
 
 def _level_of_the_rest(scores: np.ndarray, kept_ids: np.ndarray) -> np.ndarray:

@@ -17,13 +17,14 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 import zstandard
 
-from reinforce.errors import LabelError
+from reinforce.errors import LabelError, UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, Tail, check_distributions
 from reinforce.labels.sqrt_selection import Kept, choose
 
 _SKIP, _RAISE, _END = 128, 127, 255  # tokens: a long gap, symbol s less s, the end of a view
 _END_TOKEN, _ESCAPE = bytes([_END]), b"\0"
+MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
 _ONE = 128  # the value of symbol 1 is stored in 1/128 delta^2
 _OTHERS, _RISE = -3 / 8, 1 / 2  # value of a symbol s above 1: s^2 - 3/8, and a half more for the first of the highest of a view
 _VALUES = tuple((token - _RAISE) ** 2 + _OTHERS for token in range(_END))
@@ -76,6 +77,37 @@ class Sqrt(Codec):
 
     delta: float
     name: ClassVar[str] = "sqrt"
+    form: ClassVar[str] = "sqrt:DELTA"
+    description: ClassVar[str] = "square roots in steps of one's own, 0.02 to 0.5"
+
+    @property
+    def about(self) -> str:
+        """See `Codec.about`."""
+        return f"square roots in steps of {self.delta:g}, tail known"
+
+    @classmethod
+    def parse(cls, option: str) -> Codec:
+        """See `Codec.parse`."""
+        try:
+            delta = float(option)
+        except ValueError:
+            delta = float("nan")
+        if not MIN_DELTA <= delta <= MAX_DELTA:
+            expected = f"a number from {MIN_DELTA} to {MAX_DELTA}"
+            raise UsageError(f"Codec 'sqrt:{option}' is not valid.", found=f"DELTA = {option!r}", expected=expected)
+        return cls(delta)
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> Codec:
+        """See `Codec.from_dict`."""
+        if options.keys() != {"delta"} or type(options["delta"]) is not float or not MIN_DELTA <= options["delta"] <= MAX_DELTA:
+            raise ValueError(f"sqrt has no options {options}")
+        return cls(options["delta"])
+
+    @classmethod
+    def named(cls) -> dict[str, Codec]:
+        """See `Codec.named`."""
+        return {"sqrt-tiny": cls(0.18), "sqrt": cls(0.1), "sqrt-high": cls(0.07), "sqrt-near": cls(0.04)}
 
     def encode(self, probs: np.ndarray) -> bytes:
         """See `Codec.encode`."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from reinforce.errors import UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
 from reinforce.labels.sparse import SparseLabel, check_distributions
 
@@ -14,9 +15,38 @@ MAX_K = 1000
 """Largest k of `topk`."""
 
 
+@dataclass(frozen=True)
+class KeepsK(Codec):
+    """A codec that keeps the k highest of something."""
+
+    k: int = 10
+
+    @classmethod
+    def parse(cls, option: str) -> Codec:
+        """See `Codec.parse`."""
+        if not option:
+            return cls()
+        if option.isdecimal() and len(option) <= 4 and 1 <= int(option) <= MAX_K:
+            return cls(int(option))
+        raise UsageError(
+            f"Codec '{cls.name}:{option}' is not valid.", found=f"K = {option!r}", expected=f"a whole number from 1 to {MAX_K}"
+        )
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> Codec:
+        """See `Codec.from_dict`."""
+        if options.keys() != {"k"} or type(options["k"]) is not int or not 1 <= options["k"] <= MAX_K:
+            raise ValueError(f"{cls.name} has no options {options}")
+        return cls(options["k"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Codec.to_dict`."""
+        return {"name": self.name, "k": self.k}
+
+
 @final
 @dataclass(frozen=True)
-class TopK(Codec):
+class TopK(KeepsK):
     """The k most probable classes of each view, class ids and float16 probabilities; for interchange.
 
     Layout (little-endian): `u2 ids [V, K]` (`u4` when C > 65536), then `f2 probs [V, K]`, K = min(k, C), classes by falling
@@ -24,8 +54,9 @@ class TopK(Codec):
     to nearest, and towards zero in rows whose sum would pass one, so that a remainder is never negative.
     """
 
-    k: int = 10
     name: ClassVar[str] = "topk"
+    form: ClassVar[str] = "topk:K"
+    description: ClassVar[str] = "the K likeliest classes, half floats"
 
     def encode(self, probs: np.ndarray) -> bytes:
         """See `Codec.encode`."""
@@ -82,10 +113,6 @@ class TopK(Codec):
         # Every class is listed: the rounding goes where the mass is.
         whole = np.where(totals[:, None] > 0, probs / np.maximum(totals, 1e-30)[:, None], 1 / k).astype(np.float32)
         return [SparseLabel(i, p, 0.0) for i, p in zip(ids, whole, strict=True)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """See `Codec.to_dict`."""
-        return {"name": self.name, "k": self.k}
 
 
 def _id_dtype(num_classes: int) -> np.dtype[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from reinforce.errors import StoreError, UsageError
-from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.sparse import SparseLabels
 from reinforce.packs.packed_store import labels_manifest
 from reinforce.packs.rein_file import ReinFile

@@ -15,7 +15,7 @@ import torch
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.codec import Codec
-from reinforce.labels.codec_names import NAMED_CODECS
+from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of

@@ -6,7 +6,7 @@ import numpy as np
 
 from reinforce.errors import StoreError
 from reinforce.labels.codec import decode_stripes
-from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.settings import Settings
 from reinforce.store.block import Block

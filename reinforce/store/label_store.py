@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.labels.codec import decode_stripes
-from reinforce.labels.codec_names import codec_from_dict
+from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.label_map import LabelMap, MapCodec
 from reinforce.labels.sparse import SparseLabel
 from reinforce.sources.source import Source

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from reinforce.files import file_sha256, write_atomic
-from reinforce.labels.codec_names import parse_codec
+from reinforce.labels.codecs import parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels
 from reinforce.settings import to_json

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reinforce.errors import LabelError, StoreError, UsageError
-from reinforce.labels.codec_names import codec_from_dict, codec_name, parse_codec
+from reinforce.labels.codecs import codec_from_dict, codec_name, parse_codec
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, SparseLabels, Tail, check_distributions, kl_divergence
 from reinforce.labels.topk import TopK
 

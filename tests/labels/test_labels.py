@@ -15,7 +15,7 @@ from reinforce.bench.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
 from reinforce.generation.block_labels import MEASURE_EVERY, block_samples
 from reinforce.generation.generate import Execution, generate
-from reinforce.labels.codec_names import NAMED_CODECS, parse_codec
+from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels
 from reinforce.settings import Settings

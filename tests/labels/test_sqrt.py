@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from reinforce.bench.codec_bench import bench, load_probs
 from reinforce.errors import LabelError
-from reinforce.labels.codec_names import MAX_DELTA, MIN_DELTA, NAMED_CODECS
+from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import EVEN, SparseLabels
-from reinforce.labels.sqrt import Sqrt
+from reinforce.labels.sqrt import MAX_DELTA, MIN_DELTA, Sqrt
 from reinforce.labels.sqrt_selection import choose
 from tests.conftest import REAL_DATA
 from tests.labels.conftest import rows_like
