@@ -78,7 +78,7 @@ def prepare(given: GenerationOptions) -> Generation:
     first = teacher.infos[0]
     settings = Settings(
         source=SourceInfo(
-            kind=source.kind,  # type: ignore[arg-type]
+            kind=source.kind,
             num_samples=len(source),
             class_names=names,
             index_sha256=source.index_sha256(),

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
     from reinforce.errors import UsageError
-    from reinforce.packs.open_labels import has_labels, open_pack
+    from reinforce.packs.open_labels import open_pack
     from reinforce.packs.packed_store import PackedStore
     from reinforce.sources.pack_manifest import PACK
     from reinforce.store.store import MANIFEST
@@ -47,7 +47,7 @@ def command(
         raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
     packed = None if (root / MANIFEST).exists() else open_pack(root)
     checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
-    with_pixels = data is not None or (packed is not None and has_labels(packed))
+    with_pixels = data is not None or (packed is not None and packed.has_labels)
     if with_pixels and not any(c.failed for c in checks):
         from reinforce.replay.dataset import ReinforcedDataset
 

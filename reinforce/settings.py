@@ -43,7 +43,7 @@ class TeacherInfo(Model):
 class SourceInfo(Model):
     """What the images were read from; the location is not recorded, it differs from machine to machine."""
 
-    kind: Literal["folder", "wds", "parquet", "npz", "torchvision"]
+    kind: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="as it may be stated in front of a location")
     num_samples: int = Field(ge=1, le=1 << 31)
     class_names: list[str] = Field(description="empty: unlabelled")
     index_sha256: Sha256 = Field(description="hash over class names, keys and labels in order")

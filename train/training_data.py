@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce.errors import SourceError, UsageError
-from reinforce.packs.open_labels import has_labels, match_keys, open_labels, packed
+from reinforce.packs.open_labels import match_keys, open_labels, packed
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
@@ -79,7 +79,7 @@ def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Valid
 
 
 def _store(config: TrainConfig, source: Source) -> LabelStore | None:
-    in_shards = config.mode == "replay" and has_labels(source)
+    in_shards = config.mode == "replay" and source.has_labels
     if config.labels is not None or in_shards:
         store = packed(source) if config.labels is None else open_labels(config.labels, source)
         if config.policy is not None and not store.settings.has_maps:

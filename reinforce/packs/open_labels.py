@@ -18,11 +18,6 @@ from reinforce.store.label_store import LabelStore
 from reinforce.store.store import MANIFEST, Store
 
 
-def has_labels(source: Source) -> bool:
-    """Whether a source is shards that `reinforce pack` put labels into."""
-    return isinstance(source, Shards) and source.pack is not None and source.pack.pack.labels is not None
-
-
 def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
     """Open what `--labels` takes: a reinforced dataset, or shards that have labels in them.
 
@@ -36,7 +31,7 @@ def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
     text = str(labels)
     if Path(text).is_dir() and (Path(text) / MANIFEST).exists():
         return Store(text)
-    if source is not None and source.location == text and has_labels(source):
+    if source is not None and source.location == text and source.has_labels:
         return packed(source)
     if text.endswith(".tar") or "://" in text or text.startswith("wds:") or list(Path(text).glob("*.tar")):
         return packed(open_source(text))
@@ -47,8 +42,7 @@ def open_pack(root: Path) -> Shards | None:
     """The shards of a folder that `reinforce pack` wrote; None where it did not."""
     if not (root / PACK).is_file():
         return None
-    source = open_source(f"wds:{root}")
-    return source if isinstance(source, Shards) else None
+    return Shards.open(f"{root}/*.tar")
 
 
 def packed(source: Source) -> PackedStore:

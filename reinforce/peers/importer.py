@@ -143,7 +143,7 @@ def _settings(reader: Reader, source: Source, names: list[str], labels: list[int
         for t in reader.teachers
     ]
     about = SourceInfo(
-        kind=source.kind,  # type: ignore[arg-type]
+        kind=source.kind,
         num_samples=len(source),
         class_names=names,
         index_sha256=index_sha256(names, source.keys, labels),

@@ -30,6 +30,7 @@ class Arrays(Source):
     """Images of an .npz file; `places` are the images, uint8 `[N, H, W]` or `[N, H, W, 3]`; the key is the number."""
 
     kind = "npz"
+    suffix = ".npz"
 
     @classmethod
     def open(cls, location: str) -> Arrays:

@@ -25,7 +25,8 @@ from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
 from reinforce.sources.torchvision_set import TorchvisionSet
 
-KINDS = ("folder", "wds", "parquet", "npz", "torchvision")
+KINDS: dict[str, type[Source]] = {kind.kind: kind for kind in (Shards, Parquet, Arrays, TorchvisionSet, ImageFolder)}
+"""In the order in which they are tried; what none recognises is a folder of images."""
 
 
 def open_source(data: str | Path | Source, download: bool = False) -> Source:
@@ -42,37 +43,26 @@ def open_source(data: str | Path | Source, download: bool = False) -> Source:
         return data
     text = str(data)
     stated, colon, rest = text.partition(":")
-    if not (colon and stated in KINDS) or os.path.exists(text):
-        stated, rest = _recognised(text), text
-    if stated == "torchvision":
-        return TorchvisionSet.open(rest, download)
-    if download:
-        raise SourceError(
-            "--download is for data sets of torchvision.", found=text, expected="torchvision:NAME", fix="leave --download out"
-        )
-    if stated == "npz":
-        return Arrays.open(rest)
-    if stated == "folder":
-        return ImageFolder.open(rest)
-    kind, suffix = (Shards, ".tar") if stated == "wds" else (Parquet, ".parquet")
-    return kind.open(_inside(rest, suffix))
+    if colon and stated in KINDS and not os.path.exists(text):
+        kind = KINDS[stated]
+    else:
+        kind, rest = _recognised(text), text
+    if kind.in_folders and kind.suffix is not None:
+        rest = _inside(rest, kind.suffix)
+    return kind.open_option(rest, download)
 
 
-def _recognised(text: str) -> str:
+def _recognised(text: str) -> type[Source]:
     lower = text.partition("#")[0].lower()
-    for kind, suffix in (("wds", ".tar"), ("parquet", ".parquet"), ("npz", ".npz")):
-        if lower.endswith(suffix):
+    for kind in KINDS.values():
+        if kind.recognises(lower, ()):
             return kind
     if lower.endswith((".tar.gz", ".tgz", ".zip")):
         raise SourceError(
             f"{text} is compressed.", found=os.path.basename(text), expected="an uncompressed .tar", fix="decompress it"
         )
     names = _names_in(text)
-    if any(n.endswith(".tar") for n in names):
-        return "wds"
-    if any(n.endswith(".parquet") for n in names):
-        return "parquet"
-    return "folder"
+    return next((kind for kind in KINDS.values() if kind.recognises(lower, names)), ImageFolder)
 
 
 def _inside(text: str, suffix: str) -> str:

@@ -42,6 +42,8 @@ class Parquet(Source):
     column: str = ""
 
     kind = "parquet"
+    suffix = ".parquet"
+    in_folders = True
 
     @classmethod
     def open(cls, pattern: str) -> Parquet:

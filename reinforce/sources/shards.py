@@ -30,6 +30,8 @@ class Shards(Source):
     pack: PackFolder | None = None
 
     kind = "wds"
+    suffix = ".tar"
+    in_folders = True
 
     @classmethod
     def open(cls, pattern: str) -> Shards:
@@ -59,6 +61,10 @@ class Shards(Source):
         check_index(keys, [f"{m.key} in {shards[s].location}" for s, m in flat], names)
         places = np.array([(s, m.offset, m.size, m.rein_offset, m.rein_size) for s, m in flat], np.int64)
         return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards, pack)
+
+    @property
+    def has_labels(self) -> bool:
+        return self.pack is not None and self.pack.pack.labels is not None
 
     def read(self, index: int) -> bytes:
         shard, offset, size, _, _ = self.places[index].tolist()

@@ -1,7 +1,7 @@
 """Source: where encoded images and hard labels come from, whatever the kind: indexed once, read by position, known by key.
 
-`reinforce.sources.open_source` opens any kind. A kind is a subclass with a `kind`, an `open` and a `read`; what a sample's
-`places` hold is its own affair. All pass one set of tests (tests/sources/test_sources.py).
+`reinforce.sources.open_source` opens any kind. A kind is a subclass with a `kind`, an `open` and a `read`, and one line in its
+registry; what a sample's `places` hold is its own affair. All pass one set of tests (tests/sources/test_sources.py).
 """
 
 from __future__ import annotations
@@ -39,6 +39,53 @@ class Source:
     groups: np.ndarray | None = None
 
     kind: ClassVar[str]
+    """What may be stated in front: `wds:...`."""
+    suffix: ClassVar[str | None] = None
+    """How files of this kind end, where it is recognised by that; in lower case."""
+    in_folders: ClassVar[bool] = False
+    """Whether a folder with such files stands for all of them."""
+
+    @classmethod
+    def recognises(cls, text: str, names: Sequence[str]) -> bool:
+        """Whether `--data` means this kind without stating it.
+
+        Args:
+            text: What was given, in lower case.
+            names: Of the files in it, where it is a folder.
+        """
+        if cls.suffix is None:
+            return False
+        return text.endswith(cls.suffix) or (cls.in_folders and any(name.endswith(cls.suffix) for name in names))
+
+    @classmethod
+    def open(cls, location: str) -> Source:
+        """Index it.
+
+        Raises:
+            SourceError: whatever is wrong with it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def open_option(cls, location: str, download: bool) -> Source:
+        """Open what `--data` says; `download`: fetch it, where it is not there.
+
+        Raises:
+            SourceError: whatever is wrong with it.
+        """
+        if download:
+            raise SourceError(
+                "--download is for data sets of torchvision.",
+                found=location,
+                expected="torchvision:NAME",
+                fix="leave --download out",
+            )
+        return cls.open(location)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether soft labels stand beside the images, as `reinforce pack` puts them there."""
+        return False
 
     def __len__(self) -> int:
         return len(self.keys)

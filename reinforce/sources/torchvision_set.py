@@ -52,6 +52,10 @@ class TorchvisionSet(Source):
         names = numbered_classes(labels, [str(n) for n in given] if given else None, location) if labels else ()
         return cls(location, keys, labels, names, np.arange(len(keys)), dataset=dataset)
 
+    @classmethod
+    def open_option(cls, location: str, download: bool) -> TorchvisionSet:
+        return cls.open(location, download)
+
     def read(self, index: int) -> bytes:
         try:
             image = self.dataset[int(self.places[index])][0]
