@@ -25,6 +25,7 @@ def command(
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
     from reinforce.cli.generation import prepare
     from reinforce.generation.generate import generate
+    from reinforce.labels.label_kind import kind_of
     from reinforce.verification.summary import summarise
 
     source, teacher, settings, execution = prepare(given)
@@ -37,5 +38,5 @@ def command(
     made = f"{counts.ok} samples x {settings.views} views"
     typer.echo(f"{out}: {made}, {counts.missing} missing, {counts.corrupt} corrupt images")
     if agreement is not None:
-        what = "whole images" if settings.has_maps else "views"
-        typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {what}")
+        unit = kind_of(settings.codec).unit
+        typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {unit}")

@@ -59,6 +59,7 @@ def prepare(given: GenerationOptions) -> Generation:
         ReinforceError: whatever does not fit, before anything is written.
     """
     from reinforce.generation.generate import Execution, limit_source
+    from reinforce.labels.label_kind import LABEL_KINDS
     from reinforce.settings import Settings, SourceInfo
     from reinforce.sources.open_source import open_source
     from reinforce.teachers.batch_size import find_batch_size
@@ -73,8 +74,7 @@ def prepare(given: GenerationOptions) -> Generation:
     teacher = load_teacher(
         specs, size=given.size, class_names=names, class_map=given.class_map, device=device, precision=given.precision
     )
-    if given.labels == "map":
-        teacher.require_maps(given.size)
+    LABEL_KINDS[given.labels].require(teacher, given.size)
     first = teacher.infos[0]
     settings = Settings(
         source=SourceInfo(
@@ -102,24 +102,24 @@ def prepare(given: GenerationOptions) -> Generation:
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
     """Policy, codec and number of views, by default those of the kind of labels."""
     from reinforce.errors import UsageError
-    from reinforce.labels.codecs import parse_codec
-    from reinforce.labels.label_map import MapCodec
+    from reinforce.labels.codecs import CODECS, parse_codec
+    from reinforce.labels.label_kind import LABEL_KINDS
     from reinforce.views.policy_text import read_policy
 
-    maps = given.labels == "map"
-    policy = read_policy(given.policy or ("whole" if maps else "rrc-ra"))
-    codec = parse_codec(given.codec or ("map" if maps else "sqrt"))
-    views = given.views or (1 if maps else 10)
-    if maps != isinstance(codec, MapCodec):
+    kind = LABEL_KINDS[given.labels]
+    policy, codec = read_policy(given.policy or kind.policy), parse_codec(given.codec or kind.codec)
+    views = given.views or kind.views
+    if codec.labels != kind.name:
+        forms = [form for form, each in CODECS.items() if each.labels == kind.name]
         raise UsageError(
-            f"--codec {given.codec} is not for --labels {given.labels}.",
-            expected="map:K" if maps else "sqrt or topk:K; map:K belongs to --labels map",
+            f"--codec {given.codec} is not for --labels {kind.name}.",
+            expected=f"{' or '.join(forms)}; {codec.form} belongs to --labels {codec.labels}",
         )
-    if maps and (views != 1 or policy.crop != "whole"):
+    if fault := kind.fault(policy, views, len(given.teacher)):
         raise UsageError(
-            "A label map is of the whole image, once.",
-            found=f"policy {policy.name}, {views} views",
-            expected="--policy whole and --views 1, the defaults of --labels map",
+            f"These options do not go with --labels {kind.name}.",
+            found=f"policy {policy.name}, {views} views, {len(given.teacher)} teachers",
+            expected=f"{fault}: --policy {kind.policy} and --views {kind.views}, the defaults",
             fix="give --policy to `reinforce train`: with maps the views are drawn there",
         )
     return policy, codec, views

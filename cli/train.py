@@ -128,13 +128,14 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 def _say_what_is_shown(config: TrainConfig) -> None:
     """Where the pixels are not exactly those that the teacher saw."""
+    from reinforce.labels.label_kind import kind_of
     from reinforce.store.store import MANIFEST, read_manifest
 
     if config.labels is None or config.mode != "replay" or not (Path(config.labels) / MANIFEST).exists():
         return
     settings = read_manifest(Path(config.labels)).settings
-    if settings.has_maps:
-        typer.echo("label maps: crops are drawn anew in every epoch, and the teacher never saw them by themselves")
+    if note := kind_of(settings.codec).note:
+        typer.echo(note)
     elif settings.origin:
         typer.echo(f"labels imported from {settings.origin.format}: pixels are not exactly those that the teacher saw")
     elif config.size or config.sizes:

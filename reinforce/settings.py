@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reinforce.errors import StoreError
 from reinforce.policy import Policy
@@ -74,17 +74,6 @@ class Settings(Model):
     num_classes: int = Field(ge=1, le=1 << 24)
     block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
     origin: Origin | None = Field(default=None, description="of labels that were imported; null: generated")
-
-    @model_validator(mode="after")
-    def _check_maps(self) -> Settings:
-        if self.has_maps and (self.views != 1 or self.policy.crop != "whole" or len(self.teachers) != 1):
-            raise ValueError("label maps are of one teacher, one view, and the whole image")
-        return self
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether a record is a label map of the whole image, and not the labels of views."""
-        return self.codec.get("name") == "map"
 
     @property
     def is_dealt(self) -> bool:

@@ -39,6 +39,7 @@ PURE = (
     "labels/sqrt_selection",
     "labels/label_map",
     "labels/codecs",
+    "labels/label_kind",
     "labels/fidelity",
     "views/seeds",
     "store/manifest",

@@ -82,7 +82,7 @@ def _store(config: TrainConfig, source: Source) -> LabelStore | None:
     in_shards = config.mode == "replay" and source.has_labels
     if config.labels is not None or in_shards:
         store = packed(source) if config.labels is None else open_labels(config.labels, source)
-        if config.policy is not None and not store.settings.has_maps:
+        if config.policy is not None and not store.kind.of_any_crop:
             raise UsageError(
                 "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"
             )
@@ -98,7 +98,7 @@ def _store(config: TrainConfig, source: Source) -> LabelStore | None:
 
 def _policy(config: TrainConfig, store: LabelStore | None) -> Policy:
     """What views are drawn from; labels of views have their own, maps have a label for any."""
-    if store is not None and not store.settings.has_maps:
+    if store is not None and not store.kind.of_any_crop:
         return store.settings.policy
     return read_policy(config.policy or DEFAULT_POLICY)
 
@@ -116,7 +116,7 @@ def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: 
     if config.mode == "replay":
         assert store is not None
         dataset = ReinforcedDataset(store, source, seed=config.seed, views=config.views, size=size)
-        if not store.settings.has_maps:
+        if not store.kind.of_any_crop:
             return ReplayedViews(dataset), store.settings.source.class_names
     if store is not None:
         settings = store.settings

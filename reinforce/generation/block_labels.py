@@ -18,9 +18,9 @@ from reinforce.generation.label_stream import LabelStream
 from reinforce.labels.codec import Codec, encode_stripes
 from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.fidelity import measure
+from reinforce.labels.label_kind import Label
 from reinforce.settings import Settings
 from reinforce.store.block import BlockData
-from reinforce.teachers.teacher import Label
 from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import draw_mixing, mix, mixing_columns
 from reinforce.views.pixels import SampleViews, ViewRange, pixel_crc

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from reinforce.teachers.teacher import Label
+from reinforce.labels.label_kind import Label
 
 
 class LabelStream:

@@ -22,6 +22,8 @@ class Codec(ABC):
     name: ClassVar[str]
     form: ClassVar[str]
     """What is typed: `topk:K`."""
+    labels: ClassVar[str] = "views"
+    """The kind of labels that it stores (`label_kind.py`)."""
     description: ClassVar[str]
     """What it is, in a line."""
 

@@ -125,6 +125,7 @@ class MapCodec(KeepsK):
 
     name: ClassVar[str] = "map"
     form: ClassVar[str] = "map:K"
+    labels: ClassVar[str] = "map"
     description: ClassVar[str] = "label maps: the K highest scores of each position (--labels map)"
 
     def encode(self, answers: np.ndarray) -> bytes:

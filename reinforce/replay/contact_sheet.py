@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from reinforce.errors import UsageError
+from reinforce.labels.label_kind import kind_of
 from reinforce.labels.label_map import box_of
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
@@ -40,7 +41,8 @@ def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int
             fix=f"--sample {near}",
         )
     settings = dataset.store.settings
-    views = max_views if settings.has_maps else min(max_views, settings.views)
+    kind = kind_of(settings.codec)
+    views = max_views if kind.of_any_crop else min(max_views, settings.views)
     scale = max(1, math.ceil(_MIN_WIDTH / settings.size))
     side = settings.size * scale
     columns = math.ceil(math.sqrt(views))
@@ -48,7 +50,7 @@ def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, math.ceil(views / columns) * cell_height + _GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     names = settings.source.class_names or [str(c) for c in range(settings.num_classes)]
-    tiles = _crops(dataset, keys[key], views) if settings.has_maps else _views(dataset, keys[key], views)
+    tiles = _crops(dataset, keys[key], views) if kind.of_any_crop else _views(dataset, keys[key], views)
     for view, (title, pixels, label) in enumerate(tiles):
         x, y = _GAP + view % columns * (side + _GAP), _GAP + view // columns * cell_height
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())

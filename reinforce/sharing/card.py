@@ -9,6 +9,7 @@ import hashlib
 import json
 from typing import Any
 
+from reinforce.labels.label_kind import kind_of
 from reinforce.settings import Settings
 from reinforce.sharing.preview import SCHEMA
 from reinforce.sharing.publication import PREVIEW, Licences
@@ -126,9 +127,7 @@ def _field(name: str, kind: str) -> dict[str, Any]:
 def summary_line(manifest: Manifest) -> str:
     """One sentence on what the data set is."""
     settings = manifest.settings
-    what = (
-        "label maps of whole images" if settings.has_maps else f"soft labels of {settings.views} augmented views of each image"
-    )
+    what = kind_of(settings.codec).about(settings)
     teachers = " and ".join(t.name for t in settings.teachers)
     return f"A reinforced dataset: {what}, for {manifest.counts.ok:,} images, by {teachers}."
 
@@ -148,7 +147,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
     parts = {
         "metadata": _metadata(manifest, name, licences),
         "policy": str(settings.policy),
-        "views": "1 label map" if settings.has_maps else f"{settings.views}, stored by {settings.probe_views}",
+        "views": f"{settings.views}, stored by {settings.probe_views}; {kind_of(settings.codec).about(settings)}",
         "images": f"{manifest.counts.ok:,} with labels, {manifest.counts.missing} missing, {manifest.counts.corrupt} corrupt",
         "classes": str(settings.num_classes),
         "codec": " ".join(str(v) for v in settings.codec.values()),

@@ -14,6 +14,7 @@ import numpy as np
 
 from reinforce.labels.codec import decode_stripes
 from reinforce.labels.codecs import codec_from_dict
+from reinforce.labels.label_kind import kind_of
 from reinforce.labels.label_map import LabelMap, MapCodec
 from reinforce.labels.sparse import SparseLabel
 from reinforce.sources.source import Source
@@ -32,6 +33,7 @@ class LabelStore(ABC):
 
     Attributes:
         images: The images, where they stand beside the labels.
+        kind: What is stored: soft labels of views, or of any crop.
     """
 
     images: Source | None = None
@@ -40,6 +42,7 @@ class LabelStore(ABC):
         self.root, self.manifest, self.samples = root, manifest, samples
         self.settings = manifest.settings
         self.codec = codec_from_dict(self.settings.codec)
+        self.kind = kind_of(self.settings.codec)
         spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = replace(spec, fields=tuple(manifest.params_fields))
         # Read for every label: a model's attribute takes a microsecond.

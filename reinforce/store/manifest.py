@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from reinforce.errors import SettingsError
+from reinforce.labels.label_kind import kind_of
 from reinforce.settings import Model, Settings, Sha256
 
 _FILE = re.compile(r"samples\.parquet|blocks/[0-9]{6}\.zarr/(zarr\.json|[a-z0-9_]+/(zarr\.json|c(/[0-9]+)+))")
@@ -32,6 +33,17 @@ class Environment(Model):
     pillow: str
     simplejpeg: str
     machine: str
+
+
+def _fitting(settings: Settings) -> Settings:
+    """Refuse settings that the kind of their labels does not go with."""
+    fault = kind_of(settings.codec).fault(settings.policy, settings.views, len(settings.teachers))
+    if fault is not None:
+        raise ValueError(fault)
+    return settings
+
+
+FittingSettings = Annotated[Settings, AfterValidator(_fitting)]
 
 
 class Counts(Model):
@@ -59,7 +71,7 @@ class Manifest(Model):
 
     format: Literal["reinforce"] = "reinforce"
     schema_version: Literal[1] = 1
-    settings: Settings
+    settings: FittingSettings
     environment: Environment
     counts: Counts
     statistics: Statistics
@@ -90,7 +102,7 @@ class Job(Model):
     """`job.json`: what stands beside the blocks while a data set is generated; the manifest replaces it."""
 
     schema_version: Literal[1] = 1
-    settings: Settings
+    settings: FittingSettings
     environment: Environment
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from reinforce.errors import TeacherError
-from reinforce.teachers.teacher import Label
+from reinforce.labels.label_kind import Label
 
 ON_CPU = 64
 LARGEST = 512

@@ -8,7 +8,6 @@ is taken over these.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -16,14 +15,13 @@ import torch
 from torch import nn
 
 from reinforce.errors import TeacherError, UsageError
+from reinforce.labels.label_kind import Label, kind_of
 from reinforce.settings import Settings, TeacherInfo
 from reinforce.teachers.class_map import check_classes, read_class_map
 from reinforce.teachers.models import create, require_logits, weights_sha256
 from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.teacher_spec import TeacherSpec
 
-Label = Callable[[torch.Tensor], torch.Tensor]
-"""What a teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 _MAP_TOLERANCE = 1e-3
 """How far logits may be from the mean of the scores, as a share of the largest: rounding."""
 
@@ -204,7 +202,7 @@ class Teacher(nn.Module):
 
 def label_of(teacher: Teacher, settings: Settings) -> Label:
     """What the codec of `settings` encodes, from the teacher: distributions, or maps of scores."""
-    return teacher.maps if settings.has_maps else teacher
+    return kind_of(settings.codec).asked(teacher)
 
 
 def load_teacher(
