@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from reinforce.errors import SourceError, StoreError
+from reinforce.errors import Interrupted, SourceError, StoreError
 from reinforce.settings import MAX_BYTES
 from reinforce.sharing.publication import PUBLICATION, Entry
 from reinforce.sources.location import File, pieces
@@ -68,6 +69,25 @@ def _there(url: str) -> bool:
         return File.open(url).size >= 0
     except SourceError:
         return False
+
+
+def fetch_all(jobs: int, fetches: list[Callable[[], int]], on_fetched: Callable[[int], None]) -> None:
+    """Run fetches, so many at once; what one returns is told as it ends. After an error no other is begun.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(fetch) for fetch in fetches]
+        try:
+            for finished in as_completed(running):
+                on_fetched(finished.result())
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "The pull was interrupted; what has come is kept.", fix="the same command fetches what is missing"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def differs(name: str, found: str, expected: str) -> StoreError:

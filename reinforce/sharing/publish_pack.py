@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
@@ -11,7 +11,7 @@ from reinforce.files import Progress, check_output, file_sha256, only_writer, re
 from reinforce.packs.packed_store import labels_manifest
 from reinforce.settings import read_model
 from reinforce.sharing.card import card
-from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
+from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
@@ -69,6 +69,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
     Raises:
         StoreError: a file is not the promised one.
         SettingsError: `out` has another pack.
+        Interrupted: Ctrl-C.
     """
     pack = read_model(Pack, text, PACK)
     labels_manifest(pack)  # refused before anything is fetched, if it is not valid
@@ -78,14 +79,16 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
         if (out / PACK).exists() and (out / PACK).read_bytes() != text:
             raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        with only_writer(out), ThreadPoolExecutor(jobs) as pool:
-            running = [
-                pool.submit(_pull_file, location, path, sha, sizes.get(path), out) for path, sha in sorted(files.items())
-            ]
-            done = fetched = 0
-            for finished in as_completed(running):
-                fetched, done = fetched + finished.result(), done + 1
-                on_progress(done, len(files))
+        done = fetched = 0
+
+        def count(bytes_: int) -> None:
+            nonlocal done, fetched
+            done, fetched = done + 1, fetched + bytes_
+            on_progress(done, len(files))
+
+        with only_writer(out):
+            wanted = [(path, sha, sizes.get(path)) for path, sha in sorted(files.items())]
+            fetch_all(jobs, [partial(_pull_file, location, *file, out) for file in wanted], count)
             with suppress(SourceError):  # for people, and not listed
                 write_atomic(out / CARD, fetch_small(f"{location}/{CARD}", None))
             write_atomic(out / PACK, text)

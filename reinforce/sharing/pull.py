@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reinforce.errors import Interrupted, SettingsError
+from reinforce.errors import SettingsError
 from reinforce.files import Progress, check_output, only_writer, replacing, write_atomic, write_pieces, writing
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
-from reinforce.sharing.fetch import differs, fetch_pieces, fetch_small
+from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.part import check_bundles, part_of
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
 from reinforce.sources.table_guard import guard_table
@@ -29,7 +29,6 @@ from reinforce.store.manifest import Manifest
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"
-"""Called with bytes done and bytes in all; blocks that were already there counted as done."""
 
 
 class PullState(BaseModel):
@@ -76,13 +75,14 @@ def pull(
         blocks: Numbers of blocks; default: all.
         jobs: Files that are fetched at once.
         expected: sha256 of `publication.json`, where it is known.
-        on_progress: Told after each file.
+        on_progress: Told of bytes after each file; blocks that were already there count as done.
 
     Raises:
         StoreError: something at the location is not what it is promised to be; nothing of it is kept.
         SettingsError: `out` has something else.
         SourceError: the location cannot be read.
         UsageError: views or blocks that are not there.
+        Interrupted: Ctrl-C; what has come is kept.
     """
     location = location.rstrip("/")
     text = fetch_small(f"{location}/{PUBLICATION}", None)
@@ -150,18 +150,13 @@ def _pull_locked(
         done, fetched = done + entry.bytes, fetched + entry.bytes
         on_progress(done, todo)
     missing = sorted(wanted.keys() - committed_blocks(out))
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(_pull_block, location, wanted[b], inside, out) for b in missing]
-        try:
-            for finished in as_completed(running):
-                done, fetched = done + finished.result(), fetched + finished.result()
-                on_progress(done, todo)
-        except BaseException as error:
-            pool.shutdown(wait=True, cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                fix = "the same command fetches the blocks that are missing"
-                raise Interrupted("The pull was interrupted; what has come is kept.", fix=fix) from None
-            raise
+
+    def count(bytes_: int) -> None:
+        nonlocal done, fetched
+        done, fetched = done + bytes_, fetched + bytes_
+        on_progress(done, todo)
+
+    fetch_all(jobs, [partial(_pull_block, location, wanted[block], inside, out) for block in missing], count)
     write_atomic(out / MANIFEST, final)
     (out / PULL).unlink()
     Store(out)  # what came must open

@@ -24,6 +24,7 @@ from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
 
 def main() -> None:
     images, weights, out, pause = sys.argv[1:5]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     source = ImageFolder.open(images)
     teacher = load_teacher(
         [TeacherSpec(TEACHER, Path(weights))],

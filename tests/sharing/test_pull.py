@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from reinforce.errors import BusyError, SettingsError, SourceError, StoreError
+from reinforce.errors import BusyError, Interrupted, SettingsError, SourceError, StoreError
 from reinforce.files import only_writer
+from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
+from reinforce.sharing.publish_pack import pull_pack
 from reinforce.sharing.pull import pull
+from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.verification.verify import require, verify_store
 from tests.conftest import run_cli
@@ -128,3 +131,26 @@ def test_a_folder_is_not_overwritten(published: Path, store: Path, own_store: Pa
     shutil.rmtree(tmp_path / "part" / "blocks" / "000002.zarr")
     with pytest.raises(SettingsError, match="another data set"):
         pull(str(published), tmp_path / "part")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["Ctrl-C", "a damaged shard"])
+def test_after_an_error_no_other_file_of_a_pack_is_fetched(error, whole: Path, images: Path, tmp_path: Path) -> None:
+    pack(ImageFolder.open(images), whole, tmp_path / "pack", Options(shard_bytes=1_000))
+    listed = sorted(p.name for p in (tmp_path / "pack").glob("*.tar"))
+    assert len(listed) > 8
+    if error is None:
+        content = bytearray((tmp_path / "pack" / listed[0]).read_bytes())
+        content[600] ^= 1
+        (tmp_path / "pack" / listed[0]).write_bytes(content)
+
+    def told(done: int, total: int) -> None:
+        if error is not None and done == 3:
+            raise error
+
+    text = (tmp_path / "pack" / "pack.json").read_bytes()
+    with pytest.raises(StoreError if error is None else Interrupted):
+        pull_pack(str(tmp_path / "pack"), text, tmp_path / "back", 1, told)
+    here = [p.name for p in (tmp_path / "back").glob("*.tar")]
+    assert len(here) < len(listed) // 2, "the rest was not begun"
+    assert not (tmp_path / "back" / "pack.json").exists()
+    assert not [p for p in (tmp_path / "back").rglob("*") if p.name.endswith(".partial")]
