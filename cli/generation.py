@@ -118,9 +118,9 @@ def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
     if fault := kind.fault(policy, views, len(given.teacher)):
         raise UsageError(
             f"These options do not go with --labels {kind.name}.",
-            found=f"policy {policy.name}, {views} views, {len(given.teacher)} teachers",
-            expected=f"{fault}: --policy {kind.policy} and --views {kind.views}, the defaults",
-            fix="give --policy to `reinforce train`: with maps the views are drawn there",
+            found=f"policy {policy.name}, views: {views}, teachers: {len(given.teacher)}",
+            expected=f"{fault} (--policy {kind.policy} and --views {kind.views}, the defaults)",
+            fix="leave the option out, or --labels views; where views are drawn in training, --policy is for `reinforce train`",
         )
     return policy, codec, views
 

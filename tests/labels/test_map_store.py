@@ -153,8 +153,9 @@ def test_a_manifest_whose_maps_cannot_be_is_refused(maps, change, value) -> None
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    (("--views", 5), "5 views"),
+    (("--views", 5), "views: 5"),
     (("--policy", "rrc"), "policy rrc"),
+    (("--teacher", TEACHER, "--teacher-weights", "w"), "teachers: 2"),
     (("--codec", "sqrt"), "--codec sqrt is not for --labels map"),
     (("--codec", "map:0"), "K = '0'"),
 ])  # fmt: skip
