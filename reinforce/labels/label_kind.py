@@ -61,6 +61,10 @@ class LabelKind(ABC):
     def about(self, settings: Settings) -> str:
         """What a data set of such labels is, in words."""
 
+    def count(self, settings: Settings) -> str:
+        """How many labels an image has, in words."""
+        return f"{settings.views}, stored by {settings.probe_views}"
+
     def fault(self, policy: Policy, views: int, teachers: int) -> str | None:
         """Why settings do not go with the kind, or None."""
         return None
@@ -103,6 +107,9 @@ class MapLabels(LabelKind):
 
     def about(self, settings: Settings) -> str:
         return "label maps of whole images"
+
+    def count(self, settings: Settings) -> str:
+        return "1 label map"
 
     def fault(self, policy: Policy, views: int, teachers: int) -> str | None:
         fits = views == 1 and policy.crop == "whole" and teachers == 1

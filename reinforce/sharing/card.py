@@ -147,7 +147,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
     parts = {
         "metadata": _metadata(manifest, name, licences),
         "policy": str(settings.policy),
-        "views": f"{settings.views}, stored by {settings.probe_views}; {kind_of(settings.codec).about(settings)}",
+        "views": kind_of(settings.codec).count(settings),
         "images": f"{manifest.counts.ok:,} with labels, {manifest.counts.missing} missing, {manifest.counts.corrupt} corrupt",
         "classes": str(settings.num_classes),
         "codec": " ".join(str(v) for v in settings.codec.values()),
