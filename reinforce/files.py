@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from reinforce.errors import BusyError, StoreError
 
@@ -31,9 +32,17 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: A file, or a folder that is not there or empty.
-        shared: Of a cache: processes may write the same path at once, each under a name of its own, and nothing is synced.
+        shared: Of a cache: processes and threads may write the same path at once, each under a name of its own, and nothing
+            is synced.
+
+    Raises:
+        StoreError: the folder is the one that the process stands in, which cannot be replaced under its feet.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
+    if path.is_dir():
+        path = path.resolve()
+        if path == Path.cwd():
+            raise StoreError(f"{path} is the current folder.", expected="a new folder", fix="choose another --out")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial" if shared else f".{path.name}.partial")
     remove(temporary)
     try:
         yield temporary

@@ -94,10 +94,25 @@ def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path, kind) -> None:
 
 
 def test_two_writers_of_a_cache_do_not_meet(tmp_path) -> None:
-    with replacing(tmp_path / "chunk", shared=True) as one:
-        one.write_text("one")
-        assert str(os.getpid()) in one.name
-    assert (tmp_path / "chunk").read_text() == "one"
+    with replacing(tmp_path / "chunk", shared=True) as one, replacing(tmp_path / "chunk", shared=True) as two:
+        one.write_text("whole")
+        two.write_text("whole")
+    assert (tmp_path / "chunk").read_text() == "whole"
+    assert os.listdir(tmp_path) == ["chunk"]
+
+
+def test_the_current_folder_is_refused_and_a_link_is_followed(tmp_path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    write(tmp_path / "link", "folder", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert read(tmp_path / "here") == "new"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", tmp_path / "empty"):
+        with pytest.raises(StoreError, match=r"(?s)is the current folder.*choose another --out"):
+            write(Path(name), "folder", "new")
+    assert os.listdir(tmp_path / "empty") == []
 
 
 def test_an_output_that_holds_other_files_is_refused(tmp_path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from reinforce.errors import UsageError
 from reinforce.store.label_store import LabelStore
-from reinforce.views.mix import MIX_FIELDS, Mixing, mixing_of
+from reinforce.views.mix import Mixing, mixing_of, pairs_in
 from reinforce.views.pixels import unmatched
 from reinforce.views.seeds import scheduled_views
 from reinforce.views.status import Status
@@ -74,8 +74,8 @@ class Epoch:
                 elif params is not None:
                     params[repeat, samples] = rows
                 if mixing is not None:
-                    pairs = store.pairs_of_view(block, view) if rows is None else rows[:, -len(MIX_FIELDS) :]
-                    _fill(mixing[repeat], pairs, samples, store)
+                    pairs = None if rows is None else pairs_in(rows, store.spec)
+                    _fill(mixing[repeat], store.pairs_of_view(block, view) if pairs is None else pairs, samples, store)
             if params is None and mixing is None:
                 break
         return cls(number, views, params, mixing)

@@ -14,7 +14,8 @@ from reinforce.store.block import Block, block_path
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Job, Manifest
 from reinforce.store.samples import Samples
-from reinforce.views.mix import MIX_FIELDS
+from reinforce.views.mix import pairs_in
+from reinforce.views.pixels import unmatched
 from reinforce.views.status import Status
 
 MANIFEST = "manifest.json"
@@ -89,7 +90,10 @@ class Store(LabelStore):
         return self.block(block).params_of_view(view)
 
     def pairs_of_view(self, block: int, view: int) -> np.ndarray:
-        return self.params_of_view(block, view)[:, -len(MIX_FIELDS) :]
+        pairs = pairs_in(self.params_of_view(block, view), self.spec)
+        if pairs is None:
+            raise unmatched("a policy that mixes, and params without the columns for it")
+        return pairs
 
     def probe_of(self, sample: int) -> int:
         return int(self._probes(int(self.samples.block[sample]))[self.samples.row[sample]])

@@ -105,10 +105,14 @@ def mixing_columns(mixing: Mixing) -> np.ndarray:
 
 def read_mixing(params: np.ndarray, spec: PixelSpec) -> Mixing | None:
     """The matching in the params of one view of all samples of a block, int32 `[S, P]`; None where nothing is mixed."""
+    pairs = pairs_in(params, spec)
+    return None if pairs is None else mixing_of(pairs)
+
+
+def pairs_in(params: np.ndarray, spec: PixelSpec) -> np.ndarray | None:
+    """The columns of mixing among those of params, int32 `[S, P]` to `[S, 6]`; None where the layout has none."""
     columns = [column for field in MIX_FIELDS if (column := spec.column(field)) is not None]
-    if not columns:
-        return None
-    return mixing_of(params[:, columns])
+    return params[:, columns] if columns else None
 
 
 def mixing_of(pairs: np.ndarray) -> Mixing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from reinforce import ReinforcedDataset
+from reinforce.errors import StoreError
+from reinforce.generation.generate import Execution, generate
 from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder
@@ -16,6 +19,9 @@ from reinforce.store.block import Block
 from reinforce.store.label_store import LabelStore
 from reinforce.store.store import Store
 from reinforce.verification.sample_checks import bad_labels, bad_params
+from reinforce.views.mix import pairs_in
+from reinforce.views.policy_text import parse_policy
+from tests.conftest import make_settings
 
 
 class MemoryStore(LabelStore):
@@ -103,3 +109,17 @@ def test_the_probes_of_a_block_are_read_once(store, monkeypatch) -> None:
     found = [opened.probe_of(sample) for sample in range(len(opened.samples))]
     assert len(set(found)) > 20
     assert sorted(reads) == [f"{block:06d}.zarr" for block in opened.blocks]
+
+
+def test_columns_of_mixing_are_found_by_their_ids_and_missed_with_words(images, teacher, tmp_path) -> None:
+    source = ImageFolder.open(images)
+    settings = make_settings(source, teacher, policy=parse_policy("usi"), views=2)
+    generate(source, teacher, settings, tmp_path / "mixed", Execution(16, workers=0))
+    store = Store(tmp_path / "mixed")
+    pairs = store.pairs_of_view(0, 1)
+    rows, fields = store.params_of_view(0, 1), store.spec.fields
+    moved = replace(store.spec, fields=(*fields[-6:], *fields[:-6]))
+    assert np.array_equal(pairs_in(np.roll(rows, 6, axis=1), moved), pairs)
+    store.spec = replace(store.spec, fields=fields[:-6])
+    with pytest.raises(StoreError, match="without the columns for it"):
+        store.pairs_of_view(0, 1)
