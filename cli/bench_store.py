@@ -23,7 +23,7 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write synthetic stores in a temporary folder, and open and read each in a fresh process."""
-    from reinforce.bench.store_bench import COLUMNS, DEFAULT, draw, measure_store, parse_size, synthesise, table
+    from reinforce.bench.store_bench import COLUMNS, DEFAULT, measure_store, parse_size, plot_costs, synthesise, table
     from reinforce.errors import UsageError
     from reinforce.store.probes import environment
 
@@ -38,7 +38,7 @@ def command(
             written = synthesise(root, samples, views, classes)
             rows.append({"samples": samples, "views": views, "classes": classes, **written, **measure_store(root)})
     if plot is not None:
-        draw(rows, plot)
+        plot_costs(rows, plot)
     if as_json:
         typer.echo(json.dumps({"conditions": environment().model_dump(), "columns": COLUMNS, "rows": rows}, indent=2))
         return

@@ -1,4 +1,4 @@
-"""Generation: the options of `generate`, which `plan` and `bench generate` take too; and what is made of them."""
+"""Generation: the options of `generate`, which `estimate` and `bench generate` take too; and what is made of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GenerationOptions:
     seed: o.Seed = 0
     labels: o.LabelKind = "views"
     codec: o.Codec = None
-    record_views: o.RecordViews = 64
+    stripe_views: o.StripeViews = 64
     block_size: o.BlockSize = 512
     batch_size: o.TeacherBatch = None
     workers: o.Workers = None
@@ -64,7 +64,7 @@ def prepare(given: GenerationOptions) -> Generation:
     from reinforce.sources.open_source import open_source
     from reinforce.teachers.batch_size import find_batch_size
     from reinforce.teachers.device import default_workers, resolve_device
-    from reinforce.teachers.teacher import label_of, load_teacher
+    from reinforce.teachers.teacher import labeller_of, load_teacher
 
     policy, codec, views = _what(given)
     specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)
@@ -92,9 +92,9 @@ def prepare(given: GenerationOptions) -> Generation:
         codec=codec.to_dict(),
         num_classes=len(first.class_map) if first.class_map else first.num_classes,
         block_size=given.block_size,
-        record_views=given.record_views,
+        stripe_views=given.stripe_views,
     )
-    batch_size = given.batch_size or find_batch_size(label_of(teacher, settings), given.size, device)
+    batch_size = given.batch_size or find_batch_size(labeller_of(teacher, settings), given.size, device)
     workers = default_workers(device) if given.workers is None else given.workers
     return Generation(source, teacher, settings, Execution(batch_size, workers))
 

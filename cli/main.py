@@ -15,12 +15,12 @@ from reinforce.cli import (
     bench_step,
     bench_store,
     demo,
+    estimate,
     export,
     generate,
     import_,
     inspect,
     pack,
-    plan,
     publish,
     pull,
     show,
@@ -29,6 +29,7 @@ from reinforce.cli import (
 )
 from reinforce.cli import list as listing
 from reinforce.cli.lazy import SETTINGS, add_command
+from reinforce.cli.renamed import renamed
 from reinforce.errors import ReinforceError
 from reinforce.memory import keep_freed_memory
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=SETTINGS,
 )
-for module in (generate, train, plan, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
+for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     add_command(app, module)
 bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
@@ -79,8 +80,11 @@ def main() -> None:
     keep_freed_memory()
     # A user who asks for more processes than cores means it.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
+    arguments, notes = renamed(sys.argv[1:])
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     try:
-        app(spread(sys.argv[1:]))
+        app(spread(arguments))
     except ReinforceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

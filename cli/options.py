@@ -61,9 +61,9 @@ Codec = Annotated[
         rich_help_panel=LABELS,
     ),
 ]
-RecordViews = Annotated[
+StripeViews = Annotated[
     int,
-    Option(min=1, max=65535, help="Views whose labels are packed together; a part has whole packs.", rich_help_panel=LABELS),
+    Option(min=1, max=65535, help="Views per stripe: what is stored, witnessed and pulled together.", rich_help_panel=LABELS),
 ]
 BlockSize = Annotated[
     int, Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.", rich_help_panel=LABELS)

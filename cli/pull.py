@@ -64,7 +64,7 @@ def command(
         typer.echo(json.dumps(result, indent=2))
         return
     if views is not None and settings.views != views:
-        typer.echo(f"views are stored by {settings.record_views}; `reinforce train --views {views}` uses {views} of them")
+        typer.echo(f"views are stored by {settings.stripe_views}; `reinforce train --views {views}` uses {views} of them")
     typer.echo(f"{target}: {settings.views} views, {pulled.fetched:,} of {pulled.total:,} bytes fetched, every file checked")
 
 

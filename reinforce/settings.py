@@ -25,7 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 class Model(BaseModel):
     """Base of what stands in files: frozen, and no key that is not defined."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True)
 
 
 class TeacherInfo(Model):
@@ -70,25 +70,32 @@ class Settings(Model):
     views: int = Field(ge=1, le=65535)
     seed: int = Field(ge=0)
     codec: dict[str, Any]
-    record_views: int = Field(default=64, ge=1, le=65535, description="views per record; the last one may have fewer")
+    stripe_views: int = Field(
+        default=64,
+        ge=1,
+        le=65535,
+        validation_alias="record_views",
+        serialization_alias="record_views",  # its name in manifests
+        description="views per stripe; the last one may have fewer",
+    )
     num_classes: int = Field(ge=1, le=1 << 24)
     block_size: int = Field(ge=1, le=1 << 20, description="samples per block; the last block may have fewer")
     origin: Origin | None = Field(default=None, description="of labels that were imported; null: generated")
 
     @property
-    def is_dealt(self) -> bool:
+    def any_order(self) -> bool:
         """Whether samples may stand in the blocks in any order."""
         return self.policy.mix is not None or self.origin is not None
 
     @property
     def probe_views(self) -> int:
         """Views that are probed, view `row % probe_views` of each row: those of the first record."""
-        return min(self.views, self.record_views)
+        return min(self.views, self.stripe_views)
 
     @property
     def num_stripes(self) -> int:
         """Records of a sample, and stripes of views of a block."""
-        return -(-self.views // self.record_views)
+        return -(-self.views // self.stripe_views)
 
     @property
     def num_blocks(self) -> int:
@@ -110,7 +117,7 @@ def read_model(kind: type[M], text: str | bytes, name: str) -> M:
     if len(text) > MAX_BYTES:
         raise StoreError(f"{name} is too large.", found=f"{len(text)} bytes", expected=f"at most {MAX_BYTES}")
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(text, by_alias=True, by_name=False)  # files have one name for each key
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

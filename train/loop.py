@@ -74,7 +74,7 @@ def _fit(run: Run, start: Position, on_step: OnStep, on_epoch: OnEpoch) -> dict[
 
 def _epoch(run: Run, start: Position, on_step: OnStep) -> Line:
     """One epoch, from the step on at which it starts."""
-    plan, stepper, sums, epoch = run.plan(start.epoch), run.stepper, LossSums(dict(start.sums)), start.epoch
+    plan, stepper, sums, epoch = run.epoch_plan(start.epoch), run.stepper, LossSums(dict(start.sums)), start.epoch
     run.seed(epoch, start.step)
     run.task.train()
     started = time.perf_counter()

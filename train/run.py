@@ -57,7 +57,7 @@ class Run:
         self.config, self.parts, self.ranks, self.stop = config, parts, ranks, stop
         self.task = parts.task
         check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
-        first = self.plan(0)  # what cannot be visited is refused before anything is written
+        first = self.epoch_plan(0)  # what cannot be visited is refused before anything is written
         self.stepper = Stepper(self.task, recipe, first.updates, ranks)
         if recipe.model_ema:
             self.task.setup_ema(decay=recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
@@ -72,7 +72,7 @@ class Run:
         """Epochs with their cooldown."""
         return self.stepper.epochs
 
-    def plan(self, epoch: int) -> EpochPlan:
+    def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch."""
         return EpochPlan.of(self.config, self.parts.views, self.parts.size, epoch)
 

@@ -14,7 +14,7 @@ from reinforce.generation.ready_batches import ready_batches
 from reinforce.labels.sparse import kl_divergence
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.teachers.teacher import Teacher, labeller_of
 
 
 def contenders(source: Source, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path) -> dict[str, Run]:
@@ -27,13 +27,13 @@ def contenders(source: Source, teacher: Teacher, settings: Settings, execution: 
         execution: How.
         scratch: An empty folder.
     """
-    label, total = label_of(teacher, settings), len(source) * settings.views
+    labeller, total = labeller_of(teacher, settings), len(source) * settings.views
     batches = ready_batches(source, settings, execution.batch_size)
 
     def bare(number: int) -> float:
         started = time.perf_counter()
         for index, first in enumerate(range(0, total, execution.batch_size)):
-            label(batches[index % len(batches)][: total - first]).cpu()
+            labeller(batches[index % len(batches)][: total - first]).cpu()
         return time.perf_counter() - started
 
     def whole(number: int) -> float:
@@ -44,7 +44,7 @@ def contenders(source: Source, teacher: Teacher, settings: Settings, execution: 
         shutil.rmtree(out)
         return seconds
 
-    label(batches[0])  # threads and kernels are there before the first round
+    labeller(batches[0])  # threads and kernels are there before the first round
     return {"bare teacher": bare, "generate": whole}
 
 

@@ -98,7 +98,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_costs(rows: list[dict[str, Any]], path: Path) -> None:
     """A picture: opening, beginning an epoch and reading, over the number of views in all, both axes logarithmic.
 
     Raises:
@@ -196,7 +196,7 @@ def measure_store(root: Path) -> dict[str, float]:
 def _random_block(rng: np.random.Generator, count: int, settings: Settings, fields: tuple[int, ...]) -> BlockData:
     """Boxes and ops as `rrc-ra` draws them, labels of about 50 likely classes of which 8 are an image's own."""
     views, classes = settings.views, settings.num_classes
-    data = BlockData.empty(count, views, len(fields), settings.record_views)
+    data = BlockData.empty(count, views, len(fields), settings.stripe_views)
     codec = NAMED_CODECS["sqrt"]
     for column, field in enumerate(fields):
         high = 300 if field <= Field.CROP_WIDTH else 3 if field < OP_SLOT_BASE else (16, 3, 1 << 17, 1 << 17)[field % 4]
@@ -207,7 +207,7 @@ def _random_block(rng: np.random.Generator, count: int, settings: Settings, fiel
         odds = np.full((views, classes), 1e-3)
         odds[:, own] = np.exp(scores)
         probs = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-        data.set_records(row, encode_stripes(codec, probs, settings.record_views))
+        data.set_records(row, encode_stripes(codec, probs, settings.stripe_views))
         data.sha256[row] = 1
     return data
 

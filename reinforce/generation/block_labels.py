@@ -18,7 +18,7 @@ from reinforce.generation.label_stream import LabelStream
 from reinforce.labels.codec import Codec, encode_stripes
 from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.fidelity import measure
-from reinforce.labels.label_kind import Label
+from reinforce.labels.label_kind import Labeller
 from reinforce.settings import Settings
 from reinforce.store.block import BlockData
 from reinforce.views.layout import pixel_spec
@@ -57,13 +57,13 @@ def block_items(settings: Settings, block: int) -> list[ViewRange]:
     return [ViewRange(s, first, min(first + step, settings.views)) for first in firsts for s in samples]
 
 
-def label_block(made: Iterator[SampleViews], block: int, label: Label, settings: Settings, batch_size: int) -> BlockData:
+def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, settings: Settings, batch_size: int) -> BlockData:
     """Label the samples of one block.
 
     Args:
         made: Gives the views of `block_items`, in order; what follows them is left.
         block: Its number.
-        label: Gives what the codec encodes for uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
+        labeller: What the codec encodes, of uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
         settings: What to make.
         batch_size: Views per teacher batch.
 
@@ -72,18 +72,18 @@ def label_block(made: Iterator[SampleViews], block: int, label: Label, settings:
     """
     samples, items = block_samples(settings, block), block_items(settings, block)
     columns = len(pixel_spec(settings.policy, settings.size).fields)
-    data = BlockData.empty(len(samples), settings.views, columns, settings.record_views)
+    data = BlockData.empty(len(samples), settings.views, columns, settings.stripe_views)
     codec = codec_from_dict(settings.codec)
     label_all = _label_mixed if settings.policy.mix else _label_alone
-    for row, answers in label_all(islice(made, len(items)), data, block, label, settings, batch_size):
+    for row, answers in label_all(islice(made, len(items)), data, block, labeller, settings, batch_size):
         _store(data, row, codec, answers, measured=samples[row] % MEASURE_EVERY == 0)
     return data
 
 
 def _label_alone(
-    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
+    made: Iterator[SampleViews], data: BlockData, block: int, labeller: Labeller, settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    labelled = LabelStream(label, batch_size)
+    labelled = LabelStream(labeller, batch_size)
     for row, item in enumerate(made):
         _note(data, row, item)
         if item.status == Status.OK:
@@ -93,7 +93,7 @@ def _label_alone(
 
 
 def _label_mixed(
-    made: Iterator[SampleViews], data: BlockData, block: int, label: Label, settings: Settings, batch_size: int
+    made: Iterator[SampleViews], data: BlockData, block: int, labeller: Labeller, settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     options, rows = settings.policy.mix, len(data.status)
     assert options is not None
@@ -122,7 +122,7 @@ def _label_mixed(
             drawn = np.stack([chunk[row].params[view - first] for row in ok])
             data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
             pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
-            answers[:, view] = np.concatenate([label(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            answers[:, view] = np.concatenate([labeller(batch).cpu().numpy() for batch in pixels.split(batch_size)])
             for i in np.flatnonzero(ok % settings.probe_views == view):
                 data.probes[ok[i]] = pixel_crc(pixels[i])
         first = stop
@@ -137,9 +137,9 @@ def _note(data: BlockData, row: int, item: SampleViews) -> None:
 
 
 def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measured: bool) -> None:
-    records = encode_stripes(codec, answers, data.record_views)
+    records = encode_stripes(codec, answers, data.stripe_views)
     data.set_records(row, records)
     if measured:
-        lost = measure(codec, records, answers, data.record_views)
+        lost = measure(codec, records, answers, data.stripe_views)
         # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
         data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

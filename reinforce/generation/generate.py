@@ -23,7 +23,7 @@ from reinforce.store.manifest import Environment, Job, Manifest, check_same_sett
 from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
-from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.views.layout import pixel_spec
 from reinforce.views.pixels import SampleViews, ViewMaker, views_loader
 
@@ -127,7 +127,7 @@ def _check_same_pixels(source: Source, settings: Settings, env: Environment, out
     columns = len(pixel_spec(settings.policy, settings.size).fields)
     for number in sorted(committed_blocks(out)):
         rows = block_samples(settings, number)
-        block = Block(block_path(out, number), len(rows), settings.views, columns, settings.record_views)
+        block = Block(block_path(out, number), len(rows), settings.views, columns, settings.stripe_views)
         check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
 
 
@@ -150,9 +150,9 @@ def _generate_blocks(
             on_progress(total - todo + seen // views, total)
             yield made
 
-    stream, label = counted(), label_of(teacher, settings)
+    stream, labeller = counted(), labeller_of(teacher, settings)
     for block in missing:
-        write_block(out, block, label_block(stream, block, label, settings, execution.batch_size))
+        write_block(out, block, label_block(stream, block, labeller, settings, execution.batch_size))
 
 
 def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
@@ -162,7 +162,7 @@ def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> 
     statistics = LabelMeans(settings)
     for block in range(settings.num_blocks):
         samples = block_samples(settings, block)
-        shape = (len(samples), settings.views, len(spec.fields), settings.record_views)
+        shape = (len(samples), settings.views, len(spec.fields), settings.stripe_views)
         reader = Block(block_path(out, block), *shape)
         table.fill(block, samples, reader)
         statistics.add(reader, [source.label(s) for s in samples])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from reinforce.labels.label_kind import Label
+from reinforce.labels.label_kind import Labeller
 
 
 class LabelStream:
@@ -17,8 +17,8 @@ class LabelStream:
     has nothing to do, and what follows, encoding, happens meanwhile.
     """
 
-    def __init__(self, label: Label, batch_size: int) -> None:
-        self.label = label
+    def __init__(self, labeller: Labeller, batch_size: int) -> None:
+        self.labeller = labeller
         self.batch_size = batch_size
         self.pixels: list[torch.Tensor] = []  # waiting for the teacher
         self.waiting = 0
@@ -43,7 +43,7 @@ class LabelStream:
             return []
         waiting = torch.cat(self.pixels)
         self.pixels, self.waiting = [waiting[count:]], self.waiting - count
-        return [self.label(batch) for batch in waiting[:count].split(self.batch_size)]
+        return [self.labeller(batch) for batch in waiting[:count].split(self.batch_size)]
 
     def _fetch(self, asked: list[torch.Tensor]) -> Iterator[tuple[int, np.ndarray]]:
         if not asked:

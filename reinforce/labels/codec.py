@@ -91,20 +91,20 @@ class Codec(ABC):
         """Configuration for the manifest; `codecs.codec_from_dict` reads it."""
 
 
-def encode_stripes(codec: Codec, answers: np.ndarray, record_views: int) -> list[bytes]:
-    """The records of one sample, each of `record_views` views, the last of what is left."""
-    return [codec.encode(answers[first : first + record_views]) for first in range(0, len(answers), record_views)]
+def encode_stripes(codec: Codec, answers: np.ndarray, stripe_views: int) -> list[bytes]:
+    """The records of one sample, each of `stripe_views` views, the last of what is left."""
+    return [codec.encode(answers[first : first + stripe_views]) for first in range(0, len(answers), stripe_views)]
 
 
 def decode_stripes(
-    codec: Codec, records: Iterable[memoryview | bytes], num_views: int, num_classes: int, record_views: int
+    codec: Codec, records: Iterable[memoryview | bytes], num_views: int, num_classes: int, stripe_views: int
 ) -> list[SparseLabel]:
     """The soft labels of all views of one sample.
 
     Raises:
         LabelError: a record is damaged.
     """
-    lengths = [min(record_views, num_views - first) for first in range(0, num_views, record_views)]
+    lengths = [min(stripe_views, num_views - first) for first in range(0, num_views, stripe_views)]
     parts = zip(records, lengths, strict=True)
     return [label for record, views in parts for label in codec.decode_all(record, views, num_classes)]
 

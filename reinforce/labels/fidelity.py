@@ -46,9 +46,9 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     )
 
 
-def measure(codec: Codec, records: bytes | list[bytes], answers: np.ndarray, record_views: int | None = None) -> Fidelity:
-    """Decode what `codec.encode(answers)` or `encode_stripes(codec, answers, record_views)` gave, and compare."""
+def measure(codec: Codec, records: bytes | list[bytes], answers: np.ndarray, stripe_views: int | None = None) -> Fidelity:
+    """Decode what `codec.encode(answers)` or `encode_stripes(codec, answers, stripe_views)` gave, and compare."""
     probs = codec.probabilities(answers)
     views, classes = probs.shape
     records = [records] if isinstance(records, bytes) else records
-    return compare(decode_stripes(codec, records, views, classes, record_views or views), probs)
+    return compare(decode_stripes(codec, records, views, classes, stripe_views or views), probs)

@@ -16,7 +16,7 @@ from reinforce.labels.codecs import CODECS
 from reinforce.policy import Policy
 from reinforce.settings import Settings
 
-Label = Callable[[torch.Tensor], torch.Tensor]
+Labeller = Callable[[torch.Tensor], torch.Tensor]
 """What a teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 
 
@@ -54,7 +54,7 @@ class LabelKind(ABC):
     note: ClassVar[str | None] = None
 
     @abstractmethod
-    def asked(self, teacher: Asked) -> Label:
+    def asked(self, teacher: Asked) -> Labeller:
         """What of a teacher is encoded."""
 
     @abstractmethod
@@ -86,7 +86,7 @@ class ViewLabels(LabelKind):
     unit = "views"
     of_any_crop = False
 
-    def asked(self, teacher: Asked) -> Label:
+    def asked(self, teacher: Asked) -> Labeller:
         return teacher
 
     def about(self, settings: Settings) -> str:
@@ -102,7 +102,7 @@ class MapLabels(LabelKind):
     of_any_crop = True
     note = "label maps: crops are drawn anew in every epoch, and the teacher never saw them by themselves"
 
-    def asked(self, teacher: Asked) -> Label:
+    def asked(self, teacher: Asked) -> Labeller:
         return teacher.maps
 
     def about(self, settings: Settings) -> str:

@@ -97,7 +97,7 @@ class ReinFiles:
             for sample in inside:
                 row = int(table.row[sample])
                 records = [bytes(stripe.record(row)) for stripe in block.stripes]
-                views = self.store.settings.record_views
+                views = self.store.settings.stripe_views
                 made[sample] = make_rein(params[row], records, views, number, row, int(probes[row]))
         return made
 

@@ -53,7 +53,7 @@ class PackedStore(LabelStore):
         settings = manifest.settings
         table = io.BytesIO(self.folder.read(SAMPLES))
         guard_table(table, SAMPLES, settings.source.num_samples)
-        shape = (settings.source.num_samples, settings.block_size, settings.is_dealt)
+        shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
         self._mixes = settings.policy.mix is not None
         found = pc.index_in(self.samples.key_column, value_set=pa.array(source.keys, pa.string()))
@@ -98,14 +98,14 @@ class PackedStore(LabelStore):
         except OSError as error:
             found = error.strerror or error
             raise ReplayError(f"Labels of {key} cannot be read.", found=found, fix="copy the shard again") from None
-        told = (rein.views, rein.record_views, rein.columns, rein.block, rein.row)
+        told = (rein.views, rein.stripe_views, rein.columns, rein.block, rein.row)
         settings = self.settings
         place = (int(self.samples.block[sample]), int(self.samples.row[sample]))
-        if told != (settings.views, settings.record_views, len(self.spec.fields), *place):
+        if told != (settings.views, settings.stripe_views, len(self.spec.fields), *place):
             raise StoreError(
                 f"The .rein of {key} is of another data set.",
                 found=f"views, views per record, columns, block, row: {told}",
-                expected=(settings.views, settings.record_views, len(self.spec.fields), *place),
+                expected=(settings.views, settings.stripe_views, len(self.spec.fields), *place),
                 fix="copy the shard again",
             )
         return rein
@@ -136,7 +136,7 @@ class PackedStore(LabelStore):
         Raises:
             StoreError: the file beside the shards is damaged.
         """
-        _, _, views = self.stripe_of(stripe * self.settings.record_views)
+        _, _, views = self.stripe_of(stripe * self.settings.stripe_views)
         path, samples = mixing_path(block, stripe), len(self.samples_of(block))
         content = self.folder.read(path)
         try:

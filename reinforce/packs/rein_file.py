@@ -22,14 +22,14 @@ class ReinFile(NamedTuple):
     """One decoded header; params and records are decoded when they are asked for.
 
     Attributes:
-        views: V, record_views: R, columns: P.
+        views: V, stripe_views: R, columns: P.
         block: Number of the block that the sample belongs to, row: its place there.
         probe: CRC-32 of the pixels of view `row mod min(V, R)`.
         parts: Compressed params and record of each stripe.
     """
 
     views: int
-    record_views: int
+    stripe_views: int
     columns: int
     block: int
     row: int
@@ -45,10 +45,10 @@ class ReinFile(NamedTuple):
         """
         if len(content) < _HEADER.size:
             raise _damaged(f"{len(content)} bytes")
-        magic, version, zero, views, record_views, columns, block, row, probe, size = _HEADER.unpack_from(content)
-        if magic != MAGIC or version != 1 or zero or not views or not record_views or not columns:
+        magic, version, zero, views, stripe_views, columns, block, row, probe, size = _HEADER.unpack_from(content)
+        if magic != MAGIC or version != 1 or zero or not views or not stripe_views or not columns:
             raise _damaged(f"a header {bytes(content[:12]).hex()}")
-        stripes, start = -(-views // record_views), _HEADER.size
+        stripes, start = -(-views // stripe_views), _HEADER.size
         at = start + stripes * _STRIPE.size
         if size != len(content) or at > len(content):
             raise _damaged(f"{len(content)} bytes, {size} by its header")
@@ -59,11 +59,11 @@ class ReinFile(NamedTuple):
             at += params + record
         if at != len(content):
             raise _damaged(f"parts of {at} bytes in {len(content)}")
-        return cls(views, record_views, columns, block, row, probe, parts)
+        return cls(views, stripe_views, columns, block, row, probe, parts)
 
-    def stripe_views(self, stripe: int) -> int:
+    def views_of_stripe(self, stripe: int) -> int:
         """Views of a stripe."""
-        return min(self.record_views, self.views - stripe * self.record_views)
+        return min(self.stripe_views, self.views - stripe * self.stripe_views)
 
     def params_of_stripe(self, stripe: int) -> np.ndarray:
         """Params of all views of a stripe: int32 `[v, P]`.
@@ -72,7 +72,7 @@ class ReinFile(NamedTuple):
             StoreError: they are damaged.
         """
         try:
-            return decompress_columns(bytes(self.parts[stripe][0]), self.stripe_views(stripe), self.columns)
+            return decompress_columns(bytes(self.parts[stripe][0]), self.views_of_stripe(stripe), self.columns)
         except ValueError as error:
             raise _damaged(f"params: {error}") from None
 
@@ -84,7 +84,7 @@ class ReinFile(NamedTuple):
         """
         if not 0 <= view < self.views:
             raise _damaged(f"no view {view} of {self.views}")
-        stripe, own = divmod(view, self.record_views)
+        stripe, own = divmod(view, self.stripe_views)
         return self.params_of_stripe(stripe)[own]
 
     def all_params(self) -> np.ndarray:
@@ -100,24 +100,24 @@ class ReinFile(NamedTuple):
         return self.parts[stripe][1]
 
 
-def make_rein(params: np.ndarray, records: list[bytes], record_views: int, block: int, row: int, probe: int) -> bytes:
+def make_rein(params: np.ndarray, records: list[bytes], stripe_views: int, block: int, row: int, probe: int) -> bytes:
     """The member of a sample.
 
     Args:
         params: int32 `[V, P]`.
         records: One per stripe.
-        record_views: R.
+        stripe_views: R.
         block: Number of the sample's block.
         row: Its place there.
         probe: Its probe.
     """
     views, columns = params.shape
-    stripes = [params[first : first + record_views] for first in range(0, views, record_views)]
+    stripes = [params[first : first + stripe_views] for first in range(0, views, stripe_views)]
     chunks = [compress_columns(stripe) for stripe in stripes]
     table = b"".join(_STRIPE.pack(len(c), len(r)) for c, r in zip(chunks, records, strict=True))
     body = b"".join(part for pair in zip(chunks, records, strict=True) for part in pair)
     size = _HEADER.size + len(table) + len(body)
-    return _HEADER.pack(MAGIC, 1, 0, views, record_views, columns, block, row, probe, size) + table + body
+    return _HEADER.pack(MAGIC, 1, 0, views, stripe_views, columns, block, row, probe, size) + table + body
 
 
 def _damaged(found: str) -> StoreError:

@@ -74,7 +74,7 @@ class ShardDecoder:
                 "A sample has no image or no .rein.", found=", ".join(sample), expected="jpg (or png, ...) and rein"
             )
         rein = ReinFile.parse(sample["rein"])
-        stripe, own = divmod(view, rein.record_views)
+        stripe, own = divmod(view, rein.stripe_views)
         pixels = apply(decode(image), rein.params(view), self.spec)
-        label = self.codec.decode(rein.record(stripe), own, rein.stripe_views(stripe), self.settings.num_classes)
+        label = self.codec.decode(rein.record(stripe), own, rein.views_of_stripe(stripe), self.settings.num_classes)
         return pixels, SparseLabels.stack([label], self.settings.num_classes).dense()[0], int(sample.get("cls", b"-1"))

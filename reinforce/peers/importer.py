@@ -105,14 +105,14 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
         number, rows = (len(ordered) - 1) // BLOCK_SIZE, (len(ordered) - 1) % BLOCK_SIZE + 1
         write_block(out, number, _cut(data, rows))
         samples = np.array(ordered[number * BLOCK_SIZE :])
-        reader_ = Block(block_path(out, number), rows, settings.views, len(spec.fields), settings.record_views)
+        reader_ = Block(block_path(out, number), rows, settings.views, len(spec.fields), settings.stripe_views)
         table.fill(number, samples, reader_)
         statistics.add(reader_, [labels[s] for s in samples.tolist()])
         data = None
 
     for position, done in _all(reader, source, workers):
         row = len(ordered) % BLOCK_SIZE
-        data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.record_views)
+        data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.stripe_views)
         ordered.append(position)
         _store(data, row, done)
         if row + 1 == BLOCK_SIZE:
@@ -157,7 +157,7 @@ def _settings(reader: Reader, source: Source, names: list[str], labels: list[int
         views=reader.views,
         seed=0,
         codec=reader.codec.to_dict(),
-        record_views=reader.views,
+        stripe_views=reader.views,
         num_classes=count,
         block_size=BLOCK_SIZE,
         origin=reader.origin,
@@ -266,4 +266,4 @@ def _cut(data: BlockData, rows: int) -> BlockData:
     """The first rows of a block that was not filled."""
     arrays = ("params", "probes", "sha256", "width_height", "status", "label_error")
     columns = {name: getattr(data, name)[:rows] for name in arrays}
-    return BlockData(**columns, record_views=data.record_views, records=data.records[:rows], reasons=data.reasons)
+    return BlockData(**columns, stripe_views=data.stripe_views, records=data.records[:rows], reasons=data.reasons)

@@ -47,8 +47,8 @@ def part_of(whole: Manifest, digest: str, views: int | None, blocks: Sequence[in
         raise UsageError(f"--views {views} is not possible.", expected=f"1 to {settings.views}, as many as are stored")
     if not set(wanted) <= set(have) or not wanted:
         raise UsageError(f"--blocks {blocks} is not possible.", expected=f"numbers from {have[0]} to {have[-1]}")
-    stripes = -(-(views or settings.views) // settings.record_views)
-    come = min(settings.views, stripes * settings.record_views)
+    stripes = -(-(views or settings.views) // settings.stripe_views)
+    come = min(settings.views, stripes * settings.stripe_views)
     if come == settings.views and wanted == have:
         return whole
     inside = files_by_bundle(whole.files)

@@ -37,14 +37,14 @@ class BlockData:
     width_height: np.ndarray  # uint32 [S, 2], of the decoded image
     status: np.ndarray  # uint8 [S]
     label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
-    record_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
+    stripe_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
     records: list[bytes] = field(default_factory=list)  # S for the first stripe of views, S for the next, ...
     reasons: dict[int, str] = field(default_factory=dict)  # row -> why it is not ok
 
     @classmethod
-    def empty(cls, samples: int, views: int, columns: int, record_views: int | None = None) -> BlockData:
+    def empty(cls, samples: int, views: int, columns: int, stripe_views: int | None = None) -> BlockData:
         """A block in which nothing has been filled in yet."""
-        record_views = record_views or views
+        stripe_views = stripe_views or views
         return cls(
             params=np.zeros((samples, views, columns), np.int32),
             probes=np.zeros(samples, np.uint32),
@@ -52,8 +52,8 @@ class BlockData:
             width_height=np.zeros((samples, 2), np.uint32),
             status=np.zeros(samples, np.uint8),
             label_error=np.full((samples, 3), np.nan, np.float32),
-            record_views=record_views,
-            records=[b""] * (samples * -(-views // record_views)),
+            stripe_views=stripe_views,
+            records=[b""] * (samples * -(-views // stripe_views)),
         )
 
     def set_records(self, row: int, records: list[bytes]) -> None:
@@ -95,9 +95,9 @@ def _write_group(path: Path, data: BlockData) -> None:
     samples, views, _ = data.params.shape
     reasons = {str(row): reason for row, reason in sorted(data.reasons.items())}
     group = zarr.create_group(path, zarr_format=3, attributes={"reinforce": {"reasons": reasons}})
-    for stripe, first in enumerate(range(0, views, data.record_views)):
+    for stripe, first in enumerate(range(0, views, data.stripe_views)):
         _write_stripe(
-            group, stripe, data.params[:, first : first + data.record_views], data.records[samples * stripe :][:samples]
+            group, stripe, data.params[:, first : first + data.stripe_views], data.records[samples * stripe :][:samples]
         )
     plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
     for name in ("probes", "sha256", "width_height", "status"):
@@ -131,21 +131,21 @@ def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: l
 class Block:
     """Read access to a committed block.
 
-    What training reads, records and one view's params, is in stripes of views, `record_views` each. The rest goes through zarr.
+    What training reads, records and one view's params, is in stripes of views, `stripe_views` each. The rest goes through zarr.
 
     Args:
         path: The block's directory.
         samples: S, views: V, columns: P, as the manifest says; a block of another shape is refused.
-        record_views: Views of a record; default: all.
+        stripe_views: Views of a record; default: all.
 
     Raises:
         StoreError: missing, damaged, or of another shape or dtype.
     """
 
-    def __init__(self, path: Path, samples: int, views: int, columns: int, record_views: int | None = None) -> None:
+    def __init__(self, path: Path, samples: int, views: int, columns: int, stripe_views: int | None = None) -> None:
         self.path = path
         self.shape = (samples, views, columns)
-        self.record_views = record_views or views
+        self.stripe_views = stripe_views or views
         self._stripes: dict[int, Stripe] = {}
         if not path.is_dir():
             raise StoreError(
@@ -165,17 +165,17 @@ class Block:
         self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
 
     def stripe(self, number: int) -> Stripe:
-        """Views `number * record_views` and those after it, opened at first use."""
+        """Views `number * stripe_views` and those after it, opened at first use."""
         if number not in self._stripes:
             samples, views, columns = self.shape
-            own = min(self.record_views, views - number * self.record_views)
+            own = min(self.stripe_views, views - number * self.stripe_views)
             self._stripes[number] = Stripe(self.path, number, samples, own, columns)
         return self._stripes[number]
 
     @property
     def stripes(self) -> list[Stripe]:
         """All of them."""
-        return [self.stripe(number) for number in range(-(-self.shape[1] // self.record_views))]
+        return [self.stripe(number) for number in range(-(-self.shape[1] // self.stripe_views))]
 
     def _read(self, name: str) -> np.ndarray:
         return read_array(self.path, name)
@@ -184,7 +184,7 @@ class Block:
         """Params of one view of all samples: int32 `[S, P]`."""
         if not 0 <= view < self.shape[1]:
             raise damaged(self.path, f"no view {view} of {self.shape[1]}")
-        number, own = divmod(view, self.record_views)
+        number, own = divmod(view, self.stripe_views)
         return self.stripe(number).params_of_view(own)
 
     def params(self) -> np.ndarray:

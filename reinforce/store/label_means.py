@@ -28,8 +28,8 @@ class LabelMeans:
             records = [stripe.record(row) for stripe in block.stripes]
             if not len(records[0]):
                 continue
-            views, classes, record_views = self.settings.views, self.settings.num_classes, self.settings.record_views
-            labels = decode_stripes(self.codec, records, views, classes, record_views)
+            views, classes, stripe_views = self.settings.views, self.settings.num_classes, self.settings.stripe_views
+            labels = decode_stripes(self.codec, records, views, classes, stripe_views)
             tops = [self._top(label) for label in labels]
             self.views += len(labels)
             self.top1 += sum(probability for _, probability in tops)

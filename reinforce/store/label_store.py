@@ -48,7 +48,7 @@ class LabelStore(ABC):
         # Read for every label: a model's attribute takes a microsecond.
         self._views, self._record_views, self._classes = (
             self.settings.views,
-            self.settings.record_views,
+            self.settings.stripe_views,
             self.settings.num_classes,
         )
         self._order = np.argsort(samples.block * self.settings.block_size + samples.row)
@@ -107,7 +107,7 @@ class LabelStore(ABC):
         """Sparse soft labels of all views of one sample."""
         settings = self.settings
         records = (self.record(sample, stripe) for stripe in range(settings.num_stripes))
-        return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.record_views)
+        return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.stripe_views)
 
     def map_of(self, sample: int) -> LabelMap:
         """The label map of one sample, where that is what is stored."""

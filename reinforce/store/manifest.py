@@ -112,7 +112,7 @@ def check_same_settings(existing: Settings, wanted: Settings, out: str) -> None:
     Raises:
         SettingsError: names the first setting that differs, with both values.
     """
-    old, new = _flatten(existing.model_dump()), _flatten(wanted.model_dump())
+    old, new = _flatten(existing.model_dump(by_alias=False)), _flatten(wanted.model_dump(by_alias=False))
     # By text, which tells 1 from true, and null from nothing.
     differing = [k for k in {**old, **new} if (k in old, repr(old.get(k))) != (k in new, repr(new.get(k)))]
     if not differing:

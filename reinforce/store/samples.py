@@ -105,8 +105,8 @@ class Samples:
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls, path: Path | BytesIO, num_samples: int, block_size: int, dealt: bool = False) -> Samples:
-        """Read and check the file, or its content; `dealt`: its samples may stand in the blocks in any order.
+    def from_parquet(cls, path: Path | BytesIO, num_samples: int, block_size: int, any_order: bool = False) -> Samples:
+        """Read and check the file, or its content; `any_order`: its samples may stand in the blocks in any order.
 
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
@@ -130,7 +130,7 @@ class Samples:
         in_blocks = (row >= 0) & (row < block_size)
         if not in_blocks.all() or not np.array_equal(np.sort(block * block_size + row), np.arange(num_samples)):
             raise _damaged(path, "blocks and rows that are not each there once")
-        if not dealt and np.any(np.diff(block * block_size + row) != 1):
+        if not any_order and np.any(np.diff(block * block_size + row) != 1):
             raise _damaged(path, "samples are not in index order")
         if np.any(status == 255) or not _all_differ(keys):
             raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")

@@ -37,7 +37,7 @@ class Store(LabelStore):
         root = Path(root)
         manifest = read_manifest(root)
         settings = manifest.settings
-        shape = (settings.source.num_samples, settings.block_size, settings.is_dealt)
+        shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(root, manifest, Samples.from_parquet(root / SAMPLES, *shape))
         self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each
         self._probes = lru_cache(maxsize=None)(self._read_probes)  # two kilobytes each, and zarr takes two milliseconds
@@ -51,7 +51,7 @@ class Store(LabelStore):
 
     def _open_block(self, block: int) -> Block:
         rows = len(self.samples_of(block))
-        shape = (rows, self.settings.views, len(self.manifest.params_fields), self.settings.record_views)
+        shape = (rows, self.settings.views, len(self.manifest.params_fields), self.settings.stripe_views)
         return Block(block_path(self.root, block), *shape)
 
     def _read_probes(self, block: int) -> np.ndarray:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import torch
 
 from reinforce.errors import TeacherError
-from reinforce.labels.label_kind import Label
+from reinforce.labels.label_kind import Labeller
 
 ON_CPU = 64
 LARGEST = 512
 
 
-def find_batch_size(label: Label, size: int, device: torch.device) -> int:
+def find_batch_size(labeller: Labeller, size: int, device: torch.device) -> int:
     """64 on a CPU; elsewhere the largest power of two up to 512 whose views fit in the device's memory.
 
     Args:
-        label: What the teacher says of uint8 `[B, 3, size, size]`.
+        labeller: What the teacher says of uint8 `[B, 3, size, size]`.
         size: Height and width of a view in pixels.
         device: Where the teacher is.
 
@@ -31,7 +31,7 @@ def find_batch_size(label: Label, size: int, device: torch.device) -> int:
     batch = LARGEST
     while batch:
         try:
-            label(torch.zeros(batch, 3, size, size, dtype=torch.uint8))
+            labeller(torch.zeros(batch, 3, size, size, dtype=torch.uint8))
             return batch
         except torch.OutOfMemoryError:
             batch //= 2

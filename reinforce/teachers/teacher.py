@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from reinforce.errors import TeacherError, UsageError
-from reinforce.labels.label_kind import Label, kind_of
+from reinforce.labels.label_kind import Labeller, kind_of
 from reinforce.settings import Settings, TeacherInfo
 from reinforce.teachers.class_map import check_classes, read_class_map
 from reinforce.teachers.models import create, require_logits, weights_sha256
@@ -200,7 +200,7 @@ class Teacher(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
-def label_of(teacher: Teacher, settings: Settings) -> Label:
+def labeller_of(teacher: Teacher, settings: Settings) -> Labeller:
     """What the codec of `settings` encodes, from the teacher: distributions, or maps of scores."""
     return kind_of(settings.codec).asked(teacher)
 

@@ -27,7 +27,7 @@ from reinforce.sources.source import index_sha256
 from reinforce.sources.table_guard import guard_table
 from reinforce.store.listing import list_files
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_manifest
-from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
@@ -211,15 +211,15 @@ def verify_labels(
     count = min(-(-views // settings.views), len(dataset))
     picks = choice_rng(settings.seed).choice(len(dataset), size=count, replace=False).tolist()
     stored_kl, own_kl = [], []
-    label = label_of(teacher, settings)
+    labeller = labeller_of(teacher, settings)
 
     def own_error(answers: np.ndarray) -> np.ndarray:
-        records = encode_stripes(store.codec, answers, settings.record_views)
-        return measure(store.codec, records, answers, settings.record_views).kl
+        records = encode_stripes(store.codec, answers, settings.stripe_views)
+        return measure(store.codec, records, answers, settings.stripe_views).kl
 
     for done, index in enumerate(picks, start=1):
         pixels = torch.stack([dataset.replay(index, view) for view in range(settings.views)])
-        answers = torch.cat([label(batch).cpu() for batch in pixels.split(batch_size)]).numpy()
+        answers = torch.cat([labeller(batch).cpu() for batch in pixels.split(batch_size)]).numpy()
         stored = SparseLabels.stack(store.labels_of(int(dataset.samples[index])), settings.num_classes)
         truth = torch.from_numpy(store.codec.probabilities(answers))
         stored_kl.append(kl_divergence(truth, stored.dense()).numpy())

@@ -68,9 +68,9 @@ def _check_pairs(store: PackedStore, block: int) -> None:
     samples = store.samples_of(block)
     own = np.flatnonzero(np.isin(samples, store.ok_samples))
     inside = np.stack([store.all_params_of(int(samples[row]))[:, -len(MIX_FIELDS) :] for row in own])  # [rows, V, 6]
-    views, record_views = store.settings.views, store.settings.record_views
-    for stripe, first in enumerate(range(0, views, record_views)):
-        beside = store.pairs_of(block, stripe, range(min(record_views, views - first)))
+    views, stripe_views = store.settings.views, store.settings.stripe_views
+    for stripe, first in enumerate(range(0, views, stripe_views)):
+        beside = store.pairs_of(block, stripe, range(min(stripe_views, views - first)))
         for view, columns in enumerate(beside, start=first):
             if not np.array_equal(columns[own], inside[:, view]):
                 raise unmatched(f"block {block}, view {view}: other pairs beside the shards than in them")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reinforce.bench.rounds import measure, table
-from reinforce.generation.plan import Rates, affordable_views, cost
+from reinforce.generation.estimate import Rates, affordable_views, cost
 from tests.conftest import SIZE, TEACHER
 
 
@@ -46,7 +46,7 @@ def test_what_a_plan_says_follows_from_its_rates() -> None:
 
 
 def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
-    line = ("plan", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 3)
+    line = ("estimate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 3)
     code, out, err = cli(*line, "--seconds", 1, "--device", "cpu", "--json")
     assert code == 0, err
     said = json.loads(out)

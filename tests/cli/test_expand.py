@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from reinforce.cli import bench_generate, generate, plan, train
+from reinforce.cli import bench_generate, estimate, generate, train
 from reinforce.cli.expand import FieldsOf, expanded
 from reinforce.cli.generation import GenerationOptions
 from reinforce.cli.lazy import built
@@ -52,9 +52,9 @@ def test_what_is_described_in_a_config_is_an_option_with_its_default(part) -> No
     assert described
 
 
-def test_generate_plan_and_its_bench_take_the_same_options() -> None:
+def test_generate_estimate_and_its_bench_take_the_same_options() -> None:
     shared = {field.name for field in dataclasses.fields(GenerationOptions)}
-    for module in (generate, plan, bench_generate):
+    for module in (generate, estimate, bench_generate):
         assert shared <= set(options(module))
     assert (options(generate)["views"].default, options(bench_generate)["views"].default) == (None, 8)
 

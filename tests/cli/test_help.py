@@ -12,7 +12,7 @@ from reinforce import __version__
 from reinforce.cli import main
 from reinforce.cli.main import spread
 
-_BY_HAND = ("generate", "train", "plan", "inspect", "verify", "show", "demo", "bench")
+_BY_HAND = ("generate", "train", "estimate", "inspect", "verify", "show", "demo", "bench")
 COMMANDS = (*_BY_HAND, "pack", "publish", "pull", "import", "export", "list")
 
 
@@ -25,7 +25,7 @@ def test_help_lists_every_command(cli) -> None:
 
 
 def test_every_file_of_the_command_line_is_a_registered_command() -> None:
-    parts = {"main", "progress", "generation", "options", "expand", "lazy"}
+    parts = {"main", "progress", "generation", "options", "expand", "lazy", "renamed"}
     files = {p.stem.rstrip("_") for p in Path(main.__file__).parent.glob("[a-z]*.py")} - parts
     registered = {c.name for c in main.app.registered_commands} | {f"bench_{c.name}" for c in main.bench.registered_commands}
     assert files == registered
@@ -68,7 +68,7 @@ PROMISED = {
     "bench generate": "data teacher rounds json",
     "bench step": "student teacher rounds json",
     "bench store": "size plot json",
-    "plan": "data teacher views epochs gpu-hours gpu-rate json",
+    "estimate": "data teacher views epochs gpu-hours gpu-rate json",
 }
 
 

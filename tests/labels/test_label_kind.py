@@ -12,7 +12,7 @@ import torch
 from reinforce.errors import StoreError
 from reinforce.generation.generate import Execution, generate
 from reinforce.labels.codecs import CODECS
-from reinforce.labels.label_kind import LABEL_KINDS, Asked, Label, LabelKind, kind_of
+from reinforce.labels.label_kind import LABEL_KINDS, Asked, LabelKind, Labeller, kind_of
 from reinforce.labels.topk import KeepsK, TopK
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
@@ -31,7 +31,7 @@ class Smoothed(LabelKind):
     unit = "views"
     of_any_crop = False
 
-    def asked(self, teacher: Asked) -> Label:
+    def asked(self, teacher: Asked) -> Labeller:
         return lambda images: (teacher(images) + torch.full((1, 3), 1 / 3)) / 2
 
     def about(self, settings: Settings) -> str:

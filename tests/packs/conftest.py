@@ -27,7 +27,7 @@ def labels(images: Path, teacher, tmp_path_factory) -> Callable[[str], Path]:
     def one(kind: str) -> Path:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind) / "labels"
-            changes = {"policy": parse_policy(POLICIES[kind]), "record_views": 2, "codec": {"name": "sqrt", "delta": 0.1}}
+            changes = {"policy": parse_policy(POLICIES[kind]), "stripe_views": 2, "codec": {"name": "sqrt", "delta": 0.1}}
             generate(source, teacher, make_settings(source, teacher, **changes), made[kind], Execution(16, 0))
         return made[kind]
 

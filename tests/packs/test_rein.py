@@ -24,7 +24,7 @@ def test_a_rein_holds_params_and_records() -> None:
     assert back[:6] == (5, 2, 4, 7, 3, 0xDEADBEEF)
     assert np.array_equal(np.stack([back.params(v) for v in range(5)]), np.arange(20).reshape(5, 4))
     assert [bytes(back.record(s)) for s in range(3)] == [b"one", b"two!", b""]
-    assert [back.stripe_views(s) for s in range(3)] == [2, 2, 1]
+    assert [back.views_of_stripe(s) for s in range(3)] == [2, 2, 1]
     for view in (-1, 5):
         with pytest.raises(StoreError, match="no view"):
             back.params(view)

@@ -24,7 +24,7 @@ EXTRA = {"README.md", "croissant.json", "preview.parquet"}
 def whole(images: Path, teacher, tmp_path_factory) -> Path:
     """24 samples in 4 blocks, 5 views in 3 stripes."""
     out, source = tmp_path_factory.mktemp("whole") / "labels", ImageFolder.open(images)
-    settings = make_settings(source, teacher, record_views=2, codec={"name": "sqrt", "delta": 0.1})
+    settings = make_settings(source, teacher, stripe_views=2, codec={"name": "sqrt", "delta": 0.1})
     generate(source, teacher, settings, out, Execution(16, 0))
     return out
 

@@ -200,20 +200,20 @@ def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path) -> No
     assert not (tmp_path / ".lock").exists()
 
 
-def some_samples(dealt: bool = False) -> Samples:
+def some_samples(any_order: bool = False) -> Samples:
     data = some_block()
     labels = np.array([0, 1, -1, 2, 0, 1])
     data.sha256[2] = 0
     status = np.array([0, 2, 1, 0, 0, 0], np.uint8)
     size = np.where((status == 0)[:, None], data.width_height, 0).astype(np.uint32)
-    reasons, place = {1: "truncated", 2: "gone"}, np.array([5, 0, 3, 1, 4, 2]) if dealt else np.arange(6)
+    reasons, place = {1: "truncated", 2: "gone"}, np.array([5, 0, 3, 1, 4, 2]) if any_order else np.arange(6)
     return Samples(pa.array(list("abcdéf")), labels, data.sha256, size, status, reasons, place // 4, place % 4)
 
 
 def test_the_sample_table_survives_its_file(tmp_path) -> None:
-    table = some_samples(dealt=True)
+    table = some_samples(any_order=True)
     (tmp_path / "samples.parquet").write_bytes(table.to_parquet())
-    read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4, dealt=True)
+    read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4, any_order=True)
     assert (read.keys, read.reasons) == (table.keys, table.reasons)
     for name in ("labels", "sha256", "width_height", "status", "block", "row"):
         assert np.array_equal(getattr(read, name), getattr(table, name)), name

@@ -28,13 +28,13 @@ CODECS = ({"name": "topk", "k": 2}, {"name": "sqrt", "delta": 0.1})
 def make(request, images: Path, teacher, tmp_path_factory) -> Callable[..., Path]:
     source, made = ImageFolder.open(images), {}
 
-    def one(views: int, record_views: int, policy: str = "rrc-ra") -> Path:
-        key = (views, record_views, policy)
+    def one(views: int, stripe_views: int, policy: str = "rrc-ra") -> Path:
+        key = (views, stripe_views, policy)
         if key not in made:
             made[key] = tmp_path_factory.mktemp("stripes") / "labels"
             from reinforce.views.policy_text import parse_policy
 
-            changes = {"views": views, "record_views": record_views, "codec": request.param, "policy": parse_policy(policy)}
+            changes = {"views": views, "stripe_views": stripe_views, "codec": request.param, "policy": parse_policy(policy)}
             generate(source, teacher, make_settings(source, teacher, **changes), made[key], Execution(16, 0))
         return made[key]
 
@@ -128,8 +128,8 @@ def test_a_part_must_say_sensibly_what_it_has(make, blocks, part_of, message) ->
 def test_generate_takes_the_option(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--workers", 0)
     command = ("generate", "--data", images, *teacher, "--views", 3, "--out", tmp_path / "labels")
-    assert cli(*command, "--record-views", 2)[0] == 0
+    assert cli(*command, "--stripe-views", 2)[0] == 0
     assert len(Store(tmp_path / "labels").block(0).stripes) == 2
     code, _, err = cli(*command)
     assert code == 2
-    assert "record_views = 2 on disk, 64 asked for" in err
+    assert "stripe_views = 2 on disk, 64 asked for" in err

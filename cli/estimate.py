@@ -1,4 +1,4 @@
-"""`reinforce plan`: hours, bytes and break-even of a reinforced dataset, before it is made."""
+"""`reinforce estimate`: hours, bytes and break-even of a reinforced dataset, before it is made."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import typer
 from reinforce.cli import options as o
 from reinforce.cli.generation import GenerationOptions
 
-NAME = "plan"
-_PLAN = "Plan"
+NAME = "estimate"
+_ESTIMATE = "Estimate"
 
 
 def command(
     given: GenerationOptions,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.", rich_help_panel=_PLAN)] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.", rich_help_panel=_ESTIMATE)] = 100,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Images in all; default: those of --data.", rich_help_panel=_PLAN)
+        int | None, typer.Option(min=1, help="Images in all; default: those of --data.", rich_help_panel=_ESTIMATE)
     ] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(min=0, help="Hours of another device that there are.", rich_help_panel=_PLAN)
+        float | None, typer.Option(min=0, help="Hours of another device that there are.", rich_help_panel=_ESTIMATE)
     ] = None,
     gpu_rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Views per second of the teacher on that device.", rich_help_panel=_PLAN),
+        typer.Option(min=0.001, help="Views per second of the teacher on that device.", rich_help_panel=_ESTIMATE),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.", rich_help_panel=_PLAN)] = 45,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.", rich_help_panel=_ESTIMATE)] = 45,
     as_json: o.Json = False,
 ) -> None:
     """Try stage one on a few images, and say what all of them would take and when it pays; takes the options of generate."""
     from reinforce.cli.generation import prepare
     from reinforce.errors import UsageError
-    from reinforce.generation.plan import affordable_views, cost, measure_rates
+    from reinforce.generation.estimate import affordable_views, cost, measure_rates
 
     if (gpu_hours is None) != (gpu_rate is None):
         raise UsageError("--gpu-hours and --gpu-rate belong together.", fix="--gpu-hours 24 --gpu-rate 4000")

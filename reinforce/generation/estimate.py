@@ -1,4 +1,4 @@
-"""Plan: what a reinforced dataset would cost in hours and bytes, and after how many students it pays, from a trial run."""
+"""Estimate: what a reinforced dataset would cost in hours and bytes, and after how many students it pays, from a trial run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reinforce.generation.ready_batches import ready_batches
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.store.listing import bytes_per_view
-from reinforce.teachers.teacher import Teacher, label_of
+from reinforce.teachers.teacher import Teacher, labeller_of
 
 _FIRST_TRIAL = 4
 
@@ -72,11 +72,11 @@ def measure_rates(source: Source, teacher: Teacher, settings: Settings, executio
             count = wanted
         views = manifest.counts.ok * settings.views
         sizes = bytes_per_view(out, manifest.files, views)
-    label, passes = label_of(teacher, settings), 0
+    labeller, passes = labeller_of(teacher, settings), 0
     batches, begun = ready_batches(source, settings, execution.batch_size), time.perf_counter()
     while not passes or time.perf_counter() - begun < seconds / 5:
         batch = batches[passes % len(batches)]
-        label(batch).cpu()
+        labeller(batch).cpu()
         passes += 1
     alone = passes * len(batches[0]) / (time.perf_counter() - begun)
     return Rates(views / took, alone, sizes["labels"], sizes["params"], count)
