@@ -15,8 +15,34 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 CUSTOM = "custom"
 MAX_OPS = 13
 """Ops drawn per view, at most: the 16 op slots of FORMAT.md without the three of colour jitter."""
-_OPTIONS_OF_AA = {"rand": "m mstd n p inc fill", "ra": "m n fill", "trivial": "fill", "auto": "fill"}
 RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may follow crop and flip, `aa=NAME`; how it is drawn stands in `reinforce.views.augment`.
+
+    Attributes:
+        options: The options that it takes.
+        slots: Op slots of a view; None: n.
+        max_m: Largest magnitude.
+        whole_m: Whether the magnitude is a whole number.
+    """
+
+    options: tuple[str, ...] = ()
+    slots: int | None = None
+    max_m: float = 30.0
+    whole_m: bool = False
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(slots=0),
+    "rand": Augmentation(("m", "mstd", "n", "p", "inc", "fill"), max_m=10),
+    "ra": Augmentation(("m", "n", "fill"), whole_m=True),
+    "trivial": Augmentation(("fill",), slots=1),
+    "auto": Augmentation(("fill",), slots=2),
+    "three": Augmentation(slots=1),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +134,7 @@ class Policy(BaseModel):
     hflip: float = Field(0.5, ge=0.0, le=1.0)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     crop_pct: float = Field(0.875, gt=0.1, le=1.0, description="size over the resized shorter side, of the centre crop")
-    aa: Literal["none", "rand", "ra", "trivial", "auto", "three"] = Field("none", description="which augmentation follows")
+    aa: str = Field("none", description="which augmentation follows")
     m: float = Field(7.0, ge=0.0, le=30.0, description="magnitude: of 10 for rand (timm), of 30 for ra (torchvision)")
     mstd: float = Field(0.5, ge=0.0, le=100.0, description="standard deviation of the magnitude")
     n: int = Field(2, ge=1, le=MAX_OPS, description="ops drawn per view")
@@ -151,10 +177,13 @@ class Policy(BaseModel):
         for name in ("fill", "re_fill"):
             if any(not 0 <= v <= 255 for v in getattr(self, name)):
                 raise ValueError(f"{name}={_to_text(getattr(self, name))}: three values within 0-255 are expected")
-        if self.aa == "rand" and self.m > 10:
-            raise ValueError(f"m={_to_text(self.m)}: less than or equal to 10 is expected with aa=rand")
-        if self.aa == "ra" and self.m != int(self.m):
-            raise ValueError(f"m={_to_text(self.m)}: a whole number is expected with aa=ra")
+        if self.aa not in AUGMENTATIONS:
+            raise ValueError(f"aa={self.aa}: one of {', '.join(AUGMENTATIONS)} is expected")
+        drawn = AUGMENTATIONS[self.aa]
+        if "m" in drawn.options and self.m > drawn.max_m:
+            raise ValueError(f"m={_to_text(self.m)}: less than or equal to {drawn.max_m:g} is expected with aa={self.aa}")
+        if drawn.whole_m and self.m != int(self.m):
+            raise ValueError(f"m={_to_text(self.m)}: a whole number is expected with aa={self.aa}")
         preset = PRESETS[self.name].options if self.name in PRESETS else {}
         idle = sorted(self.model_fields_set - set(self.options) - set(preset) - {"name"})
         if idle:
@@ -168,7 +197,7 @@ class Policy(BaseModel):
         names += ["crop_pct"] if self.crop == "centre" else []
         if self.crop == "rrc":
             names += ["scale", "ratio", "hflip", "aa", "color_jitter", "reprob", "mixup", "cutmix"]
-            names += _OPTIONS_OF_AA.get(self.aa, "").split()
+            names += AUGMENTATIONS[self.aa].options
             names += ["remode", "re_scale", "re_ratio"] if self.reprob else []
             names += ["re_fill"] if self.reprob and self.remode == "const" else []
             names += ["mixup_prob", "repeats"] if self.mix else []
@@ -187,6 +216,14 @@ class Policy(BaseModel):
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+    @property
+    def num_slots(self) -> int:
+        """Op slots of a view."""
+        if self.crop != "rrc":
+            return 0
+        slots = AUGMENTATIONS[self.aa].slots
+        return (self.n if slots is None else slots) + (3 if self.color_jitter else 0)
 
     @property
     def mix(self) -> MixOptions | None:

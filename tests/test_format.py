@@ -20,7 +20,8 @@ from reinforce.labels.topk import TopK
 from reinforce.settings import Settings
 from reinforce.store.manifest import Manifest
 from reinforce.views.erase import noise
-from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation, Op
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation
 from reinforce.views.status import Status
 
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
@@ -34,7 +35,7 @@ def test_field_and_op_ids_are_those_of_the_page() -> None:
     rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", section("Params"), re.M)
     fields, ops = rows[: len(Field)], rows[len(Field) :]
     assert fields == [(str(f.value), f.name) for f in Field]
-    assert ops == [(str(o.value), o.name) for o in Op]
+    assert ops == [(str(o.id), o.name) for o in OPERATIONS.values()]
     assert f"| {OP_SLOT_BASE} + 4 s | op slot s | op id |" in PAGE
     assert "1 bilinear, 2 bicubic" in PAGE
     assert (Interpolation.BILINEAR, Interpolation.BICUBIC) == (1, 2)
@@ -106,7 +107,8 @@ def test_the_limits_of_sqrt_stand_on_the_page() -> None:
 def test_every_manifest_key_stands_on_the_page() -> None:
     for key in Manifest.model_fields.keys() - {"settings"}:
         assert f"| `{key}` |" in section("Manifest")
-    for key in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
+        key = field.serialization_alias or name
         assert f"| `settings.{key}` |" in section("Manifest")
 
 

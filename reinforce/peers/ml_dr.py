@@ -26,19 +26,15 @@ from reinforce.policy import Policy
 from reinforce.settings import Origin
 from reinforce.store.label_store import LabelStore
 from reinforce.views.layout import pixel_spec
-from reinforce.views.params import OP_SLOT_BASE, Q16, Field, Interpolation, Op
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation, Op
 from reinforce.views.policy_text import parse_policy
+from reinforce.views.torchvision_ops import TORCHVISION_OPS, torchvision_magnitude, torchvision_slot
 
 SIZE = 224
 TEACHERS = ["ig_resnext101_32x8d", "ig_resnext101_32x16d", "ig_resnext101_32x32d", "ig_resnext101_32x48d"]
-OPS = (
-    Op.NONE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE, Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST,
-    Op.SHARPNESS, Op.POSTERIZE, Op.SOLARIZE, Op.AUTO_CONTRAST, Op.EQUALIZE,
-)  # fmt: skip
-"""By their number in the files."""
 BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 _NAME = re.compile(r"(?:.*/)?(\d{1,9})\.pth\.tar")
-_ENHANCE = (Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST, Op.SHARPNESS)
 
 
 class MlDrReader:
@@ -133,23 +129,17 @@ def _labels(views: list[dict[str, Any]]) -> list[tuple[list[float], list[int]]]:
 
 
 def slot_of(number: int, magnitude: float) -> list[int]:
-    """Op, interpolation, a and b of one op of the files; the sign is in the magnitude."""
-    if not 0 <= number < len(OPS) or not math.isfinite(magnitude) or abs(magnitude) > 1e4:
+    """Op, interpolation, a and b of one op of the files; the sign is in the magnitude.
+
+    Raises:
+        ValueError: no op of theirs, or a magnitude that it does not take.
+    """
+    if not 0 <= number < len(TORCHVISION_OPS) or not math.isfinite(magnitude) or abs(magnitude) > 1e4:
         raise ValueError(number)
-    op, a, b = OPS[number], 0, 0
-    if op in (Op.SHEAR_X, Op.SHEAR_Y):
-        a = round(magnitude * Q16)
-    elif op in (Op.TRANSLATE_X, Op.TRANSLATE_Y):
-        a = round(int(magnitude) / SIZE * Q16)
-    elif op == Op.ROTATE:
-        angle = -math.radians(magnitude)
-        a, b = round(math.cos(angle) * Q16), round(math.sin(angle) * Q16)
-    elif op in _ENHANCE:
-        a = round((1.0 + magnitude) * Q16)
-    elif op in (Op.POSTERIZE, Op.SOLARIZE):
-        a = math.ceil(magnitude) if op == Op.SOLARIZE else int(magnitude)
-    geometric = op in (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE)
-    return [int(op), int(Interpolation.NEAREST if geometric else Interpolation.NONE), a, b]
+    op, *arguments = torchvision_slot(TORCHVISION_OPS[number], magnitude, SIZE)
+    if fault := OPERATIONS[op].fault(*arguments):
+        raise ValueError(fault)
+    return [op, *arguments]
 
 
 def op_of(slot: list[int]) -> tuple[int, float]:
@@ -159,14 +149,7 @@ def op_of(slot: list[int]) -> tuple[int, float]:
         ValueError: an op that the files do not have.
     """
     op, _, a, b = slot
-    number = OPS.index(Op(op))
-    if op in (Op.TRANSLATE_X, Op.TRANSLATE_Y):
-        return number, float(round(a * SIZE / Q16))
-    if op == Op.ROTATE:
-        return number, -math.degrees(math.atan2(b, a))
-    if op in _ENHANCE:
-        return number, a / Q16 - 1.0
-    return number, a / Q16 if op in (Op.SHEAR_X, Op.SHEAR_Y) else float(a)
+    return TORCHVISION_OPS.index(Op(op)), torchvision_magnitude(Op(op), a, b, SIZE)
 
 
 def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from reinforce.errors import LabelError
 from reinforce.store.label_store import LabelStore
-from reinforce.views.params import OP_SLOT_BASE, Field, Op
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import OP_SLOT_BASE, Field
 
 ALL_VIEWS_LIMIT = 2_000_000
 """Every label is decoded up to so many views of a block; beyond, one view per sample."""
@@ -46,9 +47,17 @@ def bad_params(store: LabelStore, key: str, params: np.ndarray, width_height: np
             inside &= (columns[start] >= 0) & (columns[length] >= 0)
             inside &= columns[start] + columns[length] <= store.spec.size
     for slot in range(store.spec.num_slots):
-        inside &= np.isin(columns[OP_SLOT_BASE + 4 * slot], [int(op) for op in Op])
+        op, interpolation, a, b = (columns[OP_SLOT_BASE + 4 * slot + part] for part in range(4))
+        known = np.zeros(len(op), bool)
+        for each in np.intersect1d(op, list(OPERATIONS)).tolist():
+            known |= (op == each) & ~OPERATIONS[each].faults(interpolation, a, b)
+        inside &= known
     bad = np.flatnonzero(~inside)
-    return f"{key}, view {bad[0]}: a box outside of the image or view, or an unknown op" if len(bad) else None
+    return (
+        f"{key}, view {bad[0]}: a box outside of the image or view, an unknown op, or an argument that it does not take"
+        if len(bad)
+        else None
+    )
 
 
 def bad_labels(store: LabelStore, key: str, sample: int, view: int | None) -> str | None:

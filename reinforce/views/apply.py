@@ -6,19 +6,16 @@ contract of FORMAT.md). Order: crop, resize, window, flip, ops, erase; mixing, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from reinforce.errors import StoreError
-from reinforce.views import ops, warp
 from reinforce.views.erase import noise
-from reinforce.views.params import GEOMETRIC_OPS, MAX_BLUR, Field, Interpolation, Op, PixelSpec
+from reinforce.views.operations import operation_of
+from reinforce.views.params import Field, Interpolation, PixelSpec
 
 _RESIZE_MODES = {Interpolation.BILINEAR: "bilinear", Interpolation.BICUBIC: "bicubic"}
-_WARPS = {Interpolation.BILINEAR, Interpolation.BICUBIC, Interpolation.NEAREST}
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
@@ -34,22 +31,13 @@ def apply(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> torch.Tenso
         uint8 `[3, size, size]`, contiguous, on the CPU.
 
     Raises:
-        StoreError: params that lie outside of the image, or an op this version does not know.
+        StoreError: params that lie outside of the image, an op this version does not know, or arguments it does not take.
     """
     view = _resized(image, params, spec)
     if spec.read(params, Field.HFLIP, 0):
         view = np.ascontiguousarray(view[:, :, ::-1])
     for op, interpolation, a, b in spec.ops(params):
-        if op in GEOMETRIC_OPS and interpolation not in _WARPS:
-            raise StoreError(
-                "Params name an interpolation that this version does not know.",
-                found=interpolation,
-                expected="1 (bilinear), 2 (bicubic) or 3 (nearest)",
-                cause="the data set was made by a newer version, or its params are damaged",
-                fix="reinforce verify DIR",
-            )
-        if op != Op.NONE:
-            view = _operation(op)(view, interpolation, a, b, spec.fill)
+        view = operation_of(op, interpolation, a, b).kernel(view, interpolation, a, b, spec.fill)
     view = _erased(view, params, spec)
     return torch.from_numpy(np.ascontiguousarray(view))
 
@@ -98,46 +86,3 @@ def _resized(image: np.ndarray, params: np.ndarray, spec: PixelSpec) -> np.ndarr
     resized = F.interpolate(crop, size=(out_height, out_width), mode=mode, antialias=True, align_corners=False)[0]
     window = resized[:, window_top : window_top + size, window_left : window_left + size]
     return window.contiguous().numpy()
-
-
-def _operation(op: int) -> Callable[..., np.ndarray]:
-    if op in _OPS:
-        return _OPS[Op(op)]
-    raise StoreError(
-        f"Params name op {op}, which this version does not know.",
-        expected=", ".join(f"{o.value} ({o.name.lower()})" for o in Op),
-        cause="the data set was made by a newer version, or its params are damaged",
-        fix="pip install --upgrade reinforce",
-    )
-
-
-def _blurred(image: np.ndarray, radius: int) -> np.ndarray:
-    if not 0 <= radius <= MAX_BLUR:
-        raise StoreError(
-            "Params blur by a radius that no policy draws.",
-            found=radius,
-            expected=f"0 to {MAX_BLUR}",
-            fix="reinforce verify DIR",
-        )
-    return ops.gaussian_blur(image, radius)
-
-
-# Op id -> function of (image, interpolation, a, b, fill).
-_OPS: dict[Op, Callable[..., np.ndarray]] = {
-    Op.AUTO_CONTRAST: lambda image, i, a, b, fill: ops.auto_contrast(image),
-    Op.EQUALIZE: lambda image, i, a, b, fill: ops.equalize(image),
-    Op.INVERT: lambda image, i, a, b, fill: ops.invert(image),
-    Op.ROTATE: lambda image, i, a, b, fill: warp.rotate(image, i, a, b, fill),
-    Op.POSTERIZE: lambda image, i, a, b, fill: ops.posterize(image, a),
-    Op.SOLARIZE: lambda image, i, a, b, fill: ops.solarize(image, a),
-    Op.SOLARIZE_ADD: lambda image, i, a, b, fill: ops.solarize_add(image, a),
-    Op.COLOR: lambda image, i, a, b, fill: ops.color(image, a),
-    Op.CONTRAST: lambda image, i, a, b, fill: ops.contrast(image, a),
-    Op.BRIGHTNESS: lambda image, i, a, b, fill: ops.brightness(image, a),
-    Op.SHARPNESS: lambda image, i, a, b, fill: ops.sharpness(image, a),
-    Op.SHEAR_X: lambda image, i, a, b, fill: warp.shear_x(image, i, a, fill),
-    Op.SHEAR_Y: lambda image, i, a, b, fill: warp.shear_y(image, i, a, fill),
-    Op.TRANSLATE_X: lambda image, i, a, b, fill: warp.translate_x(image, i, a, fill),
-    Op.TRANSLATE_Y: lambda image, i, a, b, fill: warp.translate_y(image, i, a, fill),
-    Op.GAUSSIAN_BLUR: lambda image, i, a, b, fill: _blurred(image, a),
-}

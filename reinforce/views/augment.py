@@ -12,18 +12,19 @@ from collections.abc import Callable
 import numpy as np
 
 from reinforce.policy import Policy
-from reinforce.views.params import GEOMETRIC_OPS, Q16, Interpolation, Op
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import Q16, Interpolation, Op
+from reinforce.views.torchvision_ops import rand_augment, rotation, sign, trivial_augment
 
 _INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC}
 _NOTHING = [int(Op.NONE), int(Interpolation.NONE), 0, 0]
 _LEVEL_MAX = 10.0
-_BINS = 31  # of torchvision's magnitudes
 _BLUR_SIGMA = (0.1, 2.0)
 
 
 def draw_slots(rng: np.random.Generator, policy: Policy, size: int) -> list[int]:
     """The op slots of one view of a policy, one after the other: four integers each."""
-    slots = _AUGMENTERS[policy.aa](rng, policy, size) if policy.aa != "none" else []
+    slots = AUGMENTERS[policy.aa](rng, policy, size)
     if policy.color_jitter:
         slots += _color_jitter(rng, policy.color_jitter)
     return [value for slot in slots for value in slot]
@@ -41,18 +42,8 @@ def resize_interpolation(rng: np.random.Generator, name: str) -> int:
 _Arguments = Callable[[float, np.random.Generator], tuple[int, int]]
 
 
-def _sign(rng: np.random.Generator) -> float:
-    return -1.0 if rng.random() > 0.5 else 1.0
-
-
 def _q16(value: float) -> int:
     return round(value * Q16)
-
-
-def _rotation(degrees: float) -> tuple[int, int]:
-    # Counter-clockwise; the coefficients map a view's pixel back to where it comes from.
-    angle = -math.radians(degrees)
-    return _q16(math.cos(angle)), _q16(math.sin(angle))
 
 
 def _nothing(level: float, rng: np.random.Generator) -> tuple[int, int]:
@@ -60,7 +51,7 @@ def _nothing(level: float, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _rotate(level: float, rng: np.random.Generator) -> tuple[int, int]:
-    return _rotation(_sign(rng) * level * 30.0)
+    return rotation(sign(rng) * level * 30.0)
 
 
 def _posterize(level: float, rng: np.random.Generator) -> tuple[int, int]:
@@ -92,15 +83,15 @@ def _enhance(level: float, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _enhance_increasing(level: float, rng: np.random.Generator) -> tuple[int, int]:
-    return _q16(max(0.1, 1.0 + _sign(rng) * level * 0.9)), 0
+    return _q16(max(0.1, 1.0 + sign(rng) * level * 0.9)), 0
 
 
 def _shear(level: float, rng: np.random.Generator) -> tuple[int, int]:
-    return _q16(_sign(rng) * level * 0.3), 0
+    return _q16(sign(rng) * level * 0.3), 0
 
 
 def _translate(level: float, rng: np.random.Generator) -> tuple[int, int]:
-    return _q16(_sign(rng) * level * 0.45), 0
+    return _q16(sign(rng) * level * 0.45), 0
 
 
 def _op_set(posterize: _Arguments, solarize: _Arguments, enhance: _Arguments) -> dict[Op, _Arguments]:
@@ -130,8 +121,8 @@ _ORIGINAL = _op_set(_posterize_original, _solarize, _enhance)
 
 def _timm_slot(rng: np.random.Generator, policy: Policy, op: Op, arguments: _Arguments, level: float) -> list[int]:
     a, b = arguments(level, rng)
-    geometric = op in GEOMETRIC_OPS
-    return [int(op), resize_interpolation(rng, policy.interpolation) if geometric else int(Interpolation.NONE), a, b]
+    interpolation = resize_interpolation(rng, policy.interpolation) if OPERATIONS[op].geometric else int(Interpolation.NONE)
+    return [int(op), interpolation, a, b]
 
 
 def _rand(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
@@ -170,44 +161,8 @@ def _auto(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]
     return slots
 
 
-_TORCHVISION = (
-    Op.NONE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE, Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST,
-    Op.SHARPNESS, Op.POSTERIZE, Op.SOLARIZE, Op.AUTO_CONTRAST, Op.EQUALIZE,
-)  # fmt: skip
-
-
-def _torchvision_slot(
-    rng: np.random.Generator, bin_: int, size: int, *, shear: float, pixels: float, degrees: float, enhance: float, bits: int
-) -> list[int]:
-    """One op of torchvision's 14 at magnitude `bin_` of 31, where the keywords are what the largest means."""
-    op, sign, level = _TORCHVISION[int(rng.integers(len(_TORCHVISION)))], _sign(rng), bin_ / (_BINS - 1)
-    a = b = 0
-    if op in (Op.SHEAR_X, Op.SHEAR_Y):
-        a = _q16(sign * level * shear)
-    elif op in (Op.TRANSLATE_X, Op.TRANSLATE_Y):
-        a = _q16(int(sign * level * pixels) / size)
-    elif op == Op.ROTATE:
-        a, b = _rotation(sign * level * degrees)
-    elif op in (Op.BRIGHTNESS, Op.COLOR, Op.CONTRAST, Op.SHARPNESS):
-        a = _q16(1.0 + sign * level * enhance)
-    elif op == Op.POSTERIZE:
-        a = 8 - round(bin_ / ((_BINS - 1) / bits))
-    elif op == Op.SOLARIZE:
-        a = math.ceil(255.0 - 255.0 * level)
-    return [int(op), int(Interpolation.NEAREST if op in GEOMETRIC_OPS else Interpolation.NONE), a, b]
-
-
-def _ra(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
-    """Torchvision's RandAugment: n of 14 ops with replacement, all at magnitude m of 31 bins; geometric ones nearest."""
-    largest = {"shear": 0.3, "pixels": 150.0 / 331.0 * size, "degrees": 30.0, "enhance": 0.9, "bits": 4}
-    return [_torchvision_slot(rng, int(policy.m), size, **largest) for _ in range(policy.n)]  # type: ignore[arg-type]
-
-
-def _trivial(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
-    """Torchvision's TrivialAugmentWide: one of 14 ops at any of 31 magnitudes."""
-    return [
-        _torchvision_slot(rng, int(rng.integers(_BINS)), size, shear=0.99, pixels=32.0, degrees=135.0, enhance=0.99, bits=6)
-    ]
+def _none(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
+    return []
 
 
 def _three(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
@@ -231,4 +186,14 @@ def _color_jitter(rng: np.random.Generator, amount: float) -> list[list[int]]:
     return [[int(op), int(Interpolation.NONE), _q16(rng.uniform(1 - amount, 1 + amount)), 0] for op in ops]
 
 
-_AUGMENTERS = {"rand": _rand, "ra": _ra, "trivial": _trivial, "auto": _auto, "three": _three}
+Augmenter = Callable[[np.random.Generator, Policy, int], list[list[int]]]
+"""`(rng, policy, view size) -> slots`, as many as `policy.AUGMENTATIONS` says."""
+
+AUGMENTERS: dict[str, Augmenter] = {
+    "none": _none,
+    "rand": _rand,
+    "ra": rand_augment,
+    "trivial": trivial_augment,
+    "auto": _auto,
+    "three": _three,
+}

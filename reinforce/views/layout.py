@@ -9,14 +9,6 @@ from reinforce.views.params import OP_SLOT_BASE, Field, PixelSpec
 _CROP_BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 _ERASED = (Field.ERASE_TOP, Field.ERASE_LEFT, Field.ERASE_HEIGHT, Field.ERASE_WIDTH)
 _WINDOW = (Field.RESIZE_HEIGHT, Field.RESIZE_WIDTH, Field.WINDOW_TOP, Field.WINDOW_LEFT)
-_SLOTS_OF_AA = {"none": 0, "trivial": 1, "three": 1, "auto": 2}
-
-
-def num_slots(policy: Policy) -> int:
-    """Op slots of a view."""
-    if policy.crop != "rrc":
-        return 0
-    return _SLOTS_OF_AA.get(policy.aa, policy.n) + (3 if policy.color_jitter else 0)
 
 
 def pixel_spec(policy: Policy, size: int) -> PixelSpec:
@@ -29,6 +21,6 @@ def pixel_spec(policy: Policy, size: int) -> PixelSpec:
         fields += (Field.HFLIP,)
         fields += _ERASED if policy.reprob else ()
         fields += (Field.ERASE_SEED,) if policy.reprob and policy.remode == "pixel" else ()
-        fields += tuple(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * num_slots(policy)))
+        fields += tuple(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * policy.num_slots))
         fields += MIX_FIELDS if policy.mix else ()
     return PixelSpec(size, tuple(map(int, fields)), policy.fill, policy.re_fill)

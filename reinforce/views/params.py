@@ -22,6 +22,8 @@ OP_SLOT_BASE = 32
 MAX_OP_SLOTS = 16
 MAX_BLUR = 16 * Q16
 """Largest radius of a blur's box."""
+MAX_FACTOR = 1 << 23
+"""Largest factor of a blend, either sign: 255 times it is within int32."""
 
 
 class Field(IntEnum):
@@ -60,7 +62,7 @@ class Interpolation(IntEnum):
 
 
 class Op(IntEnum):
-    """Op ids. A changed op gets a new id and the old code stays."""
+    """Ids of the ops that policies draw; what each does stands in `operations.py`."""
 
     NONE = 0
     AUTO_CONTRAST = 1
@@ -79,9 +81,6 @@ class Op(IntEnum):
     TRANSLATE_X = 14  # a = fraction of the width, Q16
     TRANSLATE_Y = 15  # a = fraction of the height, Q16
     GAUSSIAN_BLUR = 16  # a = radius of the box that is applied three times, Q16
-
-
-GEOMETRIC_OPS = frozenset({Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y})
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from reinforce.generation.generate import Execution, generate
-from reinforce.peers.ml_dr import OPS, op_of, slot_of
+from reinforce.peers.ml_dr import op_of, slot_of
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.views.params import OP_SLOT_BASE, Field, Op
 from reinforce.views.policy_text import parse_policy
+from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import Cli, make_settings
 from tests.peers.label_files import dense
 
@@ -45,7 +46,7 @@ def test_what_goes_out_comes_in_again_the_same(kind, policy, images: Path, teach
 
 
 def test_ops_survive_the_way_there_and_back() -> None:
-    for number, op in enumerate(OPS):
+    for number, op in enumerate(TORCHVISION_OPS):
         magnitude = {Op.POSTERIZE: 6.0, Op.SOLARIZE: 178.0, Op.TRANSLATE_X: -31.0, Op.TRANSLATE_Y: 17.0, Op.ROTATE: -9.0}.get(
             op, 0.27
         )

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from reinforce.errors import ReinforceError, UsageError
-from reinforce.peers.ml_dr import OPS
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
+from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import CLASSES, Cli
 from tests.peers.label_files import GOOD, VIEWS, add, dense, saved, top, write_ml_dr
 
@@ -57,7 +57,7 @@ def test_imagenet_plus_comes_in(erased: bool, workers: int, images: Path, tmp_pa
             assert tuple(row[:4]) == wrote["params"][0]
             assert spec.read(row, Field.HFLIP, 0) == wrote["params"][1]
             if erased:
-                assert [int(s[0]) for s in spec.ops(row)] == [int(OPS[op]) for op, _ in wrote["params"][2]]
+                assert [int(s[0]) for s in spec.ops(row)] == [int(TORCHVISION_OPS[op]) for op, _ in wrote["params"][2]]
                 box = tuple(spec.read(row, f, 0) for f in range(Field.ERASE_TOP, Field.ERASE_SEED))
                 assert box == (wrote["params"][3] or (0, 0, 0, 0))
             probs, ids = wrote["prob"]

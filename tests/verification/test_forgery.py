@@ -21,7 +21,7 @@ from reinforce.store.listing import list_files
 from reinforce.store.samples import Samples
 from reinforce.store.store import Store
 from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
-from reinforce.views.params import Op
+from reinforce.views.operations import OPERATIONS
 from reinforce.views.status import Status
 from tests.verification.damage import content, edit_manifest, failed
 
@@ -90,7 +90,7 @@ def set_param(row: int, view: int, column: int, value: int) -> Callable[[BlockDa
         set_param(1, 1, 2, 2**31 - 1),
         set_param(1, 1, 3, -7),
         set_param(1, 1, 3, 1000),
-        set_param(2, 3, OP, max(Op) + 1),
+        set_param(2, 3, OP, max(OPERATIONS) + 1),
         set_param(2, 3, OP + 4, -1),
     ],
 )
@@ -98,7 +98,10 @@ def test_params_that_no_image_can_give_are_found(own_store, images, change) -> N
     forge_block(own_store, 1, change)
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 1, "labels": 0}
     check = verify_store(own_store)[2]
-    assert re.fullmatch(r"\w+/\d+, view \d: a box outside of the image or view, or an unknown op", check.failures[0])
+    assert re.fullmatch(
+        r"\w+/\d+, view \d: a box outside of the image or view, an unknown op, or an argument that it does not take",
+        check.failures[0],
+    )
 
 
 def set_label(probs: Any = None, ids: Any = None) -> Callable[[BlockData], None]:

@@ -16,7 +16,8 @@ from reinforce.errors import StoreError
 from reinforce.views import apply as apply_module
 from reinforce.views import ops, warp
 from reinforce.views.apply import apply
-from reinforce.views.params import GEOMETRIC_OPS, OP_SLOT_BASE, Field, Op, PixelSpec
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import OP_SLOT_BASE, Field, Op, PixelSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "views.json"
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,9 @@ def golden_cases() -> dict[str, list[int]]:
             a, b = ARGUMENTS.get(op, (0, 0))
             row = [7, 11, 70, 93, interpolation, interpolation - 1, int(op), interpolation, a, b, 0, 0, 0, 0]
             cases[f"{op.name.lower()}-{interpolation}"] = row
-    for op in GEOMETRIC_OPS:
-        cases[f"{op.name.lower()}-3"] = [7, 11, 70, 93, 1, 0, int(op), 3, *ARGUMENTS[op], 0, 0, 0, 0]
+    for each in OPERATIONS.values():
+        if each.geometric:
+            cases[f"{each.name.lower()}-3"] = [7, 11, 70, 93, 1, 0, each.id, 3, *ARGUMENTS[Op(each.id)], 0, 0, 0, 0]
     cases["two ops"] = [0, 0, 90, 120, 2, 0, int(Op.SHEAR_X), 2, 9000, 0, int(Op.EQUALIZE), 0, 0, 0]
     return cases
 

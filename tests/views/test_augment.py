@@ -24,7 +24,8 @@ from reinforce.views.augment import box_radius
 from reinforce.views.draw import draw
 from reinforce.views.erase import noise
 from reinforce.views.layout import pixel_spec
-from reinforce.views.params import GEOMETRIC_OPS, Q16, Field, Interpolation, Op
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import Q16, Field, Interpolation, Op
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 from tests.conftest import picture
@@ -79,7 +80,7 @@ def test_torchvisions_ops_come_with_torchvisions_magnitudes_and_equal_chances(te
     allowed = expected_arguments(reference, bins, SIZE)
     near: dict[Op, set[tuple[int, int]]] = {}
     for op, interpolation, a, b in drawn:
-        assert interpolation == (Interpolation.NEAREST if op in GEOMETRIC_OPS else Interpolation.NONE)
+        assert interpolation == (Interpolation.NEAREST if OPERATIONS[op].geometric else Interpolation.NONE)
         near.setdefault(Op(op), set()).add((a, b))
     assert near.keys() == allowed.keys()
     for op, found in near.items():
@@ -295,5 +296,5 @@ def test_a_blur_beyond_all_bounds_is_refused() -> None:
     spec, image = pixel_spec(policy, 48), IMAGES[2]
     params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
     params[spec.column(32)], params[spec.column(34)] = Op.GAUSSIAN_BLUR, 1 << 30
-    with pytest.raises(StoreError, match="radius that no policy draws"):
+    with pytest.raises(StoreError, match="an argument that it does not take"):
         apply(image, params, spec)
