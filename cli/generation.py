@@ -64,7 +64,8 @@ def prepare(given: GenerationOptions) -> Generation:
     from reinforce.sources.open_source import open_source
     from reinforce.teachers.batch_size import find_batch_size
     from reinforce.teachers.device import default_workers, resolve_device
-    from reinforce.teachers.teacher import labeller_of, load_teacher
+    from reinforce.teachers.open_teacher import load_teacher
+    from reinforce.teachers.teacher import labeller_of
 
     policy, codec, views = _what(given)
     specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)

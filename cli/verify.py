@@ -56,7 +56,7 @@ def command(
         checks += verify_pixels(dataset, views, workers, on_progress)
         if teacher or teacher_weights:
             from reinforce.teachers.device import resolve_device
-            from reinforce.teachers.teacher import teacher_of
+            from reinforce.teachers.open_teacher import teacher_of
 
             model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
             checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))

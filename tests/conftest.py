@@ -20,7 +20,8 @@ from reinforce.cli import main
 from reinforce.generation.generate import Execution, generate
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import Teacher, load_teacher
+from reinforce.teachers.open_teacher import load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.policy_text import parse_policy
 

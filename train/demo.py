@@ -21,7 +21,7 @@ from reinforce.labels.codecs import parse_codec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.compare import compare_modes
 from reinforce.train.config import TrainConfig

@@ -12,8 +12,9 @@ from reinforce.errors import UsageError
 from reinforce.files import file_sha256
 from reinforce.replay.epoch_views import Views
 from reinforce.teachers.device import resolve_device
+from reinforce.teachers.open_teacher import load_teacher, teacher_of
 from reinforce.teachers.short_names import timm_name
-from reinforce.teachers.teacher import Teacher, load_teacher, teacher_of
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights

@@ -9,8 +9,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.short_names import timm_name
-from reinforce.teachers.teacher import Teacher, load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 
 

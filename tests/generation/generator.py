@@ -17,7 +17,7 @@ import torch
 from reinforce.errors import ReinforceError
 from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
 

@@ -11,7 +11,7 @@ from reinforce import ReinforcedDataset
 from reinforce.errors import UsageError
 from reinforce.generation.generate import limit_source
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.pixels import ViewMaker
 from reinforce.views.policy_text import parse_policy

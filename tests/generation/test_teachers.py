@@ -16,7 +16,7 @@ from reinforce import ReinforcedDataset
 from reinforce.errors import TeacherError
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.pixels import ViewMaker
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings, picture

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reinforce.errors import TeacherError, UsageError
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from tests.conftest import SIZE, TEACHER
 from tests.generation.conftest import generate_wnids

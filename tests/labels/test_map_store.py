@@ -20,7 +20,7 @@ from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path
 from reinforce.store.store import Store
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode

@@ -14,7 +14,7 @@ from reinforce.generation.generate import Execution, generate
 from reinforce.replay.loader import batch_plan
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train import tasks
 from reinforce.train.loop import train

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from reinforce.errors import BusyError, ReinforceError, UsageError
 from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
-from reinforce.teachers.teacher import load_teacher
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.evaluate import Validation

@@ -16,7 +16,7 @@ from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
-from reinforce.teachers.teacher import teacher_of
+from reinforce.teachers.open_teacher import teacher_of
 from reinforce.train.loop import train
 from reinforce.train.losses import LossWeights
 from reinforce.train.setup import build
