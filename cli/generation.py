@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from reinforce.cli import options as o
 
 if TYPE_CHECKING:
-    from reinforce.generation.generate import Execution
+    from reinforce.generation.engine import Execution
     from reinforce.labels.codec import Codec
     from reinforce.policy import Policy
     from reinforce.settings import Settings
@@ -41,6 +41,7 @@ class GenerationOptions:
     batch_size: o.TeacherBatch = None
     workers: o.Workers = None
     device: o.Device = "auto"
+    engine: o.Engine = "local"
 
 
 class Generation(NamedTuple):
@@ -58,7 +59,9 @@ def prepare(given: GenerationOptions) -> Generation:
     Raises:
         ReinforceError: whatever does not fit, before anything is written.
     """
-    from reinforce.generation.generate import Execution, limit_source
+    from reinforce.generation.engine import Execution
+    from reinforce.generation.engines import engine_of
+    from reinforce.generation.generate import limit_source
     from reinforce.labels.label_kind import LABEL_KINDS
     from reinforce.settings import Settings, SourceInfo
     from reinforce.sources.open_source import open_source
@@ -67,6 +70,7 @@ def prepare(given: GenerationOptions) -> Generation:
     from reinforce.teachers.open_teacher import load_teacher
     from reinforce.teachers.teacher import labeller_of
 
+    engine_of(given.engine)
     policy, codec, views = _what(given)
     specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)
     device = resolve_device(given.device)
@@ -97,7 +101,7 @@ def prepare(given: GenerationOptions) -> Generation:
     )
     batch_size = given.batch_size or find_batch_size(labeller_of(teacher, settings), given.size, device)
     workers = default_workers(device) if given.workers is None else given.workers
-    return Generation(source, teacher, settings, Execution(batch_size, workers))
+    return Generation(source, teacher, settings, Execution(batch_size, workers, given.engine))
 
 
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:

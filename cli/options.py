@@ -78,6 +78,7 @@ TeacherBatch = Annotated[
 ]
 Workers = Annotated[int | None, Option(min=0, help="Decoding processes; default: by device.", rich_help_panel=RUNNING)]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:i", rich_help_panel=RUNNING)]
+Engine = Annotated[str, Option(help="What runs stage one: local, this process.", rich_help_panel=RUNNING)]
 Rounds = Annotated[int, Option(min=1, help="Times that each contender is run, in turn.", rich_help_panel=RUNNING)]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 

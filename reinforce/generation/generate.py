@@ -1,42 +1,33 @@
-"""Generate: stage one. Runs the teacher over V views of every sample and commits the blocks, one rename each.
+"""Generate: stage one. An engine makes the blocks that are missing; what makes them a data set is written here, last.
 
-Resume is "the blocks that are missing". Batches never cross a block, so a block's labels do not depend on which blocks were
-made before it: after any number of kills the result is byte-identical to an undisturbed run on the same machine, with the
-same batch size, device and number of threads.
+Resume is "the blocks that are missing". Batches never cross a block, and each block is committed by one rename, so a block's
+labels do not depend on which blocks were made before it: after any number of kills the result is byte-identical to an
+undisturbed run on the same machine, with the same batch size, device and number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from reinforce.errors import Interrupted, StoreError, UsageError
 from reinforce.files import Progress, check_output, only_writer, write_atomic, writing
-from reinforce.generation.block_labels import block_items, block_samples, label_block
+from reinforce.generation.block_labels import block_samples
+from reinforce.generation.engine import Execution, Work
+from reinforce.generation.engines import engine_of
 from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source
-from reinforce.store.block import Block, block_path, committed_blocks, remove_staging, write_block
+from reinforce.store.block import Block, block_path, committed_blocks, remove_staging
 from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
 from reinforce.store.manifest import Environment, Job, Manifest, check_same_settings
 from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
-from reinforce.teachers.teacher import Teacher, labeller_of
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
-from reinforce.views.pixels import SampleViews, ViewMaker, views_loader
 
 RESUME_PROBES = 2
 """Probes of each committed block that are replayed before going on beside it."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How to run; does not change what is written, except for the batch size within float rounding."""
-
-    batch_size: int = 64
-    workers: int = 1
 
 
 def limit_source(source: Source, limit: int | None) -> Source:
@@ -63,16 +54,18 @@ def generate(
         teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
         settings: What to make.
         out: Directory to write; may hold an interrupted run of the same settings.
-        execution: Batch size and workers.
+        execution: Engine, batch size and workers.
         on_progress: Told of samples after each; the blocks that were already there count as done.
 
     Raises:
+        UsageError: there is no such engine.
         SettingsError: `out` was made with other settings.
         BusyError: another process is writing `out`.
         StoreError: `out` holds something else, or the disk is full.
         Interrupted: Ctrl-C.
     """
     execution = execution or Execution()
+    engine_of(execution.engine)  # before anything is written
     with writing(out):
         check_output(out, marks=(MANIFEST, JOB), allowed=("blocks",))
         (out / "blocks").mkdir(parents=True, exist_ok=True)
@@ -118,7 +111,8 @@ def _generate_locked(
     check_same_settings(job.settings, settings, str(out))
     remove_staging(out)
     _check_same_pixels(source, settings, job.environment, out)
-    _generate_blocks(source, teacher, settings, out, execution, on_progress)
+    missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
+    engine_of(execution.engine).make_blocks(Work(source, teacher, settings, out, execution), missing, on_progress)
     return _finish(source, settings, job.environment, out)
 
 
@@ -129,30 +123,6 @@ def _check_same_pixels(source: Source, settings: Settings, env: Environment, out
         rows = block_samples(settings, number)
         block = Block(block_path(out, number), len(rows), settings.views, columns, settings.stripe_views)
         check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
-
-
-def _generate_blocks(
-    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
-) -> None:
-    missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
-    total, views = len(source), settings.views
-    todo = sum(len(block_samples(settings, b)) for b in missing)
-    seen = 0
-    on_progress(total - todo, total)
-    # One stream over all blocks, so that workers are decoding the next block while this one is encoded and committed.
-    items = [item for block in missing for item in block_items(settings, block)]
-    loader = views_loader(ViewMaker(source, settings), items, execution.workers)
-
-    def counted() -> Iterator[SampleViews]:
-        nonlocal seen
-        for item, made in zip(items, loader, strict=True):
-            seen += item.stop - item.first
-            on_progress(total - todo + seen // views, total)
-            yield made
-
-    stream, labeller = counted(), labeller_of(teacher, settings)
-    for block in missing:
-        write_block(out, block, label_block(stream, block, labeller, settings, execution.batch_size))
 
 
 def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:

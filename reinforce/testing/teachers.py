@@ -16,8 +16,8 @@ _TOLERANCE = 1e-4
 def check_teacher(teacher: Teacher, size: int, seed: int = 0) -> None:
     """Hold a teacher to its laws.
 
-    Each answer is a distribution over the classes that it states. It depends on its own view alone: on nothing before it, nor on
-    the mode that a training loop sets. The views, uint8, are not changed. Maps are scores of positions, or they are refused.
+    Each answer is a distribution over the classes that it states. It depends on its own view alone: not on what came before,
+    nor on the mode that a training loop sets. The views, uint8, are not changed. Maps are scores of positions, or refused.
 
     Args:
         teacher: The teacher.
