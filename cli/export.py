@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ NAME = "export"
 
 def command(
     root: o.Dataset,
-    kind: Annotated[Literal["ml-dr", "fkd"], typer.Option("--format", help="Whose loader it is for.")],
+    kind: Annotated[str, typer.Option("--format", help="Whose loader it is for: ml-dr or fkd.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     topk: Annotated[int, typer.Option(min=1, max=1000, help="Classes per view.")] = 10,
     as_json: o.Json = False,
@@ -24,20 +24,20 @@ def command(
     """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
     from reinforce.files import check_output, replacing, writing
     from reinforce.packs.open_labels import open_labels
-    from reinforce.peers.fkd import fkd_files
-    from reinforce.peers.ml_dr import ml_dr_files
+    from reinforce.peers.formats import writer_of
 
+    writer = writer_of(kind)
     store = open_labels(root)
     check_output(out)
     k = min(topk, store.settings.num_classes)
     progress, done = Progress("export", "files", quiet=as_json), 0
     with writing(out), replacing(out) as staging:
         staging.mkdir(parents=True)
-        for name, content in ml_dr_files(store, k) if kind == "ml-dr" else fkd_files(store, k):
+        for name, content in writer(store, k):
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content)
             done += 1
-            progress(done, len(store.ok_samples) + (kind == "ml-dr"))
+            progress(done, max(done, len(store.ok_samples)))
     if as_json:
         typer.echo(json.dumps({"out": str(out), "files": done, "topk": k}))
     else:

@@ -111,6 +111,8 @@ def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
     from reinforce.labels.label_kind import LABEL_KINDS
     from reinforce.views.policy_text import read_policy
 
+    if given.labels not in LABEL_KINDS:
+        raise UsageError(f"There are no labels {given.labels!r}.", expected=", ".join(LABEL_KINDS), fix="--labels views")
     kind = LABEL_KINDS[given.labels]
     policy, codec = read_policy(given.policy or kind.policy), parse_codec(given.codec or kind.codec)
     views = given.views or kind.views

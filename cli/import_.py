@@ -16,9 +16,7 @@ NAME = "import"
 
 
 def command(
-    kind: Annotated[
-        Literal["imagenet-plus", "fkd", "tinyvit", "relabel"], typer.Argument(metavar="FORMAT", help="Whose files they are.")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="imagenet-plus, fkd, tinyvit or relabel.")],
     files: Annotated[Path, typer.Argument(metavar="FILES", help="A tar, a tar.gz or a folder; of tinyvit a folder.")],
     data: Annotated[str, typer.Option(help="The images that the labels were made from, as in generate.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
@@ -33,23 +31,12 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; nothing in them is run or unpacked."""
-    from reinforce.peers.fkd import FkdReader
+    from reinforce.peers.formats import open_reader
     from reinforce.peers.importer import import_labels
-    from reinforce.peers.ml_dr import MlDrReader
-    from reinforce.peers.relabel import RelabelReader
-    from reinforce.peers.tinyvit import TinyVitReader
+    from reinforce.peers.reader import ReadOptions
     from reinforce.sources.open_source import open_source
 
-    names = teacher or ["unknown"]
-    reader: MlDrReader | FkdReader | TinyVitReader | RelabelReader
-    if kind == "imagenet-plus":
-        reader = MlDrReader(files, num_classes, teacher)
-    elif kind == "fkd":
-        reader = FkdReader(files, num_classes, names, size, tail)
-    elif kind == "tinyvit":
-        reader = TinyVitReader(files, num_classes, names, size)
-    else:
-        reader = RelabelReader(files, num_classes, names, size, axes)
+    reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes))
     progress = Progress("import", "samples", quiet=as_json)
     processes = (os.cpu_count() or 1) if workers is None else workers
     manifest = import_labels(reader, open_source(data), out, processes, progress)

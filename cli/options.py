@@ -48,7 +48,7 @@ Size = Annotated[int, Option(min=8, max=4096, help="Height and width of a view i
 Seed = Annotated[int, Option(min=0, help="Seed of the views.", rich_help_panel=VIEWS)]
 
 LabelKind = Annotated[
-    Literal["views", "map"],
+    str,
     Option(
         help="views: a soft label per view; map: scores at every position of the whole image, for any crop.",
         rich_help_panel=LABELS,

@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 256 << 20
 """Longest JSON that is read."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+KIND = r"^[a-z0-9][a-z0-9-]{0,39}$"
+"""What names a kind of something, of which there may be more in a later version."""
 Scalar = str | int | float | bool | None
 """A value on the command line: `key=value`."""
 M = TypeVar("M", bound=BaseModel)
@@ -43,7 +45,7 @@ class TeacherInfo(Model):
 class SourceInfo(Model):
     """What the images were read from; the location is not recorded, it differs from machine to machine."""
 
-    kind: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="as it may be stated in front of a location")
+    kind: str = Field(pattern=KIND, description="as it may be stated in front of a location")
     num_samples: int = Field(ge=1, le=1 << 31)
     class_names: list[str] = Field(description="empty: unlabelled")
     index_sha256: Sha256 = Field(description="hash over class names, keys and labels in order")
@@ -52,7 +54,7 @@ class SourceInfo(Model):
 class Origin(Model):
     """Where labels come from that were not generated here; what their pixels were is told, and not promised."""
 
-    format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"]
+    format: str = Field(pattern=KIND, description="as `reinforce import` takes it")
     pixels: str = Field(description="what made the pixels that the teacher saw")
     replay: Literal["approximate", "none"] = Field(description="none: params of the views were not kept")
     options: dict[str, Scalar] = Field(description="how ambiguous bytes were read")

@@ -15,7 +15,6 @@ from reinforce.errors import DataError, UsageError
 from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import Fidelity, compare
 from reinforce.labels.sparse import SparseLabel, SparseLabels
-from reinforce.labels.topk import TopK
 
 DEFAULT = (*NAMED_CODECS, "topk:5", "topk:10", "topk:20")
 _BATCH = 256
@@ -105,7 +104,7 @@ def bench(name: str, probs: np.ndarray) -> list[dict[str, Any]]:
         "dense_us": 1e6 * dense / len(batch),
     }
     rows = [{"codec": name, "remainder": "spread", **_losses(labels, probs), **costs}]
-    if isinstance(codec, TopK):
+    if codec.drops_remainder:
         rows.append({"codec": name, "remainder": "dropped", **_losses([_dropped(r) for r in labels], probs), **costs})
     return rows
 

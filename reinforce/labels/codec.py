@@ -24,6 +24,8 @@ class Codec(ABC):
     """What is typed: `topk:K`."""
     labels: ClassVar[str] = "views"
     """The kind of labels that it stores (`label_kind.py`)."""
+    drops_remainder: ClassVar[bool] = False
+    """Whether others who use it train on the stored classes alone: `bench codec` measures that too."""
     description: ClassVar[str]
     """What it is, in a line."""
 

@@ -56,6 +56,7 @@ class TopK(KeepsK):
 
     name: ClassVar[str] = "topk"
     form: ClassVar[str] = "topk:K"
+    drops_remainder: ClassVar[bool] = True
     description: ClassVar[str] = "the K likeliest classes, half floats"
 
     def encode(self, probs: np.ndarray) -> bytes:

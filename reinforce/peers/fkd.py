@@ -18,7 +18,7 @@ from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
 from reinforce.settings import Origin
 from reinforce.store.label_store import LabelStore
@@ -29,8 +29,10 @@ from reinforce.views.policy_text import parse_policy
 _BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 
 
-class FkdReader:
+class FkdReader(Reader):
     """See `reinforce.peers.reader`. `tail`: what is not listed is spread evenly (`uniform`), or there is none (`renorm`)."""
+
+    format = "fkd"
 
     def __init__(self, path: Path, num_classes: int, teachers: list[str], size: int = 224, tail: str = "uniform") -> None:
         self.path, self.tail = path, tail
@@ -45,8 +47,15 @@ class FkdReader:
         self.policy = parse_policy("fkd")
         self.spec = pixel_spec(self.policy, size)
         self.origin = Origin(
-            format="fkd", pixels="Pillow and torchvision, bilinear", replay="approximate", options={"tail": tail, "size": size}
+            format=self.format,
+            pixels="Pillow and torchvision, bilinear",
+            replay="approximate",
+            options={"tail": tail, "size": size},
         )
+
+    @classmethod
+    def open(cls, path: Path, given: ReadOptions) -> FkdReader:
+        return cls(path, given.num_classes, given.names, given.size, given.tail)
 
     def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):

@@ -20,7 +20,7 @@ import torch
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
 from reinforce.peers.torch_file import read_torch
 from reinforce.policy import Policy
 from reinforce.settings import Origin
@@ -37,8 +37,11 @@ BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 _NAME = re.compile(r"(?:.*/)?(\d{1,9})\.pth\.tar")
 
 
-class MlDrReader:
+class MlDrReader(Reader):
     """See `reinforce.peers.reader.Reader`."""
+
+    format = "imagenet-plus"
+    codec: TopK
 
     def __init__(self, path: Path, num_classes: int, teachers: list[str] | None = None) -> None:
         self.path = path
@@ -53,8 +56,12 @@ class MlDrReader:
         self.codec = TopK(k)
         self.spec = pixel_spec(self.policy, SIZE)
         self.origin = Origin(
-            format="imagenet-plus", pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
+            format=self.format, pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
         )
+
+    @classmethod
+    def open(cls, path: Path, given: ReadOptions) -> MlDrReader:
+        return cls(path, given.num_classes, given.teachers)
 
     def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):

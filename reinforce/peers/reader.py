@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -35,40 +37,68 @@ class PeerViews:
     record: bytes
 
 
-class Reader(Protocol):
-    """One format."""
+@dataclass(frozen=True)
+class ReadOptions:
+    """What files do not say of themselves.
+
+    Attributes:
+        num_classes: C.
+        teachers: Names; None: those that are known of the format.
+        size: Height and width of the teacher's views in pixels.
+        tail: FKD: mass that is not listed is spread evenly (`uniform`), or there is none (`renorm`).
+        axes: ReLabel: order of the last two axes of a map, `hw` or `wh`.
+    """
+
+    num_classes: int = 1000
+    teachers: list[str] | None = None
+    size: int = 224
+    tail: str = "uniform"
+    axes: str = "hw"
 
     @property
-    def origin(self) -> Origin:
-        """Goes into the manifest."""
+    def names(self) -> list[str]:
+        """Names of the teachers, for formats that do not have them."""
+        return self.teachers or ["unknown"]
 
-    @property
-    def policy(self) -> Policy:
-        """Whose params the views have."""
 
-    @property
-    def views(self) -> int:
-        """V."""
+class Reader(ABC):
+    """The files of one format.
 
-    @property
-    def codec(self) -> Codec:
-        """Of the records."""
+    Attributes:
+        format: What `reinforce import` takes.
+        origin: Goes into the manifest.
+        policy: Whose params the views have.
+        views: V.
+        codec: Of the records.
+        size: Height and width of the views in pixels.
+        num_classes: C.
+        teachers: Names.
+    """
 
-    @property
-    def size(self) -> int:
-        """Height and width of the views in pixels."""
+    format: ClassVar[str]
+    origin: Origin
+    policy: Policy
+    views: int
+    codec: Codec
+    size: int
+    num_classes: int
+    teachers: list[str]
 
-    @property
-    def num_classes(self) -> int:
-        """C."""
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, given: ReadOptions) -> Reader:
+        """Look at the first of the files.
 
-    @property
-    def teachers(self) -> list[str]:
-        """Names."""
+        Raises:
+            StoreError: there are none, or they are damaged.
+            UsageError: a variant that cannot be imported.
+        """
 
+    @abstractmethod
     def entries(self) -> Iterator[PeerEntry]:
         """All samples, in any order."""
 
+    @abstractmethod
     def parse(self, content: bytes, width: int, height: int) -> PeerViews:
         """The views of a sample whose image has that size.
 

@@ -14,7 +14,7 @@ import numpy as np
 from reinforce.errors import StoreError
 from reinforce.labels.label_map import MapCodec
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels
 from reinforce.peers.torch_file import read_torch
 from reinforce.settings import Origin
 from reinforce.views.draw import draw
@@ -22,10 +22,12 @@ from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 
 
-class RelabelReader:
+class RelabelReader(Reader):
     """See `reinforce.peers.reader.Reader`."""
 
+    format = "relabel"
     views = 1
+    codec: MapCodec
 
     def __init__(self, path: Path, num_classes: int, teachers: list[str], size: int = 224, axes: str = "hw") -> None:
         self.path, self.axes = path, axes
@@ -35,8 +37,12 @@ class RelabelReader:
             raise StoreError(f"There are no label maps in {path}.", expected="files WNID/STEM.pt", fix="check the path")
         self.codec, self.policy = MapCodec(_map(first.content).shape[1]), parse_policy("whole")
         self.origin = Origin(
-            format="relabel", pixels="the authors' teacher on whole images", replay="approximate", options={"axes": axes}
+            format=self.format, pixels="the authors' teacher on whole images", replay="approximate", options={"axes": axes}
         )
+
+    @classmethod
+    def open(cls, path: Path, given: ReadOptions) -> RelabelReader:
+        return cls(path, given.num_classes, given.names, given.size, given.axes)
 
     def entries(self) -> Iterator[PeerEntry]:
         for name, content in archive_files(self.path):

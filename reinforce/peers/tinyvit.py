@@ -14,7 +14,7 @@ import numpy as np
 
 from reinforce.errors import StoreError
 from reinforce.labels.topk import TopK
-from reinforce.peers.reader import PeerEntry, PeerViews, bad_labels, check_top
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_top
 from reinforce.settings import Origin
 from reinforce.views.draw import draw
 from reinforce.views.policy_text import parse_policy
@@ -24,8 +24,11 @@ _FOLDER = re.compile(r"logits_top(\d{1,4})_epoch(\d{1,5})")
 _MAX_KEYS = 2 << 30
 
 
-class TinyVitReader:
+class TinyVitReader(Reader):
     """See `reinforce.peers.reader.Reader`; one view per epoch, of those epochs that every sample is in."""
+
+    format = "tinyvit"
+    codec: TopK
 
     def __init__(self, path: Path, num_classes: int, teachers: list[str], size: int = 224) -> None:
         found = [(int(m[2]), int(m[1]), p) for p in path.iterdir() if (m := _FOLDER.fullmatch(p.name))] if path.is_dir() else []
@@ -42,8 +45,12 @@ class TinyVitReader:
         self.record = 4 + 4 * self.k
         self.epochs = [self._epoch(folder) for _, _, folder in sorted(found)]
         self.origin = Origin(
-            format="tinyvit", pixels="a fork of timm, from seeds", replay="none", options={"k": self.k, "size": size}
+            format=self.format, pixels="a fork of timm, from seeds", replay="none", options={"k": self.k, "size": size}
         )
+
+    @classmethod
+    def open(cls, path: Path, given: ReadOptions) -> TinyVitReader:
+        return cls(path, given.num_classes, given.names, given.size)
 
     def _epoch(self, folder: Path) -> dict[str, tuple[np.ndarray, int]]:
         """Key to the records that have it, uint8 `[n, bytes]`, memory-mapped, and its row there."""

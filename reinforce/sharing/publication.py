@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from reinforce.settings import Model, Sha256
+from reinforce.settings import KIND, Model, Sha256
 
 PUBLICATION = "publication.json"
 CARD, CROISSANT, PREVIEW = "README.md", "croissant.json", "preview.parquet"
@@ -81,7 +81,7 @@ class Known(Model):
     get: Literal["pull", "import", "demo"] = Field(description="which command brings it")
     locations: list[str] = Field(default=[], description="of the publication, tried in this order; or pages that tell where")
     publication_sha256: Sha256 | None = Field(default=None, description="of publication.json")
-    import_format: Literal["imagenet-plus", "fkd", "tinyvit", "relabel"] | None = None
+    import_format: str | None = Field(default=None, pattern=KIND, description="as `reinforce import` takes it")
     teachers: list[str] = Field(min_length=1)
     policy: str
     views: int | None = Field(ge=1, description="per image; null: as many as epochs were stored")

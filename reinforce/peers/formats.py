@@ -1,0 +1,43 @@
+"""Formats: whose labels can be imported, and for whose loaders labels can be exported. A new one is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from reinforce.errors import UsageError
+from reinforce.peers.fkd import FkdReader, fkd_files
+from reinforce.peers.ml_dr import MlDrReader, ml_dr_files
+from reinforce.peers.reader import Reader, ReadOptions
+from reinforce.peers.relabel import RelabelReader
+from reinforce.peers.tinyvit import TinyVitReader
+from reinforce.store.label_store import LabelStore
+
+Writer = Callable[[LabelStore, int], Iterator[tuple[str, bytes]]]
+"""`(store, k) -> (name, content) of each file`, with the k likeliest classes of each view."""
+
+READERS: dict[str, type[Reader]] = {kind.format: kind for kind in (MlDrReader, FkdReader, TinyVitReader, RelabelReader)}
+WRITERS: dict[str, Writer] = {"ml-dr": ml_dr_files, "fkd": fkd_files}
+
+
+def open_reader(format_: str, path: Path, given: ReadOptions) -> Reader:
+    """The reader of files of a format.
+
+    Raises:
+        UsageError: no such format, or a variant that cannot be imported.
+        StoreError: there are none, or they are damaged.
+    """
+    if format_ not in READERS:
+        raise UsageError(f"There is no format {format_!r} to import.", expected=", ".join(READERS))
+    return READERS[format_].open(path, given)
+
+
+def writer_of(format_: str) -> Writer:
+    """What writes files of a format.
+
+    Raises:
+        UsageError: no such format.
+    """
+    if format_ not in WRITERS:
+        raise UsageError(f"There is no format {format_!r} to export.", expected=", ".join(WRITERS))
+    return WRITERS[format_]
