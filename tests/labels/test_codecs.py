@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from reinforce.errors import StoreError, UsageError
+from reinforce.errors import LabelError, StoreError, UsageError
 from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import CODECS, codec_from_dict, codec_name, parse_codec
-from reinforce.labels.sparse import SparseLabel
+from reinforce.labels.label_map import MapCodec
+from reinforce.labels.sparse import SparseLabel, check_distributions
+from reinforce.labels.topk import TopK
 from reinforce.store.store import Store
+from reinforce.testing.codecs import check_codec
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,18 @@ class Raw(Codec):
         return {"name": self.name, "bits": self.bits}
 
     def encode(self, answers: np.ndarray) -> bytes:
+        check_distributions(answers)
         return (answers / answers.sum(axis=1, keepdims=True, dtype=np.float64)).astype(f"<f{self.bits // 8}").tobytes()
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
         return self.decode_all(record, num_views, num_classes)[view]
 
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
-        rows = np.frombuffer(record, f"<f{self.bits // 8}").reshape(num_views, num_classes)
+        if len(record) != num_views * num_classes * self.bits // 8:
+            raise LabelError("A record has the wrong length.", found=len(record))
+        rows = np.frombuffer(record, f"<f{self.bits // 8}").reshape(num_views, num_classes).astype(np.float64)
+        if not (rows >= 0).all() or not (np.abs(rows.sum(axis=1) - 1) < 1e-5).all():
+            raise LabelError("A record does not decode to a distribution.")
         return [SparseLabel(np.arange(num_classes), row.astype(np.float32), 0.0) for row in rows]
 
 
@@ -91,3 +99,55 @@ def test_every_codec_reads_back_what_it_says_of_itself(kind: type[Codec]) -> Non
     for broken in ({}, {"k": "7"}, {"k": 0}, {"delta": 1}, {"delta": 7.0}, {"k": 3, "delta": 0.1}):
         with pytest.raises(StoreError, match="not one this version can read"):
             codec_from_dict({"name": kind.name, **broken})
+
+
+OURS = [parse_codec(text) for text in ("sqrt-tiny", "sqrt", "topk:3", "topk:50")]
+
+
+@pytest.mark.parametrize("codec", [Raw(), Raw(64), *OURS], ids=str)
+def test_every_codec_of_soft_labels_keeps_the_laws(codec: Codec) -> None:
+    assert not isinstance(codec, MapCodec)
+    check_codec(codec)
+
+
+@dataclass(frozen=True)
+class Broken(TopK):
+    """Top-k, but for one law."""
+
+    law: str = ""
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> Codec:
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "law": self.law, **({"options": {1}} if self.law == "JSON" else {})}
+
+    def encode(self, probs: np.ndarray) -> bytes:
+        if self.law == "encodes":
+            return super().encode(np.full(probs.shape, 1 / probs.shape[1], np.float32))
+        return super().encode(probs) + (np.random.default_rng().bytes(4) if self.law == "second time" else b"")
+
+    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
+        return self.decode_all(record, num_views, num_classes)[0 if self.law == "alone" else view]
+
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
+        try:
+            labels = super().decode_all(record, num_views, num_classes)
+        except LabelError:
+            if self.law != "not LabelError":
+                raise
+            raise IndexError from None
+        if self.law == "sums to":
+            return [label._replace(remainder=label.remainder + 0.1) for label in labels]
+        return [label._replace(probs=-label.probs) for label in labels] if self.law == "probability of" else labels
+
+
+@pytest.mark.parametrize("law", ["", "JSON", "encodes", "second time", "alone", "not LabelError", "sums to", "probability of"])
+def test_a_broken_law_is_named(law: str) -> None:
+    codec = Broken(3, law)
+    if not law:
+        check_codec(codec)
+        return
+    with pytest.raises((AssertionError, TypeError), match=law):
+        check_codec(codec)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import KINDS, open_source
 from reinforce.sources.source import Source, check_index
+from reinforce.testing.sources import check_source
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,52 @@ def test_labels_made_from_it_replay_from_it_and_from_a_folder(listing: Path, ima
 def test_fetching_is_refused_where_a_kind_does_not_say_how(listing: Path, cli, tmp_path) -> None:
     code, _, err = cli("generate", "--data", listing, "--download", "--teacher", "test_resnet", "--out", tmp_path / "out")
     assert (code, "--download is for data sets of torchvision" in err) == (1, True)
+
+
+def test_it_keeps_the_laws(listing: Path) -> None:
+    check_source(lambda: open_source(listing))
+
+
+@dataclass(frozen=True)
+class Broken(Listing):
+    """Breaks the law that it is named after."""
+
+    law: ClassVar[str] = ""
+    reads: ClassVar[list[int]] = []
+
+    @classmethod
+    def open(cls, location: str) -> Source:
+        cls.reads.append(0)
+        made: Any = super().open(location)
+        changes = {
+            "keys are not unique": {"keys": made.keys[:1] * len(made.keys)},
+            "labels are not class ids": {"labels": (99,) * len(made.keys)},
+            "both not": {"labels": None},
+            "another index": {"keys": tuple(f"{len(cls.reads)}{key}" for key in made.keys)},
+            "has no samples": {"keys": (), "labels": (), "places": ()},
+        }
+        return replace(made, **changes.get(cls.law, {}))
+
+    def read(self, index: int) -> bytes:
+        self.reads.append(index)
+        if self.law == "order of reading" and self.reads[-2] == index + 1:
+            return super().read(0)
+        return b"text" if self.law == "is no image" and index == 3 else super().read(index)
+
+    def take(self, indices: Sequence[int]) -> Any:
+        part = super().take(indices)
+        return replace(part, places=part.places[::-1]) if self.law == "other bytes" else part
+
+
+@pytest.mark.parametrize(
+    "law",
+    ["", "keys are not unique", "labels are not class ids", "both not", "another index", "has no samples", "order of reading",
+     "is no image", "other bytes"],
+)  # fmt: skip
+def test_a_broken_law_is_named(law: str, listing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Broken, "law", law)
+    if not law:
+        check_source(lambda: Broken.open(str(listing)), workers=0)
+        return
+    with pytest.raises(AssertionError, match=law):
+        check_source(lambda: Broken.open(str(listing)), workers=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from reinforce.errors import SourceError
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import open_source
-from reinforce.sources.source import Source
+from reinforce.testing.sources import check_source
 from reinforce.views.decode import decode
 from tests.conftest import CLASSES, REAL_DATA, TEACHER, Cli, picture
 from tests.servers import serve_http, serve_s3
@@ -97,9 +93,9 @@ def test_a_source_gives_what_was_put_in(made: Made) -> None:
     assert all(decode(source.read(i)).ndim == 3 for i in range(len(source)))
 
 
-def test_opening_again_gives_the_same_index(made: Made) -> None:
-    first, second = open_source(made.data), open_source(made.data)
-    assert first.index_sha256() == second.index_sha256()
+def test_it_keeps_the_laws(made: Made) -> None:
+    check_source(lambda: open_source(made.data))
+    first = open_source(made.data)
     assert open_source(first) is first
 
 
@@ -112,30 +108,6 @@ def test_a_part_is_a_source_of_the_same_kind(made: Made) -> None:
     assert list(part.keys) == [made.keys[i] for i in (5, 0, 7)]
     assert part.groups is None or part.groups.tolist() == [source.groups[i] for i in (5, 0, 7)]
     assert made.keys[5] in part.where(0)
-
-
-class _Hashes(torch.utils.data.Dataset[str]):
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> str:
-        return hashlib.sha256(self.source.read(index)).hexdigest()
-
-
-def test_workers_read_it_in_any_order(made: Made) -> None:
-    source = open_source(made.data)
-    expected = [hashlib.sha256(image).hexdigest() for image in made.images]
-    _ = source.read(0)  # clients of the parent must not be used in a child
-    for order in (range(len(source)), range(len(source) - 1, -1, -1)):
-        loader = DataLoader(_Hashes(source), batch_size=None, num_workers=2, sampler=list(order))
-        assert list(loader) == [expected[i] for i in order]
-
-
-def test_an_index_travels_to_another_process(made: Made) -> None:
-    assert copy.deepcopy(open_source(made.data)).read(3) == made.images[3]
 
 
 def test_what_is_gone_is_an_oserror(images: Path, tmp_path: Path) -> None:

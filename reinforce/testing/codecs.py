@@ -1,0 +1,111 @@
+"""The laws of a codec of soft labels: whatever a teacher says comes back as distributions, and damage as an error."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import numpy as np
+
+from reinforce.errors import LabelError
+from reinforce.labels.codec import Codec
+from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.testing.law import require
+from reinforce.views.seeds import view_rng
+
+SHARPNESS = ("one-hot", "sharp", "soft", "uniform")
+_TOLERANCE = 1e-5
+
+
+def answers_like(sharpness: str, views: int, classes: int, seed: int = 0) -> np.ndarray:
+    """What a teacher may say: float32 `[views, classes]`, each row a distribution, as in `SHARPNESS`."""
+    rng = view_rng(seed, 0, 0)
+    if sharpness == "one-hot":
+        return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
+    if sharpness == "uniform":
+        return np.full((views, classes), 1 / classes, np.float32)
+    concentration = {"sharp": 0.01, "soft": 1.0}[sharpness]
+    return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
+
+
+def check_codec(codec: Codec, seed: int = 0, classes: tuple[int, ...] = (1, 2, 10, 1000)) -> None:
+    """Hold a codec of soft labels to its laws.
+
+    Decoded labels are distributions; one view alone decodes as it does among all; the same answers have the same bytes; what is
+    no distribution is refused; a damaged record gives a `LabelError` or distributions, never anything else; `from_dict` reads
+    what `to_dict` says, which is JSON.
+
+    Args:
+        codec: The codec, with its options.
+        seed: Of the answers and of the damage that are tried.
+        classes: Numbers of classes that are tried.
+
+    Raises:
+        AssertionError: names the law that is broken.
+    """
+    config = codec.to_dict()
+    require(json.loads(json.dumps(config)) == config, f"{codec}: `to_dict` is not JSON: {config}")
+    require(config.get("name") == codec.name, f"{codec}: `to_dict` names {config.get('name')!r}, not {codec.name!r}")
+    options = {key: value for key, value in config.items() if key != "name"}
+    require(type(codec).from_dict(options).to_dict() == config, f"{codec}: `from_dict` reads something else than {options}")
+    for sharpness, count, views in product(SHARPNESS, classes, (1, 5)):
+        answers = answers_like(sharpness, views, count, seed)
+        said = f"{codec}, {views} {sharpness} labels of {count} classes"
+        record = codec.encode(answers)
+        require(record == codec.encode(answers.copy()), f"{said}: other bytes the second time")
+        _check_labels(codec.decode_all(record, views, count), views, count, said)
+        _check_each(codec, record, views, count, said)
+        _check_damage(codec, record, views, count, seed, said)
+    _check_refusals(codec)
+
+
+def _check_each(codec: Codec, record: bytes, views: int, classes: int, said: str) -> None:
+    together = codec.decode_all(record, views, classes)
+    for view, label in enumerate(together):
+        for given in (record, memoryview(record)):
+            alone = codec.decode(given, view, views, classes)
+            same = np.array_equal(alone.class_ids, label.class_ids) and np.array_equal(alone.probs, label.probs)
+            require(same and alone.remainder == label.remainder, f"{said}: view {view} alone decodes to something else")
+
+
+def _check_labels(labels: list[SparseLabel], views: int, classes: int, said: str) -> None:
+    require(len(labels) == views, f"{said}: {len(labels)} labels are decoded")
+    for view, (ids, probs, remainder, _) in enumerate(labels):
+        known = not len(ids) or (int(ids.min()) >= 0 and int(ids.max()) < classes)
+        require(known and len(set(ids.tolist())) == len(ids), f"{said}: view {view} has a class twice, or one that is none")
+        least = min(float(probs.min(initial=0)), float(remainder))
+        require(least >= 0, f"{said}: view {view} has a probability of {least}")
+        total = float(probs.sum(dtype=np.float64)) + float(remainder)
+        require(abs(total - 1) <= _TOLERANCE, f"{said}: view {view} sums to {total}")
+    dense = SparseLabels.stack(labels, classes).dense().numpy()
+    off = float(np.abs(dense.sum(axis=1, dtype=np.float64) - 1).max())
+    require(dense.shape == (views, classes) and dense.min() >= 0 and off <= _TOLERANCE, f"{said}: dense rows are off by {off}")
+
+
+def _check_damage(codec: Codec, record: bytes, views: int, classes: int, seed: int, said: str) -> None:
+    rng = view_rng(seed, views, classes)
+    damaged = [record[:-1], record + b"\0", b""]
+    for _ in range(8 if record else 0):
+        changed = bytearray(record)
+        changed[int(rng.integers(len(record)))] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(changed))
+    for each in damaged:
+        if each == record:
+            continue
+        try:
+            labels = codec.decode_all(each, views, classes)
+        except LabelError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{said}: a damaged record gives {type(error).__name__}, not LabelError: {error}") from error
+        _check_labels(labels, views, classes, f"{said}, a damaged record")
+
+
+def _check_refusals(codec: Codec) -> None:
+    good = answers_like("soft", 3, 10)
+    for what, bad in (("NaN", good * np.nan), ("negative values", good - 0.5), ("rows that sum to two", good * 2)):
+        try:
+            codec.encode(bad.astype(np.float32))
+        except LabelError:
+            continue
+        raise AssertionError(f"{codec}: encodes {what} instead of a LabelError")
