@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reinforce.cli import main
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.open_teacher import load_teacher

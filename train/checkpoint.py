@@ -38,7 +38,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_STATE_KEY])
             # Copies: what safetensors gives is a map of the file, and the file will be written again.
-            return _join(tree, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+            state: dict[str, Any] = _join(tree, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+            return state
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is no checkpoint of a training run.",

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from reinforce.errors import UsageError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.codecs import parse_codec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import Settings, SourceInfo

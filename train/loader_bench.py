@@ -16,7 +16,8 @@ from timm.data import ImageDataset, create_loader
 
 from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
-from reinforce.generation.generate import Execution, generate, limit_source
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate, limit_source
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset

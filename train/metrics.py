@@ -80,7 +80,8 @@ class Metrics:
 
     def is_best(self, line: Line) -> bool:
         """Whether no line is better."""
-        return line.get(self.best_by, 0.0) >= max(old.get(self.best_by, 0.0) for old in self.lines)
+        best: bool = line.get(self.best_by, 0.0) >= max(old.get(self.best_by, 0.0) for old in self.lines)
+        return best
 
     def summarise(self, about: dict[str, Any]) -> dict[str, Any]:
         """What `about` says of the run, and the best and the last epoch; writes it."""

@@ -70,7 +70,8 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs with their cooldown."""
-        return self.stepper.epochs
+        epochs: int = self.stepper.epochs
+        return epochs
 
     def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch."""

@@ -79,7 +79,8 @@ class Stepper:
         """Forward and backward of one batch, whose loss counts `share` of the update's; `last`: no other follows in it."""
         device = self.task.device.type
         amp = torch.autocast(device, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
-        with nullcontext() if last else self.task.no_sync():
+        unsynced: Any = nullcontext() if last else self.task.no_sync()  # type: ignore[no-untyped-call]
+        with unsynced:
             with amp:
                 result: dict[str, Any] = self.task(images, targets)
             # DDP takes the mean over ranks: `share` is of the whole update, over all of them.

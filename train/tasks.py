@@ -72,7 +72,10 @@ class StudentTask(TrainingTask):
         if self.loss.weights.cosub:
             images = torch.cat([images, images])  # two draws of stochastic depth: two submodels
         outputs = self.trainable_module(images)
-        return self.loss(tuple(outputs) if isinstance(outputs, (tuple, list)) else outputs, soft, target, self.epochs)
+        losses: dict[str, torch.Tensor] = self.loss(
+            tuple(outputs) if isinstance(outputs, (tuple, list)) else outputs, soft, target, self.epochs
+        )
+        return losses
 
 
 class PlainTask(StudentTask):

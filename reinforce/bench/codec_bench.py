@@ -65,7 +65,8 @@ def _unreadable(path: Path, found: str) -> DataError:
 def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     values = logits.astype(np.float64) / temperature
     values = np.exp(values - values.max(axis=-1, keepdims=True))
-    return (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+    made: np.ndarray = (values / values.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return made
 
 
 def _temperature(logits: np.ndarray, top1: float) -> float:

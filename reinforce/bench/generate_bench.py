@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from reinforce.bench.rounds import Run
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.generation.ready_batches import ready_batches
 from reinforce.labels.sparse import kl_divergence
 from reinforce.settings import Settings

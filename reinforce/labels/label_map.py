@@ -193,7 +193,8 @@ def _level_of_the_rest(scores: np.ndarray, kept_ids: np.ndarray) -> np.ndarray:
     """Of scores float64 `[h, w, C]`, the level of the classes that are not kept: float64 `[h, w, 1]`."""
     number = scores.shape[-1] - kept_ids.shape[-1]
     if not number:
-        return np.max(scores, axis=-1, keepdims=True)
+        made: np.ndarray = np.max(scores, axis=-1, keepdims=True)
+        return made
     rest = scores.copy()
     np.put_along_axis(rest, kept_ids, -np.inf, axis=-1)
     highest = rest.max(axis=-1, keepdims=True)

@@ -180,4 +180,5 @@ def check_distributions(probs: np.ndarray, what: str = "The teacher's probabilit
 def kl_divergence(teacher_probs: torch.Tensor, stored_probs: torch.Tensor) -> torch.Tensor:
     """KL(teacher || stored) of each row in nats, float64 `[B]`, from distributions `[B, C]`."""
     p, q = teacher_probs.double(), stored_probs.double()
-    return torch.special.xlogy(p, p / q.clamp(min=1e-30)).sum(dim=1)
+    made: torch.Tensor = torch.special.xlogy(p, p / q.clamp(min=1e-30)).sum(dim=1)
+    return made

@@ -127,7 +127,8 @@ class Sqrt(Codec):
         one = _least_biased_one(probs, class_ids, symbols, 1 - np.array(self._remainders)[steps], kept.one)
         id_steps = _id_steps(kept.class_ids)
         header = bytes([floor, one]) + len(id_steps).to_bytes(class_id_bytes(probs.shape[1]), "little")
-        return header + id_steps + levels.tobytes() + steps.tobytes() + b"".join(map(_tokens, symbols))
+        record: bytes = header + id_steps + levels.tobytes() + steps.tobytes() + b"".join(map(_tokens, symbols))
+        return record
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
         """See `Codec.decode`."""

@@ -94,4 +94,5 @@ def _mean(p: np.ndarray, where: np.ndarray, otherwise: float) -> float:
 
 def _divergence(p: np.ndarray, q: np.ndarray | float) -> np.ndarray:
     """Each term of KL(p || q) for masses that do not sum to one: never negative, 0 where they agree."""
-    return p * np.log(np.maximum(p, _TINY) / q) - p + q
+    made: np.ndarray = p * np.log(np.maximum(p, _TINY) / q) - p + q
+    return made

@@ -64,7 +64,9 @@ def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.nda
         SourceError: a sample that has labels is not in the source.
     """
     wanted = store.samples.key_column.take(pa.array(samples))
-    found = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
+    found: np.ndarray = (
+        pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
+    )
     absent = samples[found < 0]
     if len(absent):
         raise SourceError(

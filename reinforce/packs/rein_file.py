@@ -85,7 +85,8 @@ class ReinFile(NamedTuple):
         if not 0 <= view < self.views:
             raise _damaged(f"no view {view} of {self.views}")
         stripe, own = divmod(view, self.stripe_views)
-        return self.params_of_stripe(stripe)[own]
+        params: np.ndarray = self.params_of_stripe(stripe)[own]
+        return params
 
     def all_params(self) -> np.ndarray:
         """Params of all views: int32 `[V, P]`.

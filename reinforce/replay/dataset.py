@@ -141,7 +141,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         if epoch is not None and epoch.params is not None:
             shown = np.flatnonzero(epoch.views[:, self.store.samples.block[sample]] == view)
             if len(shown):
-                return epoch.params[shown[0], sample]
+                params: np.ndarray = epoch.params[shown[0], sample]
+                return params
         return self.store.params_of(sample, view)
 
     def params_of(self, index: int) -> np.ndarray:

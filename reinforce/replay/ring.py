@@ -32,4 +32,5 @@ class Ring:
 
     def view(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
         """The batch in a buffer: uint8 of that shape, without a copy."""
-        return self.buffers[slot][: torch.Size(shape).numel()].view(shape)
+        batch: torch.Tensor = self.buffers[slot][: torch.Size(shape).numel()].view(shape)
+        return batch

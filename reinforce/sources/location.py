@@ -45,7 +45,8 @@ def file_system(url: str) -> tuple[Any, str]:
         SourceError: no such protocol, or its package is not installed.
     """
     try:
-        return fsspec.core.url_to_fs(url)
+        system_and_path: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        return system_and_path
     except (ValueError, ImportError) as error:
         protocol = url.partition("://")[0]
         package = {"s3": "pip install 'reinforce[s3]'"}.get(protocol, "install the package that it names")

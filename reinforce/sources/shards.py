@@ -68,7 +68,8 @@ class Shards(Source):
 
     def read(self, index: int) -> bytes:
         shard, offset, size, _, _ = self.places[index].tolist()
-        return self.shards[shard].read(offset, size)
+        content: bytes = self.shards[shard].read(offset, size)
+        return content
 
     def read_rein(self, index: int) -> bytes:
         """Params and labels of a sample, as its shard has them.
@@ -79,7 +80,8 @@ class Shards(Source):
         shard, _, _, offset, size = self.places[index].tolist()
         if not size:
             raise OSError("no .rein beside the image")
-        return self.shards[shard].read(offset, size)
+        content: bytes = self.shards[shard].read(offset, size)
+        return content
 
     def where(self, index: int) -> str:
         return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])].location}"

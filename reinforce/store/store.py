@@ -84,7 +84,8 @@ class Store(LabelStore):
 
     def params_of(self, sample: int, view: int) -> np.ndarray:
         block, row = self.place_of(sample)
-        return block.params_of_view(view)[row]
+        params: np.ndarray = block.params_of_view(view)[row]
+        return params
 
     def params_of_view(self, block: int, view: int) -> np.ndarray:
         return self.block(block).params_of_view(view)

@@ -44,7 +44,7 @@ def _check(operation: Operation, image: np.ndarray, interpolation: int, a: int, 
     before = image.copy()
     once = operation.kernel(image, interpolation, a, b, _FILL)
     require(isinstance(once, np.ndarray), f"{said}: gives no array")
-    require((once.dtype, once.shape) == (np.uint8, image.shape), f"{said}: gives {once.dtype} {once.shape}")
+    require(once.dtype == np.uint8 and once.shape == image.shape, f"{said}: gives {once.dtype} {once.shape}")
     require(np.array_equal(image, before), f"{said}: changes the view that it is given")
     once = once.copy()
     again = operation.kernel(image, interpolation, a, b, _FILL)

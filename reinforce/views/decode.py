@@ -41,7 +41,8 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
         _check_size(width, height)
         if colorspace not in ("Gray", "YCbCr", "RGB"):
             return None  # CMYK and YCCK: Pillow knows Adobe's inverted inks
-        return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
+        pixels: np.ndarray | None = simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
+        return pixels
     except ValueError:
         # simplejpeg refuses what libjpeg only warns of; Pillow, on the same library, tells the harmless from the truncated.
         return None

@@ -21,4 +21,5 @@ def noise(seed: int, height: int, width: int) -> np.ndarray:
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
     total = z.view(np.uint8).reshape(height, width, 3, 8).sum(axis=3, dtype=np.int64)
-    return np.clip((_MEAN + _GAIN * (total - _MIDDLE) + (1 << 15)) >> 16, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip((_MEAN + _GAIN * (total - _MIDDLE) + (1 << 15)) >> 16, 0, 255).astype(np.uint8)
+    return pixels

@@ -47,7 +47,8 @@ class Mixing(NamedTuple):
     def share(self, size: int) -> np.ndarray:
         """Share of each image's own hard label: float32 `[n]`, by `lam` and by area."""
         area = self.boxes[:, 2] * self.boxes[:, 3] / (size * size)
-        return (self.lam / WHOLE * (1 - area)).astype(np.float32)
+        made: np.ndarray = (self.lam / WHOLE * (1 - area)).astype(np.float32)
+        return made
 
     def fault(self, size: int) -> str | None:
         """What is wrong with a matching that was read, or None: no pairs, or values out of range."""

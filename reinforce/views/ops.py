@@ -21,7 +21,8 @@ _THIRTEENTH = ((2 * np.arange(13 * 255 + 1) + 13) // 26).astype(np.int16)  # to 
 
 def invert(image: np.ndarray) -> np.ndarray:
     """255 - value."""
-    return np.subtract(255, image, dtype=np.uint8)
+    pixels: np.ndarray = np.subtract(255, image, dtype=np.uint8)
+    return pixels
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
@@ -112,13 +113,15 @@ def _blend(degenerate: np.ndarray, image: np.ndarray, factor: int) -> np.ndarray
     scaled *= np.int32(factor)
     scaled >>= 16
     scaled += base
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    pixels: np.ndarray = np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+    return pixels
 
 
 def _luma(image: np.ndarray) -> np.ndarray:
     # ITU-R 601-2 with Pillow's integer weights. uint8 [3, H, W] -> int32 [H, W]
     r, g, b = image.astype(np.int32)
-    return (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+    pixels: np.ndarray = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+    return pixels
 
 
 def _mapped(image: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -143,4 +146,5 @@ def _equalize_table(histogram: np.ndarray) -> np.ndarray:
     if len(used) <= 1 or step == 0:
         return _IDENTITY
     below = np.cumsum(histogram) - histogram
-    return np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)
+    return pixels

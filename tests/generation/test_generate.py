@@ -14,7 +14,8 @@ import torch
 import reinforce.views.pixels
 from reinforce.errors import LabelError, StoreError
 from reinforce.generation.block_labels import block_samples
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.topk import TopK
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks

@@ -12,7 +12,8 @@ from PIL import Image
 
 from reinforce import ReinforcedDataset
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.views.policy_text import parse_policy

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import ReplayError, SettingsError, StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, committed_blocks

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.sources.folder import ImageFolder
 from reinforce.views.policy_text import parse_policy

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.codecs import CODECS
 from reinforce.labels.label_kind import LABEL_KINDS, Asked, LabelKind, Labeller, kind_of
 from reinforce.labels.topk import KeepsK, TopK

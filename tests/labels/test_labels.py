@@ -14,7 +14,8 @@ from reinforce import ReinforcedDataset
 from reinforce.bench.codec_bench import load_probs
 from reinforce.errors import DataError, SettingsError, UsageError
 from reinforce.generation.block_labels import MEASURE_EVERY, block_samples
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import measure
 from reinforce.labels.sparse import SparseLabels

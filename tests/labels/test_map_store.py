@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from reinforce.errors import LabelError, TeacherError, UsageError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.label_map import LabelMap
 from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.peers.ml_dr import op_of, slot_of
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from reinforce.errors import UsageError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews

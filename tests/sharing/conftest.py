@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabels
 from reinforce.sharing.publication import Licences
 from reinforce.sharing.publish import publish

@@ -11,7 +11,8 @@ import torch
 
 from reinforce import ReinforcedDataset
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import read_model

@@ -13,7 +13,8 @@ import zarr
 
 from reinforce.bench.store_bench import measure_store, parse_size, synthesise
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, write_block
 from reinforce.store.store import Store

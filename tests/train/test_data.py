@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reinforce.errors import DataError, ReplayError, SourceError, UsageError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.replay.loader import batch_plan
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store

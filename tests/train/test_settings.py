@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from reinforce.errors import DataError, Interrupted, SettingsError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.loop import train

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.models import create
 from reinforce.teachers.short_names import timm_name

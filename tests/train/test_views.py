@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from reinforce import ReinforcedDataset
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.sources.folder import ImageFolder

@@ -12,7 +12,8 @@ import torch
 
 from reinforce import ReinforcedDataset
 from reinforce.errors import StoreError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.manifest import Job

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import reinforce.views.apply
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
 from reinforce.views import ops

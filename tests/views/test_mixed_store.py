@@ -13,7 +13,8 @@ import zarr
 
 from reinforce.errors import ReplayError, SourceError, StoreError, UsageError
 from reinforce.files import file_sha256
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
