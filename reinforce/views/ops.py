@@ -120,8 +120,8 @@ def _blend(degenerate: np.ndarray, image: np.ndarray, factor: int) -> np.ndarray
 def _luma(image: np.ndarray) -> np.ndarray:
     # ITU-R 601-2 with Pillow's integer weights. uint8 [3, H, W] -> int32 [H, W]
     r, g, b = image.astype(np.int32)
-    pixels: np.ndarray = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
-    return pixels
+    luma: np.ndarray = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+    return luma
 
 
 def _mapped(image: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -146,5 +146,5 @@ def _equalize_table(histogram: np.ndarray) -> np.ndarray:
     if len(used) <= 1 or step == 0:
         return _IDENTITY
     below = np.cumsum(histogram) - histogram
-    pixels: np.ndarray = np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)
-    return pixels
+    table: np.ndarray = np.clip((step // 2 + below) // step, 0, 255).astype(np.uint8)
+    return table
