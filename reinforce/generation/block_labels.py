@@ -1,7 +1,7 @@
-"""Block labels: what stage one does for one block: the views of its samples through the teacher, and into records.
+"""Block labels: stage one for one block: makes the views of its samples, asks the teacher, and encodes the answers.
 
-Without mixing, samples pass one by one, each with all its views from one decode. Where samples are mixed with each other, all
-of a block's must be at hand in a view, so it goes through the views in chunks that fit in memory, a decode for each chunk.
+Without mixing, each sample is decoded once and all its views are made at once. With mixing, one view needs all samples of the
+block at the same time, so the views are made in chunks that fit in memory, and every sample is decoded once per chunk.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from reinforce.views.seeds import block_order, mixing_rngs
 from reinforce.views.status import Status
 
 MEASURE_EVERY = 16
-"""The codec's error is measured on every so many samples: on all of them it would cost as much as encoding."""
+"""The error of the codec is measured on one sample out of so many; measuring all would cost as much as encoding."""
 CHUNK_BYTES = 1 << 30
-"""Pixels of a block that are held at once where its samples are mixed."""
+"""Most bytes of pixels of a block that are in memory at once where its samples are mixed."""
 
 
 @lru_cache(maxsize=4)
@@ -41,8 +41,8 @@ def _dealt(seed: int | None, num_samples: int) -> np.ndarray:
 def block_samples(settings: Settings, block: int) -> np.ndarray:
     """Indices of the samples of a block, row by row: int64 `[S]`.
 
-    They are dealt in random order where samples are mixed with others of their block: sorted folders would pair images of one
-    class.
+    If samples are mixed with others of their block, samples are distributed over the blocks at random: in the order of a sorted
+    folder, all images of a block would be of one class.
     """
     part = slice(block * settings.block_size, (block + 1) * settings.block_size)
     return _dealt(settings.seed if settings.policy.mix else None, settings.source.num_samples)[part]
@@ -61,7 +61,7 @@ def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, set
     """Label the samples of one block.
 
     Args:
-        made: Gives the views of `block_items`, in order; what follows them is left.
+        made: Gives the views of `block_items`, in order; no more of it is read than these.
         block: Its number.
         labeller: What the codec encodes, of uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
         settings: What to make.
@@ -141,5 +141,5 @@ def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measure
     data.set_records(row, records)
     if measured:
         lost = measure(codec, records, answers, data.stripe_views)
-        # Rounded, so that a resumed run with another number of threads has the same bytes here as it has in the records.
+        # Rounded, so that another number of threads does not change these bytes, as it does not change the records.
         data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

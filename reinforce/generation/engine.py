@@ -1,4 +1,4 @@
-"""Engine: what makes the missing blocks of a reinforced dataset, on whatever there is. Which engines there are: `engines.py`.
+"""Engine: makes the missing blocks of a reinforced dataset, on one machine or many. All engines are listed in `engines.py`.
 
 The bytes of a block depend on the settings alone, so an engine may make blocks in any order, anywhere, and twice.
 """
@@ -18,7 +18,7 @@ from reinforce.teachers.teacher import Teacher
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run; does not change what is written, except for the batch size within float rounding.
+    """How to run. It does not change the data set, except that another batch size may change the last bits of a label.
 
     Attributes:
         batch_size: Views per teacher batch.
@@ -59,8 +59,8 @@ class Engine(ABC):
         Args:
             work: What they are made from, and where they go.
             missing: Their numbers, in order.
-            on_progress: Told of samples done and in all; those of blocks that were there count as done.
+            on_progress: Called with samples done and in all; samples of existing blocks count as done.
 
         Raises:
-            ReinforceError: whatever went wrong; what was committed by then stays.
+            ReinforceError: something went wrong; blocks committed before it stay.
         """

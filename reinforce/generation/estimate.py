@@ -39,14 +39,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """What it comes to.
+    """The cost of a reinforced dataset.
 
     Attributes:
         views: Views in all.
         hours: Of stage one.
         gigabytes: Of labels and params, 10^9 bytes.
         online_hours: What a live teacher adds to the training of each student.
-        students: After how many students stage one has paid: its hours over those.
+        students: After so many students stage one has paid: `hours` divided by `online_hours`.
     """
 
     views: int
@@ -68,7 +68,7 @@ def measure_rates(source: Source, teacher: Teacher, settings: Settings, executio
             manifest = generate(part, teacher, settings.model_copy(update={"source": about}), out, execution)
             took = time.perf_counter() - begun
             wanted = min(len(source), int(count * seconds / took))
-            if wanted < 2 * count:  # what there is time for was done, or all there is
+            if wanted < 2 * count:  # the time is used up, or there are no more images
                 break
             count = wanted
         views = manifest.counts.ok * settings.views
@@ -84,12 +84,12 @@ def measure_rates(source: Source, teacher: Teacher, settings: Settings, executio
 
 
 def cost(rates: Rates, samples: int, views: int, epochs: int) -> Cost:
-    """The cost of so many views of each sample; a student that trains for `epochs` would ask a live teacher once per epoch."""
+    """The cost of `views` views per sample, compared with students that ask a live teacher in each of `epochs` epochs."""
     total = samples * views
     hours, online = total / rates.generate / 3600, samples * epochs / rates.teacher / 3600
     return Cost(total, hours, total * (rates.label_bytes + rates.params_bytes) / 1e9, online, hours / online)
 
 
 def affordable_views(gpu_hours: float, views_per_second: float, samples: int) -> int:
-    """Views of each sample that fit into so many hours of a device that makes so many views per second."""
+    """How many views per sample a device can make in `hours`, at `rate` views per second."""
     return int(gpu_hours * 3600 * views_per_second // samples)

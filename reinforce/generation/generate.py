@@ -1,4 +1,4 @@
-"""Generate: stage one. An engine makes the blocks that are missing; what makes them a data set is written here, last.
+"""Generate: stage one. An engine makes the missing blocks; then the table of samples and the manifest are written here.
 
 Resume is "the blocks that are missing". Batches never cross a block, and each block is committed by one rename, so a block's
 labels do not depend on which blocks were made before it: after any number of kills the result is byte-identical to an
@@ -27,7 +27,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
 
 RESUME_PROBES = 2
-"""Probes of each committed block that are replayed before going on beside it."""
+"""How many probes of each existing block are replayed before a run is resumed."""
 
 
 def limit_source(source: Source, limit: int | None) -> Source:
@@ -55,7 +55,7 @@ def generate(
         settings: What to make.
         out: Directory to write; may hold an interrupted run of the same settings.
         execution: Engine, batch size and workers.
-        on_progress: Told of samples after each; the blocks that were already there count as done.
+        on_progress: Called after each sample with samples done and in all; existing blocks count as done.
 
     Raises:
         UsageError: there is no such engine.
@@ -92,9 +92,9 @@ def _generate_locked(
             )
         check_same_settings(manifest.settings, settings, str(out))
         if set(range(settings.num_blocks)) <= committed_blocks(out):
-            (out / JOB).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+            (out / JOB).unlink(missing_ok=True)  # it is left over if the last run was killed just before its end
             return manifest
-        # A damaged block was removed: without it the data set is not complete, and it is made again.
+        # Someone removed a damaged block: the data set is not complete any more, and that block is made again.
         write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
         (out / MANIFEST).unlink()
     job = read_job(out)
@@ -117,7 +117,7 @@ def _generate_locked(
 
 
 def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
-    """Before going on beside existing blocks: this machine must still make the pixels that they were made from."""
+    """Replay probes of existing blocks: a resumed run must make the same pixels as the run that made these blocks."""
     columns = len(pixel_spec(settings.policy, settings.size).fields)
     for number in sorted(committed_blocks(out)):
         rows = block_samples(settings, number)
@@ -126,7 +126,7 @@ def _check_same_pixels(source: Source, settings: Settings, env: Environment, out
 
 
 def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
-    """Write the sample table and, last, the manifest; then the job file has served."""
+    """Write the table of samples and then the manifest; remove the job file, which is no longer needed."""
     spec = pixel_spec(settings.policy, settings.size)
     table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
     statistics = LabelMeans(settings)

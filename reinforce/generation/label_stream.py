@@ -11,19 +11,19 @@ from reinforce.labels.label_kind import Labeller
 
 
 class LabelStream:
-    """Samples go in with `push`; whichever are answered in full come out, and the rest at `flush`.
+    """Samples go in with `push`, which gives back those whose labels are complete; `flush` gives the rest.
 
-    Answers are fetched after the next batch was asked for, so that a device that works by itself is never waited for while it
-    has nothing to do, and what follows, encoding, happens meanwhile.
+    The answers to a batch are fetched only after the next batch has been sent to the teacher. So a GPU always has work while
+    this process fetches and encodes.
     """
 
     def __init__(self, labeller: Labeller, batch_size: int) -> None:
         self.labeller = labeller
         self.batch_size = batch_size
-        self.pixels: list[torch.Tensor] = []  # waiting for the teacher
+        self.pixels: list[torch.Tensor] = []  # views that were not yet sent to the teacher
         self.waiting = 0
-        self.asked: list[torch.Tensor] = []  # the teacher's answers, not fetched
-        self.rows: list[tuple[int, int]] = []  # (row, views) not answered in full
+        self.asked: list[torch.Tensor] = []  # answers that are still on the teacher's device
+        self.rows: list[tuple[int, int]] = []  # (row, views) of samples whose labels are not complete
         self.answers: list[np.ndarray] = []
 
     def push(self, row: int, pixels: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:

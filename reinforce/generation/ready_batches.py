@@ -10,7 +10,7 @@ from reinforce.views.decode import decode
 from reinforce.views.pixels import make_views
 
 _READY = 4
-"""Batches that a bare loop of the teacher goes through in turn."""
+"""Number of batches that a timing loop goes through in turn."""
 
 
 def ready_batches(source: Source, settings: Settings, batch_size: int) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Batch size: how many views a teacher takes at once, where nobody says.
+"""Batch size: how many views a teacher takes at once, if the user does not say.
 
-Chosen by what fits, never by a clock: labels differ in their last bits between batch sizes, and a run must come out the same
-twice.
+It is the largest that fits in memory, not the fastest by a clock: labels differ in their last bits between batch sizes, and two
+runs must give the same labels.
 """
 
 from __future__ import annotations

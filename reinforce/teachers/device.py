@@ -33,10 +33,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Decoding processes: all cores beside a GPU; none beside a model on a few cores.
+    """How many decoding processes to start: one per core if the teacher is on a GPU; none if it is on a CPU with few cores.
 
-    The threads of one layer wait for each other: a process that takes one of their cores slows all of them. On two cores
-    a teacher took twice its time beside one decoding process, and a ninth more than its time with the decoding in between.
+    The threads of a layer wait for each other, so a process that takes one of their cores slows all of them. Measured on two
+    cores: with one decoding process a teacher took twice its time; with decoding in its own process, a ninth more.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, cores) if device.type == "cuda" else int(cores > _FEW_CORES)

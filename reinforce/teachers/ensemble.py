@@ -52,7 +52,7 @@ class Ensemble(Teacher):
         self._first.require_maps(size)
 
     def _there(self, images: torch.Tensor) -> torch.Tensor:
-        """The batch on the teacher's device; from pinned memory, so that the copy is not waited for."""
+        """The batch on the teacher's device; copied from pinned memory, so that the CPU need not wait for the copy."""
         if self.device.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()
         return images.to(self.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Open teacher: from what a user names to a teacher. The kind of a model is stated, `KIND:NAME`, or it is timm's."""
+"""Open teacher: from the names that a user gives to a teacher. `KIND:NAME` states the kind of a model; the default is timm."""
 
 from __future__ import annotations
 

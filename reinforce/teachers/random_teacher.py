@@ -1,4 +1,4 @@
-"""Random teacher: any timm model with random weights, for measuring where published ones cannot be had: they cost the same."""
+"""Random teacher: any timm model with random weights, to measure speed without a download: random weights cost the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher: what stage one asks for soft labels, and one model of several in it. What kinds there are: `open_teacher.py`."""
+"""Teacher: gives soft labels to stage one; and `Member`, one model of it. All kinds are listed in `open_teacher.py`."""
 
 from __future__ import annotations
 

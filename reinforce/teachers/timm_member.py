@@ -14,7 +14,7 @@ from reinforce.teachers.teacher import Member, no_map
 from reinforce.teachers.teacher_spec import TeacherSpec
 
 _MAP_TOLERANCE = 1e-3
-"""How far logits may be from the mean of the scores, as a share of the largest: rounding."""
+"""Largest difference that rounding may cause between logits and the mean of the scores, relative to the largest logit."""
 
 
 class TimmMember(Member):
@@ -77,7 +77,7 @@ class TimmMember(Member):
         return self._of_data_set(self.model((images.float() - self.mean) / self.std))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head gets: uint8 `[B, 3, H, W]` to `[B, F, h, w]` or `[B, h, w, F]`.
+        """The input of the head: uint8 `[B, 3, H, W]` to `[B, F, h, w]` or `[B, h, w, F]`.
 
         Raises:
             TeacherError: features that are no grid.
@@ -114,7 +114,7 @@ class TimmMember(Member):
         """
         noise = torch.arange(2 * 3 * size * size, device=self.mean.device) * 2654435761 % 2**32 >> 24
         features = self.features(noise.to(torch.uint8).reshape(2, 3, size, size))
-        # Of unit size, with signs that alternate: what is not linear shows, however alike the positions of this noise are.
+        # Scaled to deviation 1 and with alternating signs, so that a head that is not linear gives itself away.
         signs = 1 - 2 * (torch.arange(features.numel(), device=self.mean.device) % 3 % 2)
         features = features / features.std().clamp(min=torch.finfo(torch.float32).tiny) * signs.reshape(features.shape)
         whole, nothing = self.head(features), self.head(torch.zeros_like(features))

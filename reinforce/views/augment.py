@@ -139,7 +139,7 @@ def _rand(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]
     return slots
 
 
-# The 25 sub-policies for ImageNet (AutoAugment, table 9): op, probability in tenths, magnitude of 10; twice.
+# The 25 sub-policies for ImageNet (AutoAugment, table 9). Each has two ops: id, probability in tenths, magnitude out of 10.
 _P, _R, _S, _A, _E = Op.POSTERIZE, Op.ROTATE, Op.SOLARIZE, Op.AUTO_CONTRAST, Op.EQUALIZE
 _I, _C, _K, _H, _X = Op.INVERT, Op.COLOR, Op.CONTRAST, Op.SHARPNESS, Op.SHEAR_X
 _SUB_POLICIES = (

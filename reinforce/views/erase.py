@@ -1,7 +1,7 @@
 """Erase: the noise that fills an erased rectangle (timm's mode `pixel`), a function of a stored seed.
 
-The noise is timm's standard normal in normalised space, seen in uint8: mean and deviation of ImageNet's channels. It is made of
-integers alone (FORMAT.md, "Pixel contract"), so that it is the same on every machine.
+timm draws standard normal noise after normalisation; as uint8 that is noise with the mean and deviation of ImageNet's channels.
+It is computed with integers alone (FORMAT.md, "Pixel contract"), so that it is the same on every machine.
 """
 
 from __future__ import annotations

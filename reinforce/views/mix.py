@@ -34,24 +34,24 @@ class Mixing(NamedTuple):
     boxes: np.ndarray
 
     def take(self, positions: np.ndarray, partner: np.ndarray) -> Mixing:
-        """Of the images at `positions`, with other names for their partners."""
+        """The mixing of the images at `positions`; `partner` says anew which image each is mixed with."""
         return Mixing(partner, self.lam[positions], self.boxes[positions])
 
     def among(self, ok: np.ndarray) -> Mixing:
-        """Of the images at `ok` alone, int64 `[m]`, with partners as positions among them; m for one that is not."""
+        """The mixing of the images at `ok` alone, int64 `[m]`: partners become positions in `ok`; m: the partner is not in it."""
         position = np.full(len(self.partner) + 1, len(ok))
         position[ok] = np.arange(len(ok))
         inside = (self.partner >= 0) & (self.partner < len(self.partner))
         return self.take(ok, position[np.where(inside, self.partner, len(self.partner))[ok]])
 
     def share(self, size: int) -> np.ndarray:
-        """Share of each image's own hard label: float32 `[n]`, by `lam` and by area."""
+        """How much of each image's own hard label is left after mixing: float32 `[n]`, from `lam` and the area of the box."""
         area = self.boxes[:, 2] * self.boxes[:, 3] / (size * size)
         made: np.ndarray = (self.lam / WHOLE * (1 - area)).astype(np.float32)
         return made
 
     def fault(self, size: int) -> str | None:
-        """What is wrong with a matching that was read, or None: no pairs, or values out of range."""
+        """Check a matching that was read from a file: says which partner is no pair or which value is out of range, or None."""
         own = np.arange(len(self.partner))
         if len(own) and not 0 <= self.partner.min() <= self.partner.max() < len(own):
             return f"partner {int(self.partner.max())} among {len(own)} samples"
@@ -71,13 +71,13 @@ def draw_mixing(pairs: np.random.Generator, amounts: np.random.Generator, count:
     Args:
         pairs: Generator of the matching.
         amounts: Generator of `lam` and boxes.
-        count: Number of images; of an odd number one stays as it is.
+        count: Number of images; if it is odd, one image is not mixed.
         options: The policy's.
         size: Height and width of a view in pixels.
     """
     first, second = pairs.permutation(count)[: count // 2 * 2].reshape(-1, 2).T
     n = len(first)
-    # Every draw is made for every pair, so that no pair's values depend on another's choice.
+    # Every random number is drawn for every pair, needed or not: so the values of one pair never depend on those of another.
     fires, fires_too, switch = amounts.random((3, n))
     shares = [amounts.beta(alpha, alpha, n) if alpha else np.ones(n) for alpha in (options.mixup, options.cutmix)]
     centres = amounts.integers(0, size, (2, n))
@@ -139,7 +139,7 @@ def mix(images: np.ndarray, mixing: Mixing) -> np.ndarray:
             total = own * np.int32(lam)
             total += other * np.int32(WHOLE - lam)
             total += WHOLE // 2
-            total *= 32897  # with the shift the quotient by 255, exact for all that fits in 16 bits
+            total *= 32897  # this factor and the shift below divide by 255, exactly, for every value of 16 bits
             total >>= 23
             result[i] = total
         top, left, height, width = mixing.boxes[i].tolist()

@@ -2,8 +2,8 @@
 
 Semantics are those of timm's `rand-m*` ops, which are Pillow's ImageOps and ImageEnhance; arithmetic is integer, so the
 result is one and the same on every machine. Where Pillow computes in float the two can differ by one level (measured in
-tests/views/test_ops.py). Point ops are tables of 256 entries. The narrowest integers that hold every term are taken;
-tests/views/test_exact.py compares each op with one written in wide integers.
+tests/views/test_ops.py). Point ops are tables of 256 entries. For speed each op uses the narrowest integer type that holds all
+its terms; tests/views/test_exact.py compares it with the same op written in wide integers.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ def sharpness(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def gaussian_blur(image: np.ndarray, radius: int) -> np.ndarray:
-    """Three boxes along each axis, of 2 radius + 1 pixels; `radius` in Q16, the outermost pixels counted by its fraction.
+    """Three passes of a box filter along each axis; the box is 2 radius + 1 pixels wide, `radius` in Q16.
 
-    How Pillow approximates a Gaussian (Gwosdek et al. 2011); edges are repeated, every pass is rounded to nearest.
+    The fraction of `radius` is the weight of the two outermost pixels of the box. Pillow approximates a Gaussian like this
+    (Gwosdek et al. 2011). Pixels outside of the image repeat the edge; each pass is rounded to nearest.
     """
     for axis in (2, 1):
         for _ in range(3):
@@ -100,14 +101,14 @@ def _box_blur(image: np.ndarray, radius: int, axis: int) -> np.ndarray:
     total = shifted(1).copy()
     for k in range(2, 2 * reach):
         total += shifted(k)
-    weight = 2 * radius + Q16  # 255 times that of the largest blur is below 2^30
+    weight = 2 * radius + Q16  # for the largest radius, 255 times this is below 2^30: uint32 holds the sums
     total *= Q16
     total += fraction * (shifted(0) + shifted(2 * reach)) + weight // 2
     return (total // weight).astype(np.uint8)
 
 
 def _blend(degenerate: np.ndarray, image: np.ndarray, factor: int) -> np.ndarray:
-    # degenerate + factor * (image - degenerate), rounded down: |factor| <= 2 * Q16 keeps every term within int32.
+    # degenerate + factor * (image - degenerate), rounded down. |factor| <= MAX_FACTOR keeps every term within int32.
     base = degenerate.astype(np.int32)
     scaled = np.subtract(image, base, dtype=np.int32)
     scaled *= np.int32(factor)

@@ -14,7 +14,7 @@ import numpy as np
 from reinforce.errors import StoreError
 
 Q16 = 1 << 16
-"""One, in the 16.16 fixed point of ratios, factors and coefficients."""
+"""The number 1 in 16.16 fixed point, in which ratios, factors and coefficients are stored."""
 
 OP_SLOT_BASE = 32
 """Field id of the first op slot; slot s has the ids OP_SLOT_BASE + 4 s .. + 3: op, interpolation, a, b."""
@@ -23,7 +23,7 @@ MAX_OP_SLOTS = 16
 MAX_BLUR = 16 * Q16
 """Largest radius of a blur's box."""
 MAX_FACTOR = 1 << 23
-"""Largest factor of a blend, either sign: 255 times it is within int32."""
+"""Largest factor of a blend, positive or negative: 255 times it still fits in int32."""
 
 
 class Field(IntEnum):

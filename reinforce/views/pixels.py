@@ -1,7 +1,7 @@
 """Pixels: from a sample's bytes to the pixels of its views. Stage one and every replay go through these few functions.
 
-`make_views` draws and applies views of one sample from one decode, before any mixing; `stored_view` is what was stored, with
-its mixing; `ViewMaker` runs in worker processes and names the errors of real life.
+`make_views` draws and applies views of one sample from one decode, before any mixing. `stored_view` makes a stored view again,
+mixing included. `ViewMaker` runs in worker processes and turns bad images into a status and a reason.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def pixel_crc(pixels: torch.Tensor) -> int:
 
 
 class ViewRange(NamedTuple):
-    """What a loader is asked for: some views of one sample."""
+    """One item of a loader: views `first` to `stop` of one sample."""
 
     sample: int
     first: int
@@ -118,7 +118,7 @@ def stored_view(
 
 
 def unmatched(fault: str) -> StoreError:
-    """The error for stored pairs that cannot be."""
+    """The error for stored params in which two samples are not each other's partner."""
     return StoreError(
         "Params pair samples that cannot be mixed.",
         found=fault,
@@ -154,7 +154,7 @@ class ViewMaker(Dataset[SampleViews]):
             return self._failed(sample, Status.CORRUPT, error.what, digest)
         try:
             params, pixels = make_views(image, sample, self.settings, first, stop)
-        except StoreError:  # resized to the view's height, it would be too wide for any memory
+        except StoreError:  # an image so narrow that, resized, it would not fit in memory
             reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
             return self._failed(sample, Status.CORRUPT, reason, digest)
         return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels)

@@ -18,7 +18,7 @@ from reinforce.policy import CUSTOM, PRESETS, Policy
 
 
 def read_policy(text: str) -> Policy:
-    """What `--policy` takes: a name with options, or the path of a TOML file; the result needs no file any more.
+    """Read what `--policy` takes: a name with options, or the path of a TOML file, which is not needed afterwards.
 
     Raises:
         UsageError: no TOML, an unknown preset or option, or a value out of range.
@@ -87,7 +87,7 @@ def _closest(name: str) -> str:
 
 
 def _applying(preset: str, content: dict[str, object]) -> dict[str, object]:
-    """The preset's options with the file's over them, without those of the preset that the file puts out of use."""
+    """The options of the preset, replaced by those of the file; without options of the preset that no longer apply."""
     merged = {**PRESETS[preset].options, **content}
     valid = make_policy({**merged, "name": preset}, preset)
     return {k: v for k, v in merged.items() if k in content or k in valid.options}

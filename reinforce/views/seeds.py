@@ -16,8 +16,8 @@ _STREAM_TORCH = 4  # seed for torch's generator (initial weights, dropout)
 _STREAM_CHOICE = 5  # random choices of samples to check
 _STREAM_BLOCK_ORDER = 6  # how samples are dealt to blocks where they are mixed with each other
 _STREAM_PAIRS = 7  # who is mixed with whom in a stored view of a block
-_STREAM_MIX = 8  # and how
-_STREAM_FRESH_PAIRS = 9  # the same where nothing is replayed
+_STREAM_MIX = 8  # how they are mixed: lam and box
+_STREAM_FRESH_PAIRS = 9  # pairs of views drawn while training without a store
 _STREAM_FRESH_MIX = 10
 _STREAM_GROUP_ORDER = 11  # order of the shards in an epoch
 
@@ -47,7 +47,7 @@ def mixing_rngs(seed: int, block: int, view: int, repeats: int) -> tuple[np.rand
 
 
 def fresh_mixing_rngs(seed: int, visit: int, repeats: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """The same for the views that are drawn while training without a store; `visit` counts the views of a sample."""
+    """As `mixing_rngs`, for views that are drawn while training without a store; `visit` counts the views of a sample."""
     return _generator(seed, visit // repeats, _STREAM_FRESH_PAIRS), _generator(seed, visit, _STREAM_FRESH_MIX)
 
 
@@ -62,10 +62,10 @@ def group_order(seed: int, epoch: int, groups: int) -> np.ndarray:
 
 
 def scheduled_views(seed: int, block: int, epoch: int, num_views: int, repeats: int = 1) -> list[int]:
-    """The views that `epoch` visits in `block`, `repeats` of them, in random order of the block's own.
+    """The `repeats` views that `epoch` visits in `block`; each block has a random order of its own.
 
-    Views are taken in groups of `repeats` consecutive ones; a group serves `repeats` epochs, of which each sample has a turn
-    in one. Every group is visited before any repeats; the last group may be smaller, and then some of its views come twice.
+    Views are visited in groups of `repeats` consecutive views. A group serves `repeats` epochs; each sample is visited in one of
+    these. All groups are visited before one comes again. If the last group is smaller, some of its views come twice.
     """
     groups = -(-num_views // repeats)
     cycle, position = divmod(epoch // repeats, groups)

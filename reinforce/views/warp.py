@@ -5,8 +5,8 @@ pixels around it are weighed with integer tables. Semantics are those of Pillow'
 timm's ops call: positions outside the image take the fill, taps past the edge repeat it. Pillow computes in double and
 rounds down; the difference is bounded in tests/views/test_ops.py.
 
-Weights of one axis and their products with pixels stay below 2^24, so float32 holds them exactly and the faster
-multiplication is taken; tests/views/test_exact.py compares every bit with integer arithmetic as the format writes it down.
+Weights of one axis and their products with pixels stay below 2^24, so float32 holds them exactly; it is used because numpy
+multiplies it faster. tests/views/test_exact.py compares every bit with integer arithmetic as FORMAT.md defines it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TABLES = {
 def rotate(image: np.ndarray, interpolation: int, cos: int, sin: int, fill: RGB) -> np.ndarray:
     """Rotate about the centre; `cos` and `sin` in Q16 map a view's pixel back to its source."""
     height, width = image.shape[1:]
-    # Positions of policies fit 32 bits; those of damaged params may not.
+    # Positions that a policy draws fit in 32 bits; positions from damaged params may need 64.
     narrow = max(abs(cos), abs(sin)) <= Q16 and max(height, width) <= 1 << 12
     dtype = np.int32 if narrow else np.int64
     x = (2 * np.arange(width) + 1 - width).astype(dtype)[None, :]  # twice the offset from the centre, so that it is whole
@@ -122,7 +122,7 @@ def _shifted(image: np.ndarray, offset: np.ndarray, interpolation: int, fill: RG
 
 
 def _runs(values: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Where neighbours are equal: [first, last) of each run; one value stands for all `count`."""
+    """Runs of equal neighbours: [first, last) of each; an array of one value is one run of `count`."""
     if len(values) == 1:
         return [(0, count)]
     cuts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), count]
@@ -156,7 +156,7 @@ def _sampled(image: np.ndarray, x: np.ndarray, y: np.ndarray, interpolation: int
     stride, first = padded.shape[2], border + 1 - (taps + 1) // 2
     if taps > 1:
         x, y = x + (_HALF_STEP - Q16), y + (_HALF_STEP - Q16)
-    # What is outside is filled in the end; until then it may look anywhere near.
+    # Pixels from outside are filled at the end; until then their positions are clipped to be readable.
     columns, rows = np.clip(x >> 17, -1, width - 1) + first, np.clip(y >> 17, -1, height - 1) + first
     index = (rows * stride + columns).astype(np.intp).ravel()
     phase_x, phase_y = ((x >> 9) & (_PHASES - 1)).astype(np.intp).ravel(), ((y >> 9) & (_PHASES - 1)).astype(np.intp).ravel()

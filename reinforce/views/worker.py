@@ -7,7 +7,7 @@ import signal
 from reinforce.memory import keep_freed_memory
 
 _LARGEST = 1 << 26
-"""Photographs of up to 22 megapixels are decoded into memory that is there; a larger one is not to stay in every process."""
+"""Freed memory up to this size is kept for the next image: enough for 22 megapixels; memory of larger images is given back."""
 
 
 def start_worker(worker: int) -> None:
