@@ -38,7 +38,7 @@ class Mixing(NamedTuple):
         return Mixing(partner, self.lam[positions], self.boxes[positions])
 
     def among(self, ok: np.ndarray) -> Mixing:
-        """The mixing of the images at `ok` alone, int64 `[m]`: partners become positions in `ok`; m: the partner is not in it."""
+        """The mixing of the images at `ok` alone, int64 `[m]`: partners become positions in `ok`; m: no partner in it."""
         position = np.full(len(self.partner) + 1, len(ok))
         position[ok] = np.arange(len(ok))
         inside = (self.partner >= 0) & (self.partner < len(self.partner))

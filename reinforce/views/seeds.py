@@ -64,8 +64,8 @@ def group_order(seed: int, epoch: int, groups: int) -> np.ndarray:
 def scheduled_views(seed: int, block: int, epoch: int, num_views: int, repeats: int = 1) -> list[int]:
     """The `repeats` views that `epoch` visits in `block`; each block has a random order of its own.
 
-    Views are visited in groups of `repeats` consecutive views. A group serves `repeats` epochs; each sample is visited in one of
-    these. All groups are visited before one comes again. If the last group is smaller, some of its views come twice.
+    Views are visited in groups of `repeats` consecutive views. A group serves `repeats` epochs; each sample has its turn in one
+    of these. All groups are visited before one comes again. If the last group is smaller, some of its views come twice.
     """
     groups = -(-num_views // repeats)
     cycle, position = divmod(epoch // repeats, groups)
