@@ -180,8 +180,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
     )
     write_atomic(out / MANIFEST, to_json(manifest).encode())
     params = sum(s.stat().st_size for s in shards) / (min(samples, BLOCK) * views)
-    per_view = {"label_bytes": sizes["labels"] / real, "params_bytes": params}
-    return per_view
+    return {"label_bytes": sizes["labels"] / real, "params_bytes": params}
 
 
 def measure_store(root: Path) -> dict[str, float]:

@@ -75,7 +75,7 @@ class LabelKind(ABC):
         Raises:
             TeacherError: it cannot.
         """
-        return None
+        return
 
 
 class ViewLabels(LabelKind):
