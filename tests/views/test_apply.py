@@ -28,9 +28,9 @@ ARGUMENTS = {
     Op.POSTERIZE: (3, 0),
     Op.SOLARIZE: (100, 0),
     Op.SOLARIZE_ADD: (77, 0),
-    **{op: (84000, 0) for op in (Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS)},
-    **{op: (-13000, 0) for op in (Op.SHEAR_X, Op.SHEAR_Y)},
-    **{op: (20000, 0) for op in (Op.TRANSLATE_X, Op.TRANSLATE_Y)},
+    **dict.fromkeys((Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS), (84000, 0)),
+    **dict.fromkeys((Op.SHEAR_X, Op.SHEAR_Y), (-13000, 0)),
+    **dict.fromkeys((Op.TRANSLATE_X, Op.TRANSLATE_Y), (20000, 0)),
     Op.GAUSSIAN_BLUR: (88000, 0),
 }
 
