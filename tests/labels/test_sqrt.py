@@ -129,9 +129,8 @@ def test_records_are_decoded_in_many_threads_at_once() -> None:
     expected = [[label.probs.tolist() for label in codec.decode_all(r, 8, 100)] for r in records]
 
     def work(number: int) -> None:
-        for _ in range(200):
-            if [label.probs.tolist() for label in codec.decode_all(records[number], 8, 100)] != expected[number]:
-                failed.append(number)
+        rounds = ([label.probs.tolist() for label in codec.decode_all(records[number], 8, 100)] for _ in range(200))
+        failed.extend(number for found in rounds if found != expected[number])
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
