@@ -33,7 +33,7 @@ def test_progress_in_a_log_is_a_line_now_and_then_with_rate_and_time_left(monkey
     stream = Stream(terminal=False)
     monkeypatch.setattr(sys, "stderr", stream)
     shown = Progress("generate", "images")
-    for done in range(0, 1001):
+    for done in range(1001):
         clock.seconds = 100.0 + done / 40
         shown(done, 1000)
     assert stream.getvalue().splitlines() == [
