@@ -109,8 +109,10 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
 def table(result: dict[str, Any]) -> str:
     """The result for reading."""
     lines = [
-        f"student {STUDENT}, {STUDENT_IMAGES} training digits, {STUDENT_EPOCHS} epochs; "
-        f"teacher {TEACHER}: {result['teacher_top1']:.1f} % top-1",
+        (
+            f"student {STUDENT}, {STUDENT_IMAGES} training digits, {STUDENT_EPOCHS} epochs; "
+            f"teacher {TEACHER}: {result['teacher_top1']:.1f} % top-1"
+        ),
         "| mode | top-1 % | lowest to highest | img/s | bytes per view |",
         "|---|---|---|---|---|",
     ]

@@ -151,8 +151,10 @@ def _fastest(work: Callable[[], object], times: int, repeats: int = _REPEATS) ->
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows for reading."""
     lines = [
-        "| codec | remainder | B/view | KL mean | KL p99 | total variation | top-1 bias | bias of an image "
-        "| encode ms/record | decode us/view | dense us/view |",
+        (
+            "| codec | remainder | B/view | KL mean | KL p99 | total variation | top-1 bias | bias of an image "
+            "| encode ms/record | decode us/view | dense us/view |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

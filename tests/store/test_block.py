@@ -176,7 +176,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-HOLDER = "import sys, time; from pathlib import Path; from reinforce.files import only_writer\n" + (
+HOLDER = (
+    "import sys, time; from pathlib import Path; from reinforce.files import only_writer\n"
     "with only_writer(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(600)"
 )
 
