@@ -32,7 +32,7 @@ def section(title: str) -> str:
 
 
 def test_field_and_op_ids_are_those_of_the_page() -> None:
-    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", section("Params"), re.M)
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", section("Params"), re.MULTILINE)
     fields, ops = rows[: len(Field)], rows[len(Field) :]
     assert fields == [(str(f.value), f.name) for f in Field]
     assert ops == [(str(o.id), o.name) for o in OPERATIONS.values()]
@@ -76,7 +76,7 @@ def test_the_map_vector_is_written_and_read() -> None:
 
 def test_the_sqrt_vector_is_written_and_read() -> None:
     part = section("Records").partition("### `sqrt`")[2].partition("### `map`")[0]
-    dictionary, content, record, *rest = re.findall(r"```\n(.+?)\n```", part, re.S)
+    dictionary, content, record, *rest = re.findall(r"```\n(.+?)\n```", part, re.DOTALL)
     assert not rest
     assert base64.b64decode(dictionary) == sqrt.DICTIONARY
     rows = np.array([[0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125], [0, 0, 0.25, 0.75, 0, 0]], np.float32)
@@ -113,7 +113,7 @@ def test_every_manifest_key_stands_on_the_page() -> None:
 
 
 def test_arrays_on_disk_are_those_of_the_page(store) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Blocks"), re.M)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Blocks"), re.MULTILINE)
     block = store / "blocks" / "000000.zarr"
     assert sorted(p.name for p in block.iterdir() if p.is_dir()) == sorted(name for name, _ in rows)
     for name, dtype in rows:

@@ -84,7 +84,7 @@ def test_the_lists_of_this_file_are_not_empty() -> None:
 def rooms() -> dict[str, list[str]]:
     """Each room in the order of the table, and the rooms that it may import."""
     page = (ROOT / "reinforce" / "design" / "rooms.md").read_text()
-    rows = re.findall(r"^\| ([a-z]+) \| [^|]+ \| ([a-z, -]+) \|$", page, re.M)[1:]  # without the heading
+    rows = re.findall(r"^\| ([a-z]+) \| [^|]+ \| ([a-z, -]+) \|$", page, re.MULTILINE)[1:]  # without the heading
     order = [name for name, _ in rows]
     allowed: dict[str, list[str]] = {}
     for place, (name, told) in enumerate(rows):

@@ -13,7 +13,7 @@ import pytest
 from reinforce.train.demo import run_demo, table
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_two_commands_stand_in_the_first_screen_and_in_the_makefile() -> Non
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     for command in ("make demo", "make test"):
         assert command in first_screen
-        assert re.search(rf"^{command.split()[1]}:", makefile, re.M)
+        assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE)
     assert "make test" in (Path(__file__).parents[1] / ".ci" / "run").read_text()
 
 

@@ -118,8 +118,10 @@ class File:
         if _kept_length(whole) != self.size:
             whole.parent.mkdir(parents=True, exist_ok=True)
             with replacing(whole, shared=True) as temporary, open(temporary, "wb") as file:
-                for at in range(0, self.size, 16 * CHUNK_BYTES):
-                    file.write(retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))))
+                file.writelines(
+                    retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size)))
+                    for at in range(0, self.size, 16 * CHUNK_BYTES)
+                )
         return whole
 
     def _cached(self, offset: int, length: int) -> bytes:

@@ -118,7 +118,7 @@ def check_same_settings(existing: Settings, wanted: Settings, out: str) -> None:
     if not differing:
         return
     # A hash says that something differs; name what it is a hash of by preferring every other difference.
-    key = sorted(differing, key=lambda k: "sha256" in k)[0]
+    key = min(differing, key=lambda k: "sha256" in k)
     cause = {
         "weights_sha256": "other weights",
         "index_sha256": "images, labels or class folders were added, removed or renamed",
