@@ -92,7 +92,7 @@ class UrlTarget:
     def _tried(self, call: Any) -> None:
         try:
             call()
-        except Exception as error:  # each protocol's client raises errors of its own
+        except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
             raise StoreError(
                 f"{self.url} cannot be written.",
                 found=first_line(error),
@@ -136,7 +136,7 @@ class HubTarget:
             api.upload_folder(
                 repo_id=self.repo, repo_type="dataset", folder_path=self.staging, commit_message="Publish a reinforced dataset"
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the client raises errors of its own
             raise StoreError(
                 f"hf://datasets/{self.repo} cannot be written.",
                 found=first_line(error),

@@ -88,7 +88,7 @@ def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
     fs, base = file_system(root)
     try:
         listed = [str(p)[len(base) :].lstrip("/") for p in fs.find(base)]
-    except Exception as error:  # each protocol's client raises errors of its own
+    except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
         raise SourceError(f"{root} cannot be listed.", found=f"{type(error).__name__}: {error}", fix="check --data") from None
     images = [p for p in listed if p.lower().endswith(IMAGE_SUFFIXES)]
     classes = sorted({p.partition("/")[0] for p in listed if "/" in p and not p.startswith(".")})

@@ -196,7 +196,7 @@ def retried(call: Any) -> Any:
             return call()
         except (FileNotFoundError, PermissionError, SourceError):
             raise
-        except Exception as error:  # each protocol's client raises errors of its own
+        except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
             if attempt == _TRIES - 1:
                 raise OSError(first_line(error)) from None
             time.sleep(0.1 * 4**attempt)

@@ -78,5 +78,5 @@ def _names_in(folder: str) -> list[str]:
     try:
         fs, path = file_system(folder)
         return [str(name) for name in fs.ls(path, detail=False)]
-    except Exception:  # not every server lists; then the kind must be stated
+    except Exception:  # noqa: BLE001 - not every server lists; then the kind must be stated
         return []

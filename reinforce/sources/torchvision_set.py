@@ -60,7 +60,7 @@ class TorchvisionSet(Source):
         try:
             image = self.dataset[int(self.places[index])][0]
             return ppm(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-        except Exception as error:  # whatever the data set and Pillow raise
+        except Exception as error:  # noqa: BLE001 - whatever the data set and Pillow raise
             raise OSError(first_line(error)) from None
 
 
@@ -83,7 +83,7 @@ def _open(name: str, root: str, split: str, download: bool) -> Any:
         options["download"] = True
     try:
         return kind(**options)
-    except Exception as error:  # RuntimeError where files are missing, ValueError for a split, what urllib raises
+    except Exception as error:  # noqa: BLE001 - RuntimeError where files are missing, ValueError for a split, what urllib raises
         raise SourceError(
             f"{name} cannot be opened in {root}.",
             found=first_line(error),

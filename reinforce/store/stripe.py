@@ -107,7 +107,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
     try:
         array: Any = zarr.open_array(path / name, mode="r", zarr_format=3)
         return np.asarray(array[:])
-    except Exception as error:  # zarr raises whatever its parsers raise
+    except Exception as error:  # noqa: BLE001 - zarr raises whatever its parsers raise
         raise damaged(path, f"{name}: {type(error).__name__}: {error}") from None
 
 

@@ -76,7 +76,7 @@ def require_logits(model: nn.Module, size: int, option: str, num_classes: int | 
         output = model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
         shape = list(output.shape) if isinstance(output, torch.Tensor) else []
         found = f"an output of shape {shape}" if shape else f"a {type(output).__name__}"
-    except Exception as error:  # whatever a model raises
+    except Exception as error:  # noqa: BLE001 - whatever a model raises
         found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     if len(shape) != 2 or num_classes not in (None, shape[1]):
         raise UsageError(
@@ -96,7 +96,7 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
         raise UsageError(
             f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs"
         ) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a model raises while it is made or loaded
         if not pretrained:
             raise UsageError(f"{name} cannot be created with {arguments}.", found=f"{type(error).__name__}: {error}") from None
         raise TeacherError(
@@ -122,7 +122,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - damaged files raise many kinds of errors
         raise TeacherError(
             f"{path} cannot be read as weights.",
             found=first_line(error),

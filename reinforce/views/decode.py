@@ -57,7 +57,7 @@ def _decode_any(encoded: bytes) -> np.ndarray:
                 return _to_rgb(image)
     except ImageError:
         raise
-    except Exception as error:  # Pillow's plugins raise almost anything on hostile bytes
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise almost anything on hostile bytes
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise ImageError(f"The image cannot be decoded: {reason}") from None
 
