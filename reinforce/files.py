@@ -171,7 +171,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 fix="wait for it, stop it, or choose another --out",
             ) from None
         try:
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+            if path.stat().st_ino == os.fstat(handle).st_ino:
                 break
         except FileNotFoundError:
             pass

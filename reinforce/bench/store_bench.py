@@ -216,7 +216,7 @@ def _link(source: Path, target: Path) -> None:
         below = target / Path(folder).relative_to(source)
         below.mkdir()
         for name in names:
-            os.link(os.path.join(folder, name), below / name)
+            os.link(Path(folder, name), below / name)
 
 
 def _teacher(classes: int) -> TeacherInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -125,7 +124,7 @@ class HubTarget:
     def put_file(self, path: str, file: Path) -> None:
         with writing(self.staging):
             (self.staging / path).parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(file.resolve(), self.staging / path)
+            (self.staging / path).symlink_to(file.resolve())
 
     def finish(self) -> None:
         from huggingface_hub import HfApi

@@ -135,7 +135,7 @@ def test_hostile_archives_are_refused(images: Path, tmp_path: Path, cli: Cli) ->
     whole = (tmp_path / "whole.tar.gz").read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "cut.tar.gz", "cannot be read")
-    os.symlink("/etc/passwd", tmp_path / "0.pth.tar")
+    (tmp_path / "0.pth.tar").symlink_to("/etc/passwd")
     (tmp_path / "folder").mkdir()
     (tmp_path / "0.pth.tar").rename(tmp_path / "folder" / "0.pth.tar")
     refused(tmp_path / "folder", "a link")

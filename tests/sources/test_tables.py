@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def test_an_npz_that_would_not_fit_in_memory_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("reinforce.sources.arrays.MAX_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", bytes(8 << 20))
-    assert os.path.getsize(tmp_path / "bomb.npz") < 20_000
+    assert (tmp_path / "bomb.npz").stat().st_size < 20_000
     with pytest.raises(SourceError, match="arrays of more than"):
         open_source(tmp_path / "bomb.npz")
 

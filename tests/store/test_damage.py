@@ -95,7 +95,7 @@ def test_a_sample_table_without_a_column_is_refused(tmp_path, column) -> None:
 def test_a_class_folder_that_is_no_text_is_refused_though_empty(tmp_path) -> None:
     (tmp_path / "a").mkdir()
     picture(1).save(tmp_path / "a" / "1.png")
-    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")  # noqa: PTH102 - bytes
     with pytest.raises(SourceError, match="not UTF-8"):
         ImageFolder.open(tmp_path).index_sha256()
 
