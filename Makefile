@@ -1,15 +1,17 @@
 # Everything happens in .venv; `make demo` and `make test` install what they need first.
 PYTHON ?= python3
+# Which versions: constraints.txt, constraints-lowest.txt, or none (CONSTRAINTS=): the newest. `make clean` before another choice.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check format wheel clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	touch $@
 
 demo: install
@@ -22,10 +24,17 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	git diff --check $$(git hash-object -t tree /dev/null)
+	! git ls-files -z | xargs -0 -I% find % -size +500k | grep .
 
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest tests/test_wheel.py
+
 clean:
-	rm -rf .venv build runs *.egg-info
+	rm -rf .venv build dist runs *.egg-info
