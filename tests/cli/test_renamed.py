@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+from packaging.version import Version
 
+import reinforce
 from reinforce.cli import main
-from reinforce.cli.renamed import COMMANDS, OPTIONS, renamed
+from reinforce.cli.renamed import COMMANDS, LAST, OPTIONS, renamed
 
 
 def test_old_names_become_new_ones_with_a_note_for_each() -> None:
@@ -15,6 +17,10 @@ def test_old_names_become_new_ones_with_a_note_for_each() -> None:
     assert arguments == ["estimate", "--stripe-views=32", "--stripe-views", "8", "--data", "plan"]
     assert len(notes) == 3
     assert "plan is called estimate now" in notes[0]
+
+
+def test_old_names_are_gone_when_their_time_is_over() -> None:
+    assert Version(reinforce.__version__).release[:2] <= Version(LAST).release, "remove the old names"
 
 
 def test_what_is_no_old_name_stays() -> None:
