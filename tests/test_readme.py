@@ -65,7 +65,7 @@ def test_the_two_commands_stand_in_the_first_screen_and_in_the_makefile() -> Non
 
 def test_links_of_the_documentation_lead_somewhere() -> None:
     root = Path(__file__).parents[1]
-    pages = [root / "README.md", root / "tests" / "bench" / "README.md"]
+    pages = [root / "README.md", root / "CONTRIBUTING.md", root / "tests" / "bench" / "README.md"]
     for page in pages + sorted((root / "reinforce" / "design").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
