@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
+_OLD_LIMIT = 1 << 25
+"""Largest threshold that older glibc takes (half of its HEAP_MAX_SIZE); a larger one is refused there."""
+
+Mallopt = Callable[[int, int], int]
+"""C's `mallopt(option, value)`: 1 where the value was taken, 0 where it was refused."""
 
 
-def keep_freed_memory(largest: int = 1 << 30) -> None:
+def keep_freed_memory(largest: int = 1 << 30) -> int:
     """Have freed memory reused by this process instead of given back to the kernel and fetched again, page by page.
 
     glibc gives blocks above 32 MB back at once, and what lies free at its end above 128 kB. Activations of a batch are above
@@ -17,10 +23,21 @@ def keep_freed_memory(largest: int = 1 << 30) -> None:
 
     Args:
         largest: Bytes of a block from which on it is given back all the same.
+
+    Returns:
+        Bytes of a block up to which memory is kept from now on: `largest`, less where the C library takes no more, 0 where it
+        refuses or has no such options.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    mallopt(_M_MMAP_THRESHOLD, largest)
+    except (OSError, AttributeError):  # musl and macOS have none
+        return 0
+    return set_thresholds(mallopt, largest)
+
+
+def set_thresholds(mallopt: Mallopt, largest: int) -> int:
+    """Set both thresholds of malloc, or none; what `keep_freed_memory` returns."""
+    # The first threshold goes first: to set the other one stops glibc from adapting the first, which then stays at 128 kB, and
+    # every larger block would go back to the kernel at once.
+    kept = next((size for size in (largest, min(largest, _OLD_LIMIT)) if mallopt(_M_MMAP_THRESHOLD, size)), 0)
+    return kept if kept and mallopt(_M_TRIM_THRESHOLD, _NEVER) else 0

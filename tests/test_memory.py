@@ -1,0 +1,49 @@
+"""Memory: what the C library answers is heeded; a refusal leaves no half of the settings, and nothing crashes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from reinforce.memory import set_thresholds
+
+MMAP, TRIM = -3, -1
+
+
+class Library:
+    """A C library that takes some options up to some value, as glibc's of several years do."""
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = {MMAP: limits.get("mmap", 0), TRIM: limits.get("trim", 0)}
+        self.set: dict[int, int] = {}
+
+    def mallopt(self, option: int, value: int) -> int:
+        if value > self.limits[option]:
+            return 0
+        self.set[option] = value
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept", "settings"),
+    [
+        ({"mmap": 1 << 40, "trim": 1}, 1 << 30, {MMAP: 1 << 30, TRIM: -1}),
+        ({"mmap": 1 << 25, "trim": 1}, 1 << 25, {MMAP: 1 << 25, TRIM: -1}),  # an older glibc
+        ({"mmap": 1 << 40, "trim": -2}, 0, {MMAP: 1 << 30}),
+        ({"mmap": 0, "trim": 1}, 0, {}),  # the trim threshold alone would make larger blocks slower than before
+    ],
+)
+def test_a_threshold_that_is_refused_is_noticed(limits, kept, settings) -> None:
+    library = Library(**limits)
+    assert set_thresholds(library.mallopt, 1 << 30) == kept
+    assert library.set == settings
+
+
+def test_this_machines_library_answers_and_a_library_without_mallopt_is_left_alone() -> None:
+    # In a process of its own: it holds for all of it.
+    code = "import ctypes; from reinforce.memory import keep_freed_memory as keep; found = keep(1 << 24);"
+    code += "assert found == (1 << 24 if hasattr(ctypes.CDLL(None), 'mallopt') else 0);"
+    code += "ctypes.CDLL = lambda name: object(); assert keep() == 0"
+    subprocess.run([sys.executable, "-c", code], check=True)
