@@ -28,6 +28,7 @@ PURE = (
     "views/operations",
     "views/torchvision_ops",
     "views/augment",
+    "views/blur",
     "views/erase",
     "views/draw",
     "views/mix",

@@ -6,12 +6,12 @@ torchvision (`ra`), TrivialAugment (arXiv 2103.10158), AutoAugment (arXiv 1805.0
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from reinforce.policy import Policy
+from reinforce.views.blur import box_radius
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import Q16, Interpolation, Op
 from reinforce.views.torchvision_ops import rand_augment, rotation, sign, trivial_augment
@@ -170,14 +170,6 @@ def _three(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int
     kind = int(rng.integers(3))
     op, a = [(Op.COLOR, 0), (Op.SOLARIZE, 128), (Op.GAUSSIAN_BLUR, _q16(box_radius(rng.uniform(*_BLUR_SIGMA))))][kind]
     return [[int(op), int(Interpolation.NONE), a, 0]]
-
-
-def box_radius(sigma: float) -> float:
-    """Radius of the box that, applied three times, has the variance of a Gaussian (Gwosdek et al. 2011, extended boxes)."""
-    variance = sigma * sigma / 3
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    return whole + fraction
 
 
 def _color_jitter(rng: np.random.Generator, amount: float) -> list[list[int]]:

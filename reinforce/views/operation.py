@@ -32,7 +32,7 @@ class Operation:
         geometric: It moves pixels: it needs an interpolation, and what it uncovers takes the fill.
         a: Lowest and highest first argument.
         b: Lowest and highest second argument.
-        in_pixels: `a` is a length in pixels of the view (Q16), so it grows with the view's size.
+        scaled: `(a, scale) -> a` for views that are `scale` times as large; None: it is the same at any size.
     """
 
     id: int
@@ -41,7 +41,7 @@ class Operation:
     geometric: bool = False
     a: tuple[int, int] = ANY
     b: tuple[int, int] = ANY
-    in_pixels: bool = False
+    scaled: Callable[[int, float], int] | None = None
 
     def fault(self, interpolation: int, a: int, b: int) -> str | None:
         """Which argument it does not take, and what it takes; or None."""

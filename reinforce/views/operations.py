@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reinforce.errors import StoreError
 from reinforce.views import ops, warp
+from reinforce.views.blur import scaled_radius
 from reinforce.views.operation import Operation
 from reinforce.views.params import MAX_BLUR, MAX_FACTOR, Op
 
@@ -37,7 +38,7 @@ OPERATIONS: dict[int, Operation] = {
             "GAUSSIAN_BLUR",
             lambda image, i, a, b, fill: ops.gaussian_blur(image, a),
             a=(0, MAX_BLUR),
-            in_pixels=True,
+            scaled=scaled_radius,
         ),
     )
 }

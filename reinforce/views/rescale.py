@@ -1,14 +1,16 @@
 """Rescale: the params of a view at another size than the teacher's. The boxes stay; the pixels are no longer the teacher's.
 
 Crop boxes are in pixels of the image and stay as they are, geometric ops are in fractions of the view; what is in pixels of
-the view is scaled, each edge to the nearest whole pixel.
+the view is scaled: each edge to the nearest whole pixel, the width of a blur in the same proportion, up to the widest that
+there is. SHARPNESS stays as it is: its smoothing is of 3x3 pixels at any size.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from reinforce.views.params import Field, PixelSpec
+from reinforce.views.operations import OPERATIONS
+from reinforce.views.params import OP_SLOT_BASE, Field, PixelSpec
 
 _SPANS = (
     (Field.ERASE_TOP, Field.ERASE_HEIGHT),
@@ -16,6 +18,7 @@ _SPANS = (
     (Field.BOX_TOP, Field.BOX_HEIGHT),
     (Field.BOX_LEFT, Field.BOX_WIDTH),
 )
+_SCALED = np.array([operation.id for operation in OPERATIONS.values() if operation.scaled])
 
 
 def rescale(params: np.ndarray, spec: PixelSpec, size: int) -> np.ndarray:
@@ -33,6 +36,12 @@ def rescale(params: np.ndarray, spec: PixelSpec, size: int) -> np.ndarray:
             whole = np.maximum(size, _scaled(params[..., first], spec.size, size))
             result[..., first] = whole
             result[..., second] = np.clip(_scaled(params[..., second], spec.size, size), 0, whole - size)
+    slots = [column for column, field in enumerate(spec.fields) if field >= OP_SLOT_BASE and field % 4 == 0]
+    for *row, slot in np.argwhere((params[..., slots, None] == _SCALED).any(axis=-1)).tolist():
+        op, interpolation, a, b = (int(params[(*row, slots[slot] + i)]) for i in range(4))
+        operation = OPERATIONS[op]
+        if operation.scaled and not operation.fault(interpolation, a, b):  # damaged arguments are refused by `apply`
+            result[(*row, slots[slot] + 2)] = operation.scaled(a, size / spec.size)
     return result
 
 

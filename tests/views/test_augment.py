@@ -20,7 +20,7 @@ from reinforce.errors import StoreError
 from reinforce.views import ops as fast_ops
 from reinforce.views import warp as fast_warp
 from reinforce.views.apply import apply
-from reinforce.views.augment import box_radius
+from reinforce.views.blur import box_radius
 from reinforce.views.draw import draw
 from reinforce.views.erase import noise
 from reinforce.views.layout import pixel_spec
