@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from reinforce.errors import TeacherError, UsageError, first_line
 from reinforce.settings import Scalar
+from reinforce.silence import no_log
 from reinforce.teachers.short_names import timm_name
 
 
@@ -89,9 +89,9 @@ def require_logits(model: nn.Module, size: int, option: str, num_classes: int | 
 
 
 def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
-    logging.getLogger("timm").setLevel(logging.ERROR)
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        with no_log("timm"):
+            return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
         raise UsageError(
             f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs"

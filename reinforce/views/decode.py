@@ -7,13 +7,13 @@ that Pillow reads goes through Pillow. EXIF orientation is ignored, as torchvisi
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from reinforce.errors import ImageError
+from reinforce.silence import no_warnings
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded, in pixels: twice Pillow's warning limit. A larger one is taken for a decompression bomb."""
@@ -50,11 +50,10 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 def _decode_any(encoded: bytes) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size is checked below; EXIF is not read
-            with Image.open(io.BytesIO(encoded)) as image:
-                _check_size(*image.size)
-                return _to_rgb(image)
+        # Nothing that Pillow warns of is news: the size is checked below, EXIF is not read.
+        with no_warnings(), Image.open(io.BytesIO(encoded)) as image:
+            _check_size(*image.size)
+            return _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise almost anything on hostile bytes
