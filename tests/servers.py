@@ -26,6 +26,7 @@ class Served:
     sent: int = 0  # bytes of content
     failures: dict[str, int] = field(default_factory=dict)  # path -> how many more times it fails
     ranges: bool = True
+    version: str | None = "ETag"  # the header that tells versions apart, or Last-Modified
     delay: float = 0.0  # seconds before each answer
     broken_after: int | None = None  # bytes of content after which connections are cut
 
@@ -67,7 +68,11 @@ def serve_http(root: Path) -> Iterator[Served]:
                 start, stop = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
             self.send_response(206 if match else 200)
             self.send_header("Content-Length", str(stop - start))
-            self.send_header("ETag", f'"{path.stat().st_mtime_ns}-{size}"')
+            if served.version == "ETag":
+                self.send_header("ETag", f'"{path.stat().st_mtime_ns}-{size}"')
+            elif served.version == "Last-Modified":
+                self.send_header("Last-Modified", self.date_time_string(int(path.stat().st_mtime)))
+            self.send_header("Content-Type", "application/octet-stream")
             if served.ranges:
                 self.send_header("Accept-Ranges", "bytes")
             if match:

@@ -25,6 +25,11 @@ from reinforce.files import replacing
 CHUNK_BYTES = 1 << 20
 """Of a remote file that are fetched and kept together."""
 _TRIES = 4
+_VERSIONS = (
+    "ETag", "etag", "blob_id", "sha", "Content-MD5", "Digest",
+    "Last-Modified", "LastModified", "last_modified", "modified", "modify", "mtime", "created",
+)  # fmt: skip
+"""What file systems of fsspec call that by which versions of a file are told apart: of the content first, then times."""
 
 
 def is_remote(location: str) -> bool:
@@ -60,7 +65,8 @@ class File:
     Attributes:
         location: Path or URL.
         size: In bytes.
-        version: What changes when the content does: time of change or entity tag, as text.
+        version: What changes when the content does: entity tag or time of change, as text. Empty where a server tells neither:
+            then the cache takes a changed file of the same size for the one it knows.
     """
 
     location: str
@@ -83,8 +89,7 @@ class File:
             raise unreadable(location, error) from None
         if not isinstance(info.get("size"), int):
             raise SourceError(f"The size of {location} is not known.", expected="a server that tells the length of a file")
-        tags = ("ETag", "etag", "LastModified", "last_modified", "mtime", "blob_id", "mimetype")
-        return cls(location, info["size"], " ".join(str(info[tag]) for tag in tags if info.get(tag) is not None))
+        return cls(location, info["size"], next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), ""))
 
     @property
     def fingerprint(self) -> str:

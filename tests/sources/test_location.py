@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,23 @@ def test_a_remote_file_is_fetched_once_and_in_ranges(tmp_path: Path, monkeypatch
             file.read(len(content) - 5, 6)
         (tmp_path / "big.bin").write_bytes(content[::-1])
         assert File.open(f"{served.url}/big.bin").read(0, 9) == content[::-1][:9], "a changed file is another one"
+
+
+@pytest.mark.parametrize(("version", "noticed"), [("ETag", True), ("Last-Modified", True), (None, False)])
+def test_a_file_of_the_same_size_is_another_one_by_what_the_server_says(
+    version: str | None, noticed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.bin"
+    with serve_http(tmp_path) as served:
+        served.version = version
+        for second, content in enumerate((b"first", b"later")):
+            path.write_bytes(content)
+            os.utime(path, (1e9 + second, 1e9 + second))
+            found = File.open(f"{served.url}/a.bin").read()
+            assert found == (content if noticed else b"first")
+            assert File.open(f"{served.url}/a.bin").read() == found
+    assert served.sent == (10 if noticed else 5), "each version once"
 
 
 def test_a_server_that_fails_now_and_then_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
