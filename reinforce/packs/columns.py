@@ -36,8 +36,8 @@ def join_frames(frames: list[bytes]) -> bytes:
     return struct.pack(f"<{len(frames)}I", *map(len, frames)) + b"".join(frames)
 
 
-def frame_of(content: bytes, number: int, count: int) -> bytes:
-    """One of `count` frames that `join_frames` joined.
+def frame_ends(content: bytes, count: int) -> np.ndarray:
+    """Where each of `count` frames that `join_frames` joined ends, behind where the first begins: int64 `[count + 1]`.
 
     Raises:
         ValueError: they are not that.
@@ -45,7 +45,7 @@ def frame_of(content: bytes, number: int, count: int) -> bytes:
     if len(content) < 4 * count:
         raise ValueError(f"{len(content)} bytes for {count} frames")
     lengths = np.frombuffer(content, "<u4", count).astype(np.int64)
-    ends = 4 * count + np.cumsum(lengths)
-    if count and ends[-1] != len(content):
+    ends = 4 * count + np.concatenate([[0], np.cumsum(lengths)])
+    if ends[-1] != len(content):
         raise ValueError(f"{len(content)} bytes, {ends[-1]} by its lengths")
-    return content[ends[number] - lengths[number] : ends[number]]
+    return ends

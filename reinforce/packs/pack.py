@@ -21,7 +21,7 @@ from reinforce.errors import ImageError, SettingsError, SourceError, UsageError
 from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, writing
 from reinforce.packs.columns import compress_columns, join_frames
 from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
-from reinforce.packs.packed_store import mixing_path
+from reinforce.packs.pair_files import mixing_path
 from reinforce.settings import to_json
 from reinforce.sources.location import File
 from reinforce.sources.pack_folder import INDEX_SCHEMA

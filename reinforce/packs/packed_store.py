@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reinforce.errors import ReplayError, StoreError, UsageError
-from reinforce.packs.columns import decompress_columns, frame_of
+from reinforce.packs.pair_files import PairFiles
 from reinforce.packs.rein_file import ReinFile
 from reinforce.settings import read_model
 from reinforce.sources.pack_folder import PackFolder
@@ -24,7 +24,6 @@ from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Manifest
 from reinforce.store.samples import Samples
 from reinforce.store.store import SAMPLES
-from reinforce.views.mix import MIX_FIELDS
 from reinforce.views.status import Status
 
 
@@ -58,6 +57,7 @@ class PackedStore(LabelStore):
         self._mixes = settings.policy.mix is not None
         found = pc.index_in(self.samples.key_column, value_set=pa.array(source.keys, pa.string()))
         self._position = found.fill_null(-1).to_numpy().astype(np.int64)
+        self._pairs = PairFiles(self.folder)
         self._ok_samples = self._present()
         self._rein = lru_cache(maxsize=2)(self._read_rein)  # label and params of a sample are asked for one after the other
 
@@ -135,14 +135,10 @@ class PackedStore(LabelStore):
 
         Raises:
             StoreError: the file beside the shards is damaged.
+            SourceError: it cannot be read.
         """
         _, _, views = self.stripe_of(stripe * self.settings.stripe_views)
-        path, samples = mixing_path(block, stripe), len(self.samples_of(block))
-        content = self.folder.read(path)
-        try:
-            return [decompress_columns(frame_of(content, own, views), samples, len(MIX_FIELDS)) for own in chosen]
-        except ValueError as error:
-            raise StoreError(f"{path} is damaged.", found=error, fix="copy it again") from None
+        return self._pairs.read(block, stripe, views, len(self.samples_of(block)), chosen)
 
 
 def labels_manifest(pack: Pack) -> Manifest | None:
@@ -152,8 +148,3 @@ def labels_manifest(pack: Pack) -> Manifest | None:
         StoreError: it is not valid.
     """
     return None if pack.labels is None else read_model(Manifest, json.dumps(pack.labels), f"The labels of {PACK}")
-
-
-def mixing_path(block: int, stripe: int) -> str:
-    """Where the pairs of a block's views stand in a pack."""
-    return f"mixing/{block:06d}.{stripe:03d}.bin"

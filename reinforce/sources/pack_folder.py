@@ -52,10 +52,20 @@ class PackFolder:
             StoreError: not listed, or not the file that the manifest has the hash of.
             SourceError: it cannot be read.
         """
+        return self.checked(path)[1]
+
+    def checked(self, path: str) -> tuple[File, bytes]:
+        """The same, and where to read parts of it again.
+
+        Raises:
+            StoreError: not listed, or not the file that the manifest has the hash of.
+            SourceError: it cannot be read.
+        """
         if path not in self.pack.files:
             raise StoreError(f"The pack has no {path}.", found=self.location, fix="pack again")
         try:
-            content = File.open(f"{self.location}/{path}").read()
+            file = File.open(f"{self.location}/{path}")
+            content = file.read()
         except OSError as error:
             raise SourceError(f"{self.location}/{path} cannot be read.", found=error, fix="copy it again") from None
         found = hashlib.sha256(content).hexdigest()
@@ -67,7 +77,7 @@ class PackFolder:
                 cause="a broken copy, or a file changed by hand",
                 fix="copy it again",
             )
-        return content
+        return file, content
 
     def class_names(self) -> list[str] | None:
         """Names of the classes, where the pack has them."""
