@@ -60,7 +60,7 @@ class EpochPlan:
         views.set_epoch(epoch, recipe.aug_repeats)
         partner = partners(views.mixing)
         shape = (config.seed, epoch, len(views), recipe.batch_size)
-        found = batch_plan(*shape, partner, recipe.aug_repeats, views.groups)
+        found = batch_plan(*shape, partner, recipe.aug_repeats, views.groups, views.groups_at_once)
         turns = config.sizes or (size,)
         sizes = [turns[(epoch * len(found) + step) % len(turns)] for step in range(len(found))]
         return cls(epoch, found, partner, sizes, recipe.aug_repeats, config.grad_accum_steps)

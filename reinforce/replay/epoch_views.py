@@ -61,6 +61,10 @@ class Views(Protocol):
         """Which samples lie together, int64 `[N]`; None: no matter."""
 
     @property
+    def groups_at_once(self) -> int | None:
+        """How many of these groups can be held at a time; None: any number."""
+
+    @property
     def mixing(self) -> list[Mixing] | None:
         """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
 
@@ -95,6 +99,10 @@ class ReplayedViews:
     def groups(self) -> np.ndarray | None:
         groups = self.dataset.source.groups
         return None if groups is None else groups[self.dataset.source_index]
+
+    @property
+    def groups_at_once(self) -> int | None:
+        return self.dataset.source.groups_at_once
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,6 +156,10 @@ class FreshViews:
     @property
     def groups(self) -> np.ndarray | None:
         return None if self.source.groups is None else self.source.groups[self.samples]
+
+    @property
+    def groups_at_once(self) -> int | None:
+        return self.source.groups_at_once
 
     def __len__(self) -> int:
         return len(self.samples)

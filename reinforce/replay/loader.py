@@ -40,6 +40,7 @@ def batch_plan(
     partner: np.ndarray | None = None,
     repeats: int = 1,
     groups: np.ndarray | None = None,
+    groups_at_once: int | None = None,
 ) -> list[np.ndarray]:
     """The samples of each batch of an epoch.
 
@@ -54,6 +55,7 @@ def batch_plan(
         repeats: Views of a sample in its batch.
         groups: int64 `[N]`, which samples lie together and are quick to read one after the other: the epoch goes through the
             groups in random order and shuffles the samples of `WINDOW_GROUPS` of them at a time; None: all at once.
+        groups_at_once: Shuffle the samples of at most so many groups at a time.
 
     Returns:
         Positions int64 of each batch, pairs side by side; `ceil(N / batch_size)` batches of nearly one size.
@@ -64,7 +66,7 @@ def batch_plan(
     turn = np.array_split(epoch_order(seed, epoch // repeats, len(leaders)), repeats)[epoch % repeats]
     if groups is not None:
         number = np.unique(groups, return_inverse=True)[1]
-        window = group_order(seed, epoch, int(number.max()) + 1) // WINDOW_GROUPS
+        window = group_order(seed, epoch, int(number.max()) + 1) // min(WINDOW_GROUPS, groups_at_once or WINDOW_GROUPS)
         turn = turn[np.argsort(window[number[leaders[turn]]], kind="stable")]
     first = leaders[turn]
     second = partner[first]

@@ -1,7 +1,10 @@
 """Parquet: a source of tables as the Hugging Face Hub keeps them: a column of images (bytes, or struct of bytes and path).
 
-Parquet reads row groups, not rows. A few are held in memory, so samples that lie together are read quickly and in random order
-each costs its whole row group: training goes through them group by group, and `reinforce pack` makes shards of them.
+Parquet reads row groups, not rows. Some are held in memory, so samples that lie together are read quickly and in random order
+each costs its whole row group: training goes through them a few groups at a time, and `reinforce pack` makes shards of them.
+Each process that reads holds at most `HELD_BYTES` of images, decompressed, or one row group where that alone is larger (up to
+`MAX_GROUP_BYTES`); while a group is read, it is there as the file has it too. Of groups so large that fewer fit than training
+shuffles at a time (8), it shuffles as many as fit.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reinforce.errors import SourceError, first_line
+from reinforce.sources.held_groups import HeldGroups
 from reinforce.sources.location import File
 from reinforce.sources.patterns import expand
 from reinforce.sources.source import Source, check_index, numbered_classes
@@ -26,7 +30,9 @@ KEY_COLUMNS = ("key", "__key__", "id")
 LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 MAX_GROUP_BYTES = 4 << 30
 """Largest row group of images that is read, in bytes when decompressed."""
-_HELD_GROUPS = 12  # more than training shuffles at a time
+HELD_BYTES = 1 << 30
+"""Of row groups that a process holds."""
+_HELD = HeldGroups(HELD_BYTES)
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,12 @@ class Parquet(Source):
     Attributes:
         files: The files.
         column: Path of the column of image bytes.
+        largest: Bytes of the largest row group of images.
     """
 
     files: tuple[File, ...] = ()
     column: str = ""
+    largest: int = 0
 
     kind = "parquet"
     suffix = ".parquet"
@@ -59,6 +67,7 @@ class Parquet(Source):
         keys: list[str] = []
         labels: list[Any] = []
         places = []
+        largest = 0
         for number, reader in enumerate(readers):
             if not reader.schema_arrow.equals(readers[0].schema_arrow):
                 raise SourceError(
@@ -71,6 +80,7 @@ class Parquet(Source):
             labels += _column(reader, label, files[number].location) if label else []
             for group in range(reader.num_row_groups):
                 rows = reader.metadata.row_group(group).num_rows
+                largest = max(largest, _group_bytes(reader, column, group))
                 places.append(np.stack([np.full(rows, number), np.full(rows, group), np.arange(rows)], axis=1))
         if None in labels:
             raise SourceError(
@@ -80,7 +90,11 @@ class Parquet(Source):
         check_index(keys, keys, names)
         where = np.concatenate(places).astype(np.int64)
         groups = np.unique(where[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
-        return cls(pattern, tuple(keys), tuple(labels) if labels else None, names, where, groups, files, column)
+        return cls(pattern, tuple(keys), tuple(labels) if labels else None, names, where, groups, files, column, largest)
+
+    @property
+    def groups_at_once(self) -> int | None:
+        return max(1, HELD_BYTES // max(1, self.largest))
 
     def read(self, index: int) -> bytes:
         file, group, row = self.places[index].tolist()
@@ -142,18 +156,25 @@ def _reader(file: File) -> pq.ParquetFile:
         ) from None
 
 
-@lru_cache(maxsize=_HELD_GROUPS)
 def _group(file: File, column: str, group: int) -> pa.Array:
-    metadata = _reader(file).metadata.row_group(group)
-    size = sum(
-        metadata.column(i).total_uncompressed_size
-        for i in range(metadata.num_columns)
-        if metadata.column(i).path_in_schema.startswith(column)
-    )
-    if size > MAX_GROUP_BYTES:
-        raise OSError(f"a row group of {size} bytes; at most {MAX_GROUP_BYTES} are read")
-    found = _reader(file).read_row_group(group, columns=[column], use_threads=False).column(0).combine_chunks()
-    return found.field("bytes") if pa.types.is_struct(found.type) else found
+    def size() -> int:
+        found = _group_bytes(_reader(file), column, group)
+        if found > MAX_GROUP_BYTES:
+            raise OSError(f"a row group of {found} bytes; at most {MAX_GROUP_BYTES} are read")
+        return found
+
+    def read() -> pa.Array:
+        found = _reader(file).read_row_group(group, columns=[column], use_threads=False).column(0).combine_chunks()
+        return found.field("bytes") if pa.types.is_struct(found.type) else found
+
+    return _HELD.get((file, column, group), size, read)
+
+
+def _group_bytes(reader: pq.ParquetFile, column: str, group: int) -> int:
+    """Bytes of a row group's images when decompressed, as the file says."""
+    metadata = reader.metadata.row_group(group)
+    columns = (metadata.column(i) for i in range(metadata.num_columns))
+    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.startswith(column))
 
 
 def _image_column(schema: pa.Schema, location: str) -> str:

@@ -87,6 +87,11 @@ class Source:
         """Whether soft labels stand beside the images, as `reinforce pack` puts them there."""
         return False
 
+    @property
+    def groups_at_once(self) -> int | None:
+        """How many groups a process holds at a time, at most; None: it holds none, and reads samples one by one."""
+        return None
+
     def __len__(self) -> int:
         return len(self.keys)
 

@@ -119,7 +119,7 @@ def test_what_is_gone_is_an_oserror(images: Path, tmp_path: Path) -> None:
     import reinforce.sources.parquet
 
     reinforce.sources.parquet._reader.cache_clear()
-    reinforce.sources.parquet._group.cache_clear()
+    reinforce.sources.parquet._HELD.clear()
     with pytest.raises(OSError, match="No such file"):
         shards.read(0)
     with pytest.raises((OSError, SourceError)):

@@ -71,7 +71,7 @@ def test_tables_without_images_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("reinforce.sources.parquet.MAX_GROUP_BYTES", 100)
     import reinforce.sources.parquet
 
-    reinforce.sources.parquet._group.cache_clear()
+    reinforce.sources.parquet._HELD.clear()
     with pytest.raises(OSError, match="a row group of"):
         source.read(0)
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "c.parquet")
