@@ -52,6 +52,10 @@ class TinyVitReader(Reader):
     def open(cls, path: Path, given: ReadOptions) -> TinyVitReader:
         return cls(path, given.num_classes, given.names, given.size)
 
+    def __getstate__(self) -> dict[str, object]:
+        # To a worker process that is not forked, which parses: the files behind the memory maps would travel with them.
+        return {**self.__dict__, "epochs": []}
+
     def _epoch(self, folder: Path) -> dict[str, tuple[np.ndarray, int]]:
         """Key to the records that have it, uint8 `[n, bytes]`, memory-mapped, and its row there."""
         places: dict[str, tuple[np.ndarray, int]] = {}
