@@ -23,6 +23,7 @@ test: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	git diff --check $$(git hash-object -t tree /dev/null)
 	! git ls-files -z | xargs -0 -I% find % -size +500k | grep .

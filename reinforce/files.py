@@ -48,7 +48,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         yield temporary
         if not shared:
             _sync(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, path)  # noqa: TID251 - the one place
         if not shared:
             _sync_folder(path.parent)
     except BaseException:
@@ -73,7 +73,7 @@ def remove(path: Path) -> None:
 def _sync(path: Path) -> None:
     if not path.is_dir():
         with open(path, "rb") as file:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # noqa: TID251
         return
     for folder, _, names in os.walk(path, topdown=False):
         for name in names:
@@ -85,7 +85,7 @@ def _sync_folder(path: Path) -> None:
     """Make renames inside of a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(handle)  # noqa: TID251
     finally:
         os.close(handle)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import os
 import signal
@@ -15,9 +14,6 @@ import pytest
 
 from reinforce.errors import StoreError
 from reinforce.files import check_output, replacing, write_atomic
-
-ROOT = Path(__file__).parents[1]
-CODE = sorted(path for folder in ("reinforce", "train", "cli") for path in (ROOT / folder).rglob("*.py"))
 
 
 def write(path: Path, kind: str, content: str, at_the_end: Callable[[], None] | None = None) -> None:
@@ -128,13 +124,3 @@ def test_an_output_that_holds_other_files_is_refused(tmp_path) -> None:
         check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
     (tmp_path / "job.json").touch()
     check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
-
-
-def test_renaming_and_syncing_stand_in_one_module() -> None:
-    found = {
-        str(path.relative_to(ROOT))
-        for path in CODE
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.replace", "os.rename", "os.fsync", "shutil.move")
-    }
-    assert found == {"reinforce/files.py"}

@@ -121,7 +121,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # noqa: BLE001 - damaged files raise many kinds of errors
         raise TeacherError(
             f"{path} cannot be read as weights.",

@@ -75,7 +75,7 @@ def test_a_missing_folder_is_named(tmp_path) -> None:
 
 def test_a_name_that_is_no_text_is_refused(tmp_path) -> None:
     tree(tmp_path / "d", ["a/1.png"])
-    os.rename(tmp_path / "d" / "a" / "1.png", os.fsencode(tmp_path / "d" / "a") + b"/\xff.png")  # noqa: PTH104 - bytes
+    os.rename(tmp_path / "d" / "a" / "1.png", os.fsencode(tmp_path / "d" / "a") + b"/\xff.png")  # noqa: PTH104, TID251 - bytes
     with pytest.raises(SourceError, match="A file name is not UTF-8"):
         ImageFolder.open(tmp_path / "d")
 
