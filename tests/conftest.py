@@ -128,6 +128,11 @@ def own_store(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "own_store"))
 
 
+def content(root: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
 def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `reinforce` in a fresh process, as a user does."""
     command = [sys.executable, "-m", "reinforce.cli.main", *map(str, arguments)]

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ class Served:
     failures: dict[str, int] = field(default_factory=dict)  # path -> how many more times it fails
     ranges: bool = True
     version: str | None = "ETag"  # the header that tells versions apart, or Last-Modified
-    delay: float = 0.0  # seconds before each answer
     broken_after: int | None = None  # bytes of content after which connections are cut
 
 
@@ -52,7 +50,6 @@ def serve_http(root: Path) -> Iterator[Served]:
         def _answer(self, body: bool) -> None:
             asked = self.headers.get("Range")
             served.requests.append((self.command, self.path, asked))
-            time.sleep(served.delay)
             if served.failures.get(self.path, 0) > 0:
                 served.failures[self.path] -= 1
                 self.send_error(503)

@@ -43,11 +43,12 @@ def part_of(whole: Manifest, digest: str, views: int | None, blocks: Sequence[in
     settings = whole.settings
     have = list(range(settings.num_blocks)) if whole.blocks is None else whole.blocks
     wanted = have if blocks is None else sorted(set(blocks))
-    if not 1 <= (views or settings.views) <= settings.views:
+    asked = settings.views if views is None else views
+    if not 1 <= asked <= settings.views:
         raise UsageError(f"--views {views} is not possible.", expected=f"1 to {settings.views}, as many as are stored")
     if not set(wanted) <= set(have) or not wanted:
         raise UsageError(f"--blocks {blocks} is not possible.", expected=f"numbers from {have[0]} to {have[-1]}")
-    stripes = -(-(views or settings.views) // settings.stripe_views)
+    stripes = -(-asked // settings.stripe_views)
     come = min(settings.views, stripes * settings.stripe_views)
     if come == settings.views and wanted == have:
         return whole

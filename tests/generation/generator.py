@@ -1,53 +1,37 @@
-"""A slow `reinforce generate` for tests that kill it: the real thing, with a pause in every call of the teacher.
-
-Usage, at the root: python -m tests.generation.generator IMAGES WEIGHTS OUT PAUSE [FILE_SIZE_LIMIT].
-Prints "ready" when the imports are done.
-"""
+"""A small `reinforce generate` for processes that are killed, and for the undisturbed one that they are compared with."""
 
 from __future__ import annotations
 
 import resource
 import signal
-import sys
-import time
 from pathlib import Path
 
 import torch
 
-from reinforce.errors import ReinforceError
-from reinforce.generation.engine import Execution
-from reinforce.generation.generate import generate
+from reinforce.generation.generate import Execution, generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
 
+BLOCKS = 4
+SAMPLES, VIEWS, COLUMNS = 6, 16, 14
+"""The shape of a block's params."""
 
-def main() -> None:
-    images, weights, out, pause = sys.argv[1:5]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
+
+def generate_small(images: Path, weights: Path, out: Path, workers: int = 1, file_size: int | None = None) -> None:
+    """Four blocks of six samples. No file may be longer than `file_size` bytes, as if the disk were full."""
     source = ImageFolder.open(images)
     teacher = load_teacher(
-        [TeacherSpec(TEACHER, Path(weights))],
+        [TeacherSpec(TEACHER, weights)],
         size=SIZE,
         class_names=list(CLASSES),
         class_map=None,
         device=torch.device("cpu"),
         precision="fp32",
     )
-    teacher.register_forward_pre_hook(lambda *_: time.sleep(float(pause)))
-    workers = 1
-    if len(sys.argv) > 5:
-        workers = 0  # the limit would also hold for the shared memory that workers send views through
+    if file_size is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[5]), resource.RLIM_INFINITY))
-    print("ready", flush=True)
-    try:
-        generate(source, teacher, make_settings(source, teacher, block_size=3, views=6), Path(out), Execution(8, workers))
-    except ReinforceError as error:
-        print(f"error: {error}", flush=True)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+    settings = make_settings(source, teacher, block_size=SAMPLES, views=VIEWS)
+    generate(source, teacher, settings, out, Execution(batch_size=8, workers=workers))

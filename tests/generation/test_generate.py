@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.store.store import Store
 from reinforce.views.pixels import ViewMaker
-from tests.conftest import make_settings
+from tests.conftest import content, make_settings
 
 
 class ExactTeacher:
@@ -36,10 +35,6 @@ class ExactTeacher:
         self.batches.append(len(images))
         mass = images.to(torch.int64).sum(dim=(2, 3)).double() + 1  # one class per channel
         return (mass / mass.sum(dim=1, keepdim=True)).float()
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize("batch_size", [16, 100])

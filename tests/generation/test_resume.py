@@ -1,14 +1,12 @@
-"""Invariant 3 as a law: after any number of kills at any moment, the result is that of an undisturbed run, byte for byte."""
+"""Invariant 3 as a law: wherever a run is killed, the result is that of an undisturbed run, byte for byte."""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -22,37 +20,19 @@ from reinforce.store.block import Block, block_path, committed_blocks
 from reinforce.store.manifest import Job
 from reinforce.store.store import JOB, MANIFEST, Store, read_manifest
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import CLASSES, TEACHER, make_settings, picture, run_cli
+from tests.conftest import CLASSES, TEACHER, content, make_settings, picture
+from tests.forked import Child, Point, command, run
+from tests.generation.generator import BLOCKS, COLUMNS, SAMPLES, VIEWS, generate_small
 
-ROOT = Path(__file__).parents[2]
-KILLS = 10
-
-
-def start(images: Path, weights: Path, out: Path, pause: float, *limit: object) -> subprocess.Popen[str]:
-    """The slow generator, past its imports."""
-    command = [sys.executable, "-m", "tests.generation.generator", images, weights, out, pause, *limit]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def stop(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
-    process.send_signal(number)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
+COMMITS = Point("reinforce.generation.generate:write_block", after=True)
+WRITING = Point("zarr:Group.create_array", call=4)  # half of a block is there
+# Whatever lasts is written beside its place, synced, renamed and its folder synced: job.json, blocks, table, manifest.
+WRITTEN = Point("reinforce.files:_sync")
+RENAMED = Point("reinforce.files:_sync_folder")  # the first one, of what is a file
 
 
 def finish(images: Path, weights: Path, out: Path) -> None:
-    process = start(images, weights, out, 0)
-    assert process.wait() == 0
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    assert run(generate_small, images, weights, out) == (0, "")
 
 
 def blocks_of(root: Path) -> dict[int, dict[str, bytes]]:
@@ -66,108 +46,93 @@ def undisturbed(images, weights, tmp_path_factory) -> dict[str, bytes]:
     return content(out)
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_no_block_and_change_no_byte(images, weights, undisturbed, tmp_path) -> None:
-    out, rng, before, seen = tmp_path / "0", random.Random(5), {}, set()
-    for kill in range(10 * KILLS):
-        if kill >= KILLS and "half-written" in seen:
-            break
-        if (out / MANIFEST).exists():  # it came to its end between kills: begin anew
-            finish(images, weights, out)
-            assert content(out) == undisturbed
-            out, before = tmp_path / str(kill), {}
-        process = start(images, weights, out, 0.01)
-        if kill % 3 == 0:
-            time.sleep(rng.uniform(0, 0.6))
-        else:  # at the moment a block is half-written, or just committed
-            staging = kill % 3 == 1
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline and process.poll() is None:
-                names = os.listdir(out / "blocks") if (out / "blocks").is_dir() else []
-                if any(n.startswith(".") for n in names) if staging else len(names) > len(before):
-                    break
-        stop(process)
-        names = os.listdir(out / "blocks") if (out / "blocks").is_dir() else []
+def test_kills_around_every_rename_lose_no_block_and_change_no_byte(images, weights, undisturbed, tmp_path) -> None:
+    out, before, workers = tmp_path / "out", {}, cycle([0, 1])
+
+    def killed(at: Point) -> bool:
+        """Was the run killed at this point, and did it not come to its end before?"""
+        nonlocal before
+        code, said = run(generate_small, images, weights, out, next(workers), at=at)
+        assert code in (0, -signal.SIGKILL), said
         now = blocks_of(out)
-        half = any(n.startswith(".") for n in names)
-        seen.add("half-written" if half else "committed" if len(now) > len(before) else "nothing")
-        assert all(now.get(b) == files for b, files in before.items())  # nothing committed was lost or changed
+        assert {b: now.get(b) for b in before} == before  # nothing committed was lost or changed
         for block in now:  # and nothing half-written is seen
-            Block(block_path(out, block), 3, 6, 14)
+            Block(block_path(out, block), SAMPLES, VIEWS, COLUMNS)
         before = now
-    assert "half-written" in seen  # the moment that matters most was hit
-    finish(images, weights, out)
+        return code != 0
+
+    assert killed(WRITTEN)
+    assert not (out / JOB).exists()
+    assert killed(RENAMED)
+    assert (out / JOB).exists()
+    for done in range(BLOCKS):
+        for half_written in (WRITING, WRITTEN):
+            assert killed(half_written)
+            assert [n for n in os.listdir(out / "blocks") if n.startswith(".")]
+            assert len(before) == done
+        assert killed(COMMITS)
+        assert len(before) == done + 1
+    for file in (1, 2):  # the table is written again after each kill, then the manifest
+        assert killed(replace(WRITTEN, call=file))
+        assert killed(replace(RENAMED, call=file))
+    assert (out / MANIFEST).exists()
+    assert (out / JOB).exists()
+    assert not killed(WRITTEN)
     assert content(out) == undisturbed
 
 
-@pytest.mark.slow
 def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_path) -> None:
     def arguments(out: Path) -> list[object]:
         data = ["generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--out", out]
-        return [*data, "--size", 64, "--views", 20, "--block-size", 1, "--codec", "topk:2", "--batch-size", 4, "--workers", 1]
+        return [*data, "--size", 64, "--views", 3, "--block-size", 1, "--codec", "topk:2", "--batch-size", 4, "--workers", 1]
 
-    command = [sys.executable, "-m", "reinforce.cli.main", *map(str, arguments(tmp_path / "killed"))]
-    for enough in (1, 8):
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as run_cli: sums depend on the number of threads
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
-        while len(committed_blocks(tmp_path / "killed")) < enough and process.poll() is None:
-            time.sleep(0.002)
-        stop(process)
-    assert not (tmp_path / "killed" / MANIFEST).exists()
-    done = run_cli("inspect", tmp_path / "killed")
-    assert "no: " in done.stdout
-    assert "of 24 blocks" in done.stdout
-    for out in ("killed", "undisturbed"):
-        done = run_cli(*arguments(tmp_path / out))
-        assert done.returncode == 0, done.stderr
-    assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    for there, more in ((0, 1), (1, 7)):
+        assert len(committed_blocks(out)) == there
+        code, _ = run(command, *arguments(out), at=replace(COMMITS, call=more))
+        assert code == -signal.SIGKILL
+    assert len(committed_blocks(out)) == 8
+    assert not (out / MANIFEST).exists()
+    _, said = run(command, "inspect", out)
+    assert "no: 8 of 24 blocks" in said
+    for finished in (out, tmp_path / "undisturbed"):
+        code, said = run(command, *arguments(finished))
+        assert code == 0, said
+    assert content(out) == content(tmp_path / "undisturbed")
 
 
 def test_ctrl_c_keeps_what_is_committed(images, weights, undisturbed, tmp_path) -> None:
-    process = start(images, weights, tmp_path / "out", 0.03)
-    while not committed_blocks(tmp_path / "out"):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    assert "committed blocks are kept" in process.stdout.read()
-    assert process.wait() == 130
-    process.stdout.close()
-    process = start(images, weights, tmp_path / "out", 0)
-    assert process.wait() == 0
-    process.stdout.close()
+    code, said = run(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, call=2, act="interrupt"))
+    assert code == 130
+    assert "committed blocks are kept" in said
+    assert len(committed_blocks(tmp_path / "out")) == 2
+    finish(images, weights, tmp_path / "out")
     assert content(tmp_path / "out") == undisturbed
 
 
 def test_a_second_writer_is_refused_and_harms_nothing(images, weights, undisturbed, tmp_path) -> None:
-    first = start(images, weights, tmp_path / "out", 2)  # slow enough to be still at work when the second one comes
-    while not (tmp_path / "out" / JOB).exists():
-        time.sleep(0.002)
-    second = start(images, weights, tmp_path / "out", 0)
-    text = second.stdout.read()
-    assert second.wait() == 1
-    assert "is being written by another process" in text
-    assert f"process {first.pid} on" in text
-    second.stdout.close()
-    stop(first)
-    third = start(images, weights, tmp_path / "out", 0)
-    assert third.wait() == 0
-    third.stdout.close()
+    with Child(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, act="hold")) as first:
+        first.wait_until_held()
+        code, said = run(generate_small, images, weights, tmp_path / "out")
+        assert code == 1
+        assert "is being written by another process" in said
+        assert f"process {first.pid} on" in said
+    finish(images, weights, tmp_path / "out")
     assert content(tmp_path / "out") == undisturbed
 
 
 def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(images, weights, undisturbed, tmp_path) -> None:
     out = tmp_path / "out"
-    process = start(images, weights, out, 0, 700)  # no file may be longer than 700 bytes: job.json is
-    text = process.stdout.read()
-    assert process.wait() == 1
-    assert "cannot be written" in text
-    assert "File too large" in text
-    process.stdout.close()
-    process = start(images, weights, out, 0, 1700)  # job.json is written, the shard of params is not
-    text = process.stdout.read()
-    assert process.wait() == 1
-    assert "run the same command again: what is committed is kept" in text
-    process.stdout.close()
-    assert not [n for n in os.listdir(out / "blocks") if n.startswith(".")]
+    # Without workers: the limit would also hold for the shared memory that they send views through.
+    code, said = run(generate_small, images, weights, out, 0, 700)  # job.json is longer
+    assert code == 1
+    assert "cannot be written" in said
+    assert "File too large" in said
+    code, said = run(generate_small, images, weights, out, 0, 1700)  # job.json is written, the shard of params is not
+    assert code == 1
+    assert "run the same command again: what is committed is kept" in said
+    assert (out / JOB).exists()
+    assert os.listdir(out / "blocks") == []
     finish(images, weights, out)
     assert content(out) == undisturbed
 

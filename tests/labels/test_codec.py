@@ -14,16 +14,7 @@ from reinforce.errors import LabelError, StoreError, UsageError
 from reinforce.labels.codecs import codec_from_dict, codec_name, parse_codec
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, SparseLabels, Tail, check_distributions, kl_divergence
 from reinforce.labels.topk import TopK
-
-
-def rows_like(kind: str, views: int, classes: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if kind == "one-hot":
-        return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
-    if kind == "uniform":
-        return np.full((views, classes), 1 / classes, np.float32)
-    concentration = {"sharp": 0.01, "soft": 1.0}[kind]
-    return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
+from tests.labels.conftest import rows_like
 
 
 @settings(max_examples=40, deadline=None)

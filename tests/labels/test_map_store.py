@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from reinforce.generation.generate import generate
 from reinforce.labels.label_map import LabelMap
 from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
-from reinforce.store.block import Block, block_path
+from reinforce.store.block import block_path
 from reinforce.store.store import Store
 from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
@@ -186,10 +187,18 @@ def test_a_refused_teacher_leaves_nothing_behind(images, tmp_path, cli) -> None:
 
 
 def test_a_damaged_map_is_found(maps, tmp_path, cli) -> None:
-    store = Store(maps)
-    block = Block(block_path(maps, 0), len(store.samples_of(0)), 1, len(store.spec.fields))
-    record = bytearray(block.record(0))
-    record[2:4] = b"\xff\xff"
-    with pytest.raises(LabelError):
-        store.codec.decode(bytes(record), 0, 1, 3)
-    assert isinstance(store.map_of(0), LabelMap)
+    own = tmp_path / "own"
+    shutil.copytree(maps, own)
+    assert cli("verify", own)[0] == 0
+    records = block_path(own, 0) / "records" / "c" / "0"
+    content = bytearray(records.read_bytes())
+    content[2:4] = b"\xff\xff"  # the first class id of the first record; there are three classes
+    records.write_bytes(content)
+    store = Store(own)
+    first, second = store.samples_of(0)[:2].tolist()
+    with pytest.raises(LabelError, match="class id 65535"):
+        store.map_of(first)
+    assert isinstance(store.map_of(second), LabelMap)
+    code, out, err = cli("verify", own)
+    assert code == 1
+    assert "000000.zarr/records/c/0" in out + err

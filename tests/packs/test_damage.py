@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import ReinforceError, StoreError
+from reinforce.files import file_sha256
 from reinforce.packs.packed_store import PackedStore
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.open_source import open_source
@@ -93,10 +95,38 @@ def test_a_manifest_that_could_not_be_ours_is_refused(change, message: str, own:
     assert message in failures(own)
 
 
-def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(own: Path) -> None:
-    """The index says where members lie; `verify` reads the headers too."""
+def renamed(tar: bytes, place: tarfile.TarInfo, name: str) -> bytes:
+    """The same tar with another name in one header."""
+    changed = copy.copy(place)
+    changed.name = name
+    return tar[: place.offset] + changed.tobuf(tarfile.USTAR_FORMAT) + tar[place.offset + 512 :]
+
+
+def doubled(tar: bytes, members: list[tarfile.TarInfo]) -> bytes:
+    """The same tar with its first sample once more at its end."""
+    first = [m for m in members if m.name.partition(".")[0] == members[0].name.partition(".")[0]]
+    start, stop = first[0].offset, members[len(first)].offset
+    end = members[-1].offset_data + -(-members[-1].size // 512) * 512
+    return tar[:end] + tar[start:stop] + tar[end:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tar, members: renamed(tar, members[0], "../../evil.jpg"), "the index has other places"),
+        (lambda tar, members: renamed(tar, members[0], "/etc/passwd.jpg"), "the index has other places"),
+        (lambda tar, members: renamed(tar, members[0], "elses/image.jpg"), "the index has other places"),
+        (doubled, "is not a shard that can be read"),
+    ],
+    ids=["outside", "absolute", "another", "twice"],
+)
+def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(change, message: str, own: Path) -> None:
+    """The index says where members lie, and its hashes can be forged; `verify` reads the headers too."""
     shard = own / "shards-000000.tar"
     with tarfile.open(shard) as tar:
-        names = tar.getnames()
-    assert len(names) == len(set(names))
-    assert not [n for n in names if n.startswith("/") or ".." in n]
+        members = tar.getmembers()
+    shard.write_bytes(change(shard.read_bytes(), members))
+    about = json.loads((own / "pack.json").read_bytes())
+    about["shards"][0].update(sha256=file_sha256(shard), bytes=shard.stat().st_size)
+    (own / "pack.json").write_text(json.dumps(about))
+    assert message in failures(own)

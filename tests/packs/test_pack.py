@@ -17,7 +17,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import open_source
 from reinforce.sources.pack_manifest import Pack
 from reinforce.store.store import Store
-from tests.conftest import CLASSES, Cli, picture
+from tests.conftest import CLASSES, Cli, content, picture
 from tests.packs.conftest import SMALL
 
 
@@ -29,13 +29,9 @@ def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(packs, labels) -> No
     assert sum(map(len, shards)) == 4
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
 def test_packing_twice_gives_the_same_bytes(packs, labels, images: Path, tmp_path: Path) -> None:
     pack(ImageFolder.open(images), labels("alone"), tmp_path / "again", SMALL)
-    assert tree(tmp_path / "again") == tree(packs("alone"))
+    assert content(tmp_path / "again") == content(packs("alone"))
 
 
 def test_an_interrupted_pack_goes_on_and_ends_the_same(packs, labels, images: Path, tmp_path: Path, monkeypatch) -> None:
@@ -55,16 +51,16 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(packs, labels, images: Pa
         except KeyboardInterrupt:
             assert not (out / "pack.json").exists()
     assert len(calls) > 4
-    assert tree(out) == tree(packs("alone"))
+    assert content(out) == content(packs("alone"))
 
 
 def test_a_folder_with_something_else_is_left_alone(packs, labels, images: Path, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
-    before = tree(packs("alone"))
+    before = content(packs("alone"))
     for again in (SMALL, Options(shard_bytes=10_000)):
         with pytest.raises(SettingsError, match="has another pack"):
             pack(source, labels("alone"), packs("alone"), again)
-    assert tree(packs("alone")) == before
+    assert content(packs("alone")) == before
     with pytest.raises(StoreError, match="holds other files"):
         pack(source, None, labels("alone"), SMALL)
     with pytest.raises(UsageError, match="Labels belong to the images as they were"):

@@ -43,9 +43,5 @@ def own(published: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "own"))
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
 def dense(store: Store, sample: int, view: int) -> torch.Tensor:
     return SparseLabels.stack([store.label_of(sample, view)], store.settings.num_classes).dense()[0]

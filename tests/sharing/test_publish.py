@@ -14,21 +14,21 @@ from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
 from reinforce.sources.folder import ImageFolder
-from tests.conftest import Cli
+from tests.conftest import Cli, content
 from tests.servers import serve_http, serve_s3
-from tests.sharing.conftest import LICENCES, tree
+from tests.sharing.conftest import LICENCES
 
 
 def test_publishing_twice_gives_the_same_bundles(whole: Path, published: Path, tmp_path: Path) -> None:
     publish(whole, str(tmp_path / "again"), "digits", LICENCES)
-    first, second = tree(published), tree(tmp_path / "again")
+    first, second = content(published), content(tmp_path / "again")
     for path in first:
         if path not in ("README.md", "croissant.json", "publication.json"):  # they have place and date
             assert first[path] == second[path], path
 
 
 def test_the_list_has_size_and_hash_of_everything_else(published: Path) -> None:
-    about, files = json.loads((published / "publication.json").read_bytes()), tree(published)
+    about, files = json.loads((published / "publication.json").read_bytes()), content(published)
     listed = dict(about["files"]) | {f"blocks/{b['block']:06d}.{b['stripe']:03d}.zip": b for b in about["bundles"]}
     assert listed.keys() == files.keys() - {"publication.json"}
     for path, entry in listed.items():
@@ -38,7 +38,7 @@ def test_the_list_has_size_and_hash_of_everything_else(published: Path) -> None:
 
 
 def test_no_pixels_are_published(published: Path, images: Path) -> None:
-    everything = b"".join(tree(published).values())
+    everything = b"".join(content(published).values())
     source = ImageFolder.open(images)
     for i in range(len(source)):
         encoded = source.read(i)
@@ -138,7 +138,7 @@ def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli
         assert "with the images" in out
         source = {"folder": place, "http": f"{served.url}/there", "s3": to}[server]
         assert cli("pull", source, "--out", tmp_path / "back")[0] == 0
-        assert {k: v for k, v in tree(tmp_path / "back").items() if k != "README.md"} == tree(shards)
+        assert {k: v for k, v in content(tmp_path / "back").items() if k != "README.md"} == content(shards)
         code, out, _ = cli("pull", source, "--out", tmp_path / "back", "--json")
         assert json.loads(out)["fetched"] == 0
         (tmp_path / "back" / "shards-000001.tar").write_bytes(b"cut")

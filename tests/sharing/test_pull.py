@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,16 +17,17 @@ from reinforce.sharing.pull import pull
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.verification.verify import require, verify_store
-from tests.conftest import run_cli
+from tests.conftest import content, run_cli
+from tests.forked import Point, command, run
 from tests.servers import serve_http, serve_hub, serve_s3
-from tests.sharing.conftest import EXTRA, LICENCES, tree
+from tests.sharing.conftest import EXTRA, LICENCES
 
 
 def test_what_is_pulled_is_what_was_published(whole: Path, published: Path, tmp_path: Path) -> None:
     pulled = pull(str(published), tmp_path / "back")
-    there = tree(tmp_path / "back")
-    assert {k: v for k, v in there.items() if k not in EXTRA} == tree(whole)
-    assert there.keys() - tree(whole).keys() == EXTRA
+    there = content(tmp_path / "back")
+    assert {k: v for k, v in there.items() if k not in EXTRA} == content(whole)
+    assert there.keys() - content(whole).keys() == EXTRA
     assert pulled.fetched <= pulled.total
     require(verify_store(tmp_path / "back"))
     assert pull(str(published), tmp_path / "back").fetched == 0
@@ -58,7 +55,7 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
             assert refused.returncode == 1
             assert "cannot be written" in refused.stderr
             assert "Traceback" not in refused.stderr
-    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+    assert {k: v for k, v in content(out).items() if k not in EXTRA} == content(whole)
 
 
 # Interruptions
@@ -68,8 +65,8 @@ def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path
     monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
     out = tmp_path / "back"
     with serve_http(published) as served:
-        bundles = sum(len(c) for p, c in tree(published).items() if p.endswith(".zip"))
-        total = sum(len(c) for c in tree(published).values())
+        bundles = sum(len(c) for p, c in content(published).items() if p.endswith(".zip"))
+        total = sum(len(c) for c in content(published).values())
         served.broken_after = total - bundles // 2
         with pytest.raises(SourceError, match="cannot be read"):
             pull(served.url, out, jobs=1)
@@ -82,28 +79,24 @@ def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path
         kept = sum(len((published / f"blocks/{b:06d}.{s:03d}.zip").read_bytes()) for b in first for s in range(3))
         assert served.sent == total - kept
         assert pulled.fetched < total
-    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+    assert {k: v for k, v in content(out).items() if k not in EXTRA} == content(whole)
 
 
-@pytest.mark.slow
+HALF = Point("reinforce.sharing.pull:unpack_bundle", after=True)  # the first of the block's three stripes is there
+WHOLE = Point("reinforce.sharing.pull:_pull_block", after=True)
+
+
 def test_a_killed_pull_loses_no_committed_block(published: Path, whole: Path, tmp_path: Path) -> None:
-    out, kills = tmp_path / "back", 0
+    out = tmp_path / "back"
     with serve_http(published) as served:
-        served.delay = 0.05
-        while not (out / "manifest.json").exists():
-            before = committed_blocks(out)
-            command = [sys.executable, "-m", "reinforce.cli.main", "pull", served.url, "--out", str(out), "--jobs", "1"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while process.poll() is None and committed_blocks(out) == before:
-                time.sleep(0.01)
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-            process.wait()
-            assert before <= committed_blocks(out)
-    assert kills >= 2
-    pull(str(published), out)  # the last kill may have come after the manifest; nothing is left to do but to tidy up
-    assert {k: v for k, v in tree(out).items() if k not in EXTRA} == tree(whole)
+        for there in range(4):
+            for at in (HALF, WHOLE):
+                code, said = run(command, "pull", served.url, "--out", out, "--jobs", 1, at=at)
+                assert code == -signal.SIGKILL, said
+                assert len(committed_blocks(out)) == there + (at is WHOLE)
+        assert not (out / "manifest.json").exists()
+    pull(str(published), out)
+    assert {k: v for k, v in content(out).items() if k not in EXTRA} == content(whole)
     require(verify_store(out))
 
 
@@ -111,14 +104,14 @@ def test_a_block_that_was_removed_is_fetched_again(published: Path, whole: Path,
     pull(str(published), tmp_path / "back")
     shutil.rmtree(tmp_path / "back" / "blocks" / "000002.zarr")
     pull(str(published), tmp_path / "back")
-    assert {k: v for k, v in tree(tmp_path / "back").items() if k not in EXTRA} == tree(whole)
+    assert {k: v for k, v in content(tmp_path / "back").items() if k not in EXTRA} == content(whole)
 
 
 def test_a_folder_is_not_overwritten(published: Path, store: Path, own_store: Path, tmp_path: Path) -> None:
-    before = tree(own_store)
+    before = content(own_store)
     with pytest.raises(SettingsError, match="another data set"):
         pull(str(published), own_store)
-    assert tree(own_store) == before
+    assert content(own_store) == before
     pull(str(published), tmp_path / "part", views=2)
     with pytest.raises(SettingsError, match="another part"):
         pull(str(published), tmp_path / "part", views=4)
@@ -139,9 +132,9 @@ def test_after_an_error_no_other_file_of_a_pack_is_fetched(error, whole: Path, i
     listed = sorted(p.name for p in (tmp_path / "pack").glob("*.tar"))
     assert len(listed) > 8
     if error is None:
-        content = bytearray((tmp_path / "pack" / listed[0]).read_bytes())
-        content[600] ^= 1
-        (tmp_path / "pack" / listed[0]).write_bytes(content)
+        damaged = bytearray((tmp_path / "pack" / listed[0]).read_bytes())
+        damaged[600] ^= 1
+        (tmp_path / "pack" / listed[0]).write_bytes(damaged)
 
     def told(done: int, total: int) -> None:
         if error is not None and done == 3:

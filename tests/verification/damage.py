@@ -25,7 +25,3 @@ def edit_manifest(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def failed(root: Path) -> dict[str, int]:
     """Failures by check, of the checks that a store is put to by itself."""
     return {check.name: check.failed for check in verify_store(root)}
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}

@@ -23,7 +23,8 @@ from reinforce.store.store import Store
 from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.status import Status
-from tests.verification.damage import content, edit_manifest, failed
+from tests.conftest import content
+from tests.verification.damage import edit_manifest, failed
 
 OP = 6  # params columns of rrc-ra: crop top, left, height, width, interpolation, flip, op, ...
 

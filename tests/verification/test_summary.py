@@ -18,8 +18,7 @@ from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.manifest import Job
 from reinforce.store.store import Store, read_manifest
-from tests.conftest import SIZE, make_settings
-from tests.verification.damage import content
+from tests.conftest import SIZE, content, make_settings
 
 
 def interrupt(images: Path, teacher: Any, out: Path, after: int) -> None:

@@ -17,8 +17,8 @@ from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
 from reinforce.views import ops
-from tests.conftest import CLASSES, TEACHER, make_settings
-from tests.verification.damage import content, flip
+from tests.conftest import CLASSES, TEACHER, content, make_settings
+from tests.verification.damage import flip
 
 # A whole store
 
