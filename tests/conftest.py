@@ -26,6 +26,8 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.policy_text import parse_policy
 
+pytest_plugins = ["tests.kinds"]
+
 TEACHER = "test_resnet"
 CLASSES = ("apple", "bread", "cheese")
 IMAGES_PER_CLASS = 8

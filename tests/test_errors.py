@@ -7,7 +7,11 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 from reinforce import errors
+
+pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for folder in ("reinforce", "train", "cli") for path in (ROOT / folder).rglob("*.py"))

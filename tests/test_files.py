@@ -15,6 +15,8 @@ import pytest
 from reinforce.errors import StoreError
 from reinforce.files import check_output, replacing, write_atomic
 
+pytestmark = pytest.mark.unit
+
 
 def write(path: Path, kind: str, content: str, at_the_end: Callable[[], None] | None = None) -> None:
     with replacing(path) as temporary:
@@ -72,6 +74,7 @@ def test_a_folder_with_something_in_it_is_not_replaced(tmp_path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path, kind) -> None:
     program = (

@@ -24,6 +24,8 @@ from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation
 from reinforce.views.status import Status
 
+pytestmark = pytest.mark.unit
+
 PAGE = files("reinforce").joinpath("FORMAT.md").read_text()
 
 

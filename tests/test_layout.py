@@ -15,6 +15,8 @@ import pytest
 
 import reinforce
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "reinforce").rglob("*.py"))  # without the symlinks train/ and cli/
 CODE = PACKAGE + sorted((ROOT / "train").glob("*.py")) + sorted((ROOT / "cli").glob("*.py"))
@@ -205,6 +207,7 @@ def test_the_package_exports_exactly_these_names() -> None:
         _ = reinforce.Nothing
 
 
+@pytest.mark.process
 def test_importing_the_package_loads_nothing_heavy() -> None:
     program = "import sys, reinforce, reinforce.errors; print({'torch', 'timm', 'zarr', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "set()"

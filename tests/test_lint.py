@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {  # a line of a module of the library, and the rule that names it
     "import pickle": "TID251",

@@ -12,6 +12,8 @@ import pytest
 
 from reinforce.train.demo import run_demo, table
 
+pytestmark = pytest.mark.unit
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
@@ -22,6 +24,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return where, run_demo(where / "runs" / "demo", [0], say=lambda text: None)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_measures_what_it_prints(demo) -> None:
@@ -37,6 +40,7 @@ def test_the_demo_measures_what_it_prints(demo) -> None:
     assert 1 < result["bytes_per_view"]["labels"] < 6
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_blocks_of_the_readme_run(demo) -> None:

@@ -7,12 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reinforce.bench import rounds
 from reinforce.bench.rounds import measure, table
 from reinforce.generation.estimate import Rates, affordable_views, cost
-from tests.conftest import SIZE, TEACHER
+from reinforce.store.manifest import Environment
+from reinforce.store.probes import environment
+from tests.conftest import SIZE, TEACHER, Cli
+
+pytestmark = pytest.mark.unit
 
 
 def test_contenders_take_turns_and_are_compared_within_a_round() -> None:
@@ -34,6 +40,37 @@ def test_contenders_take_turns_and_are_compared_within_a_round() -> None:
     assert "| b | 8.0 (3.0 to 20.0) | 3.00 |" in table(rows, "s", digits=1)
 
 
+def bench(cli: Cli, monkeypatch: pytest.MonkeyPatch, unit: str, digits: int, *line: object) -> dict[str, Any]:
+    """What `bench ... --json` says, after a look at it: every number in its place, and the same run told as a table."""
+    kept: list[list[dict[str, Any]]] = []
+
+    def keeping(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        kept.append(measure(*arguments, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(rounds, "measure", keeping)
+    code, out, err = cli("bench", *line, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    groups = next(([v] if k == "rows" else list(v.values())) for k, v in said.items() if k != "conditions")
+    about = said["conditions"]
+    assert groups == kept
+    for rows in groups:
+        assert rows[0]["ratio"] == 1.0
+        for row in rows:
+            assert list(row) == ["name", "median", "low", "high", "ratio"]
+            assert 0 < row["low"] <= row["median"] <= row["high"]
+            assert err.count(f", {row['name']}: ") == about["rounds"] * len(groups)
+    assert {name: about[name] for name in Environment.model_fields} == environment().model_dump()
+    monkeypatch.setattr(rounds, "measure", lambda *arguments, **options: kept.pop(0))
+    code, text, err = cli("bench", *line)
+    assert code == 0, err
+    for rows in groups:
+        assert table(rows, unit, digits) in text
+    assert all(f"{k} {v}" in text for k, v in about.items())
+    return said
+
+
 def test_what_a_plan_says_follows_from_its_rates() -> None:
     rates = Rates(generate=80.0, teacher=100.0, label_bytes=15.0, params_bytes=10.0, images=4)
     found = cost(rates, samples=1000, views=36, epochs=72)
@@ -52,7 +89,10 @@ def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
     said = json.loads(out)
     assert said["cost"]["views"] == 24 * 3
     assert 4 <= said["rates"]["images"] <= 24
-    assert min(said["rates"].values()) > 0
+    rates, found = said["rates"], said["cost"]
+    assert rates["teacher"] > 0
+    assert found["hours"] == pytest.approx(72 / rates["generate"] / 3600)
+    assert found["gigabytes"] == pytest.approx(72 * (rates["label_bytes"] + rates["params_bytes"]) / 1e9)
     code, out, _ = cli(*line, "--seconds", 1, "--samples", 1000, "--gpu-hours", 1, "--gpu-rate", 10)
     assert code == 0
     assert "in all       1000 images x 3 views" in out
@@ -63,14 +103,14 @@ def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
     assert "belong together" in err
 
 
-def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cli) -> None:
-    line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
-    code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--json")
-    assert code == 0, err
-    said = json.loads(out)
+def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cli, monkeypatch) -> None:
+    line = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
+    line = (*line, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--workers", 0, "--device", "cpu")
+    said = bench(cli, monkeypatch, "seconds", 1, *line)
     assert [row["name"] for row in said["rows"]] == ["bare teacher", "generate"]
-    assert said["conditions"]["images"] == 6
-    assert all(row["low"] > 0 for row in said["rows"])
+    asked = {"device": "cpu", "teacher": TEACHER, "precision": "fp32", "images": 6, "views": 2, "size": SIZE}
+    asked |= {"batch_size": 4, "workers": 0, "rounds": 2}
+    assert asked.items() <= said["conditions"].items()
     assert "kl_to_fp32" not in said["conditions"]
 
 
@@ -83,30 +123,29 @@ def test_bench_generate_says_what_bfloat16_does_to_the_labels(images, weights, c
     assert about["top1_as_fp32"] > 0.8
 
 
+@pytest.mark.process
 @pytest.mark.slow
-def test_bench_loader_runs_every_loader_on_the_same_files(images, cli) -> None:
-    line = ("bench", "loader", "--data", images, "--size", 32, "--batch-size", 8, "--images", 48, "--rounds", 1)
-    code, out, err = cli(*line, "--json")
-    assert code == 0, err
-    policies = json.loads(out)["policies"]
-    assert list(policies) == ["rrc", "rrc-ra"]
-    for rows in policies.values():
+def test_bench_loader_runs_every_loader_on_the_same_files(images, cli, monkeypatch) -> None:
+    line = ("loader", "--data", images, "--size", 32, "--batch-size", 8, "--images", 48, "--rounds", 1)
+    said = bench(cli, monkeypatch, "views/s of one process", 0, *line)
+    assert list(said["policies"]) == ["rrc", "rrc-ra"]
+    for rows in said["policies"].values():
         assert rows[0]["name"] == "timm"
         assert {"replay", "fresh views", "decoding alone"} <= {row["name"] for row in rows}
-        assert all(row["low"] > 0 for row in rows)
-    code, _, err = cli(*line, "--policy", "usi")
+    assert {"data": str(images), "size": 32, "images": 48, "rounds": 1}.items() <= said["conditions"].items()
+    code, _, err = cli("bench", *line, "--policy", "usi")
     assert code == 2
     assert "rrc or rrc-ra" in err
 
 
 @pytest.mark.slow
-def test_bench_step_compares_the_modes_on_one_batch(cli) -> None:
-    line = ("bench", "step", "--student", "test_resnet", "--teacher", "test_vit2", "--size", 160, "--batch-size", 4)
-    code, out, err = cli(*line, "--classes", 20, "--steps", 1, "--rounds", 1, "--device", "cpu", "--json")
-    assert code == 0, err
-    (rows,) = json.loads(out)["students"].values()
+def test_bench_step_compares_the_modes_on_one_batch(cli, monkeypatch) -> None:
+    line = ("step", "--student", "test_resnet", "--teacher", "test_vit2", "--size", 160, "--batch-size", 4)
+    said = bench(cli, monkeypatch, "ms per step", 1, *line, "--classes", 20, "--steps", 1, "--rounds", 1, "--device", "cpu")
+    (rows,) = said["students"].values()
     assert [row["name"] for row in rows] == ["plain", "replay", "online"]
-    assert all(row["low"] > 0 for row in rows)
+    asked = {"device": "cpu", "amp": False, "rounds": 1, "size": 160, "batch_size": 4, "num_classes": 20, "steps": 1}
+    assert asked.items() <= said["conditions"].items()
 
 
 FAULTS = """
@@ -124,6 +163,7 @@ print(touch())
 """
 
 
+@pytest.mark.process
 def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
     # In a process of its own: it holds for all of it.
     kept, given_back = (
@@ -134,6 +174,7 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
     assert kept < given_back
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu(images, tmp_path) -> None:
     script = Path(__file__).parent / "gpu.sh"

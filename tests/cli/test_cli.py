@@ -12,6 +12,8 @@ from PIL import Image
 from tests.cli.conftest import check
 from tests.conftest import SIZE, TEACHER
 
+pytestmark = pytest.mark.unit
+
 
 def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli, places, tmp_path) -> None:
     labels = tmp_path / "labels"

@@ -11,6 +11,8 @@ from reinforce.errors import ReinforceError
 from tests.cli.conftest import check
 from tests.conftest import CLASSES, SIZE, TEACHER, run_cli
 
+pytestmark = pytest.mark.unit
+
 GENERATE = (
     f"generate --data {{images}} --teacher {TEACHER} --teacher-weights {{weights}} --size {SIZE} --out {{out}} --device cpu"
 )
@@ -117,6 +119,7 @@ BAD_DATA = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("line", "found", "expected"), WRONG_USAGE, ids=[line for line, *_ in WRONG_USAGE])
 def test_wrong_usage_says_what_was_found_and_what_is_expected(cli, places, line, found, expected) -> None:
     check(cli(*line.format(**places).split()), 2, found, expected)
@@ -150,6 +153,7 @@ WITH_JSON = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("line", WITH_JSON)
 def test_an_error_leaves_stdout_empty_with_json_too(cli, places, line) -> None:
     said = cli(*line.format(**places).split(), "--json")
@@ -165,6 +169,7 @@ def test_a_cuda_device_where_there_is_none_is_refused(cli, places, line) -> None
     check(cli(*arguments, "--device", "cuda"), 2, "Device 'cuda' is not there", "0 CUDA devices", "--device auto")
 
 
+@pytest.mark.process
 def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path) -> None:
     done = run_cli("generate", "--data", tmp_path / "nowhere", "--teacher", TEACHER, "--out", tmp_path / "out", "--json")
     assert done.returncode == 1

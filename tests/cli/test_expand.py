@@ -17,6 +17,8 @@ from reinforce.cli.lazy import built
 from reinforce.train import config as configs
 from reinforce.train.recipe import Recipe
 
+pytestmark = pytest.mark.unit
+
 
 def options(module: Any) -> dict[str, Any]:
     return {p.name: p for p in built(module).params}
@@ -76,6 +78,7 @@ def test_a_command_gets_what_was_given() -> None:
     assert seen == {"recipe": {"lr": 0.5}, "own": 4, "given": GenerationOptions(data="images", teacher=["vit"])}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("words", "expected"), [
     ("reinforce tr", "train"), ("reinforce train --stud", "--student-kwargs"), ("reinforce bench ge", "generate"),
     ("reinforce train --alpha-r", "--alpha-ramp-epochs"), ("reinforce train --mode re", "replay"),

@@ -12,6 +12,8 @@ from reinforce import __version__
 from reinforce.cli import main
 from reinforce.cli.main import spread
 
+pytestmark = pytest.mark.unit
+
 _BY_HAND = ("generate", "train", "estimate", "inspect", "verify", "show", "demo", "bench")
 COMMANDS = (*_BY_HAND, "pack", "publish", "pull", "import", "export", "list")
 
@@ -32,6 +34,7 @@ def test_every_file_of_the_command_line_is_a_registered_command() -> None:
     assert {name.partition("_")[0] for name in files} == set(COMMANDS)
 
 
+@pytest.mark.process
 def test_help_loads_none_of_the_heavy_packages() -> None:
     program = (
         "import sys; sys.argv = ['reinforce', '--help']\n"

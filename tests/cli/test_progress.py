@@ -11,6 +11,8 @@ import pytest
 from reinforce.cli import progress
 from reinforce.cli.progress import Progress
 
+pytestmark = pytest.mark.unit
+
 
 class Stream(io.StringIO):
     def __init__(self, terminal: bool) -> None:

@@ -11,6 +11,8 @@ import reinforce
 from reinforce.cli import main
 from reinforce.cli.renamed import COMMANDS, LAST, OPTIONS, renamed
 
+pytestmark = pytest.mark.unit
+
 
 def test_old_names_become_new_ones_with_a_note_for_each() -> None:
     arguments, notes = renamed(["plan", "--record-views=32", "--record-views", "8", "--data", "plan"])

@@ -19,6 +19,8 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.testing.engines import check_engine
 from tests.conftest import SIZE, TEACHER, Cli, make_settings
 
+pytestmark = pytest.mark.unit
+
 
 class Backwards(Engine):
     """The last block first, each by itself."""

@@ -22,6 +22,8 @@ from reinforce.store.store import Store
 from reinforce.views.pixels import ViewMaker
 from tests.conftest import content, make_settings
 
+pytestmark = pytest.mark.unit
+
 
 class ExactTeacher:
     """A stand-in whose answer for a view depends on nothing but the view, to the last bit; notes its batches."""
@@ -53,6 +55,7 @@ def test_records_are_the_teachers_answers_on_the_views_batch_by_batch(images, te
         assert np.array_equal(store.block(block).params(), params)
 
 
+@pytest.mark.process
 def test_the_number_of_workers_changes_no_byte(images, store, teacher, tmp_path) -> None:
     source = ImageFolder.open(images)
     for workers in (1, 3):  # `store` was made by none

@@ -20,6 +20,8 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, TEACHER, make_settings
 from tests.generation.conftest import rows_of
 
+pytestmark = pytest.mark.unit
+
 
 def spoil(images: Path) -> dict[str, tuple[str, str]]:
     """Spoil an indexed folder in the ways of real life: status and a word of the reason, by key."""
@@ -46,6 +48,7 @@ def spoil(images: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_become_rows_with_a_reason_and_all_others_are_labelled(
     own_images, store, teacher, tmp_path, cli, workers
@@ -110,6 +113,7 @@ def test_a_disk_that_fails_while_it_is_read_counts_as_missing(images, teacher, t
     assert rows_of(tmp_path / "out")[source.keys[9]]["reason"] == "Input/output error"
 
 
+@pytest.mark.process
 def test_the_command_says_how_many_images_were_bad(own_images, weights, tmp_path, cli) -> None:
     (own_images / "bread" / "004.jpg").write_bytes(b"garbage")
     (own_images / "bread" / "005.jpg").unlink()

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from reinforce.generation.label_stream import LabelStream
 
+pytestmark = pytest.mark.unit
+
 
 def views_of(row: int, count: int) -> torch.Tensor:
     return torch.tensor([[row, view] for view in range(count)], dtype=torch.int64).reshape(count, 2)

@@ -18,7 +18,10 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import CLASSES, SIZE, TEACHER
 from tests.generation.conftest import assert_labels_are, rows_of
 
+pytestmark = pytest.mark.unit
 
+
+@pytest.mark.process
 @pytest.mark.parametrize("policy", ["none", "rrc", "rrc:interpolation=random,hflip=1", "rrc-ra:scale=0.25-1,m=9"])
 def test_every_policy_is_replayed_as_it_was_generated(images, weights, tmp_path, cli, policy) -> None:
     code, _, err = cli(

@@ -24,6 +24,8 @@ from tests.conftest import CLASSES, TEACHER, content, make_settings, picture
 from tests.forked import Child, Point, command, run
 from tests.generation.generator import BLOCKS, COLUMNS, SAMPLES, VIEWS, generate_small
 
+pytestmark = pytest.mark.unit
+
 COMMITS = Point("reinforce.generation.generate:write_block", after=True)
 WRITING = Point("zarr:Group.create_array", call=4)  # half of a block is there
 # Whatever lasts is written beside its place, synced, renamed and its folder synced: job.json, blocks, table, manifest.
@@ -46,6 +48,7 @@ def undisturbed(images, weights, tmp_path_factory) -> dict[str, bytes]:
     return content(out)
 
 
+@pytest.mark.process
 def test_kills_around_every_rename_lose_no_block_and_change_no_byte(images, weights, undisturbed, tmp_path) -> None:
     out, before, workers = tmp_path / "out", {}, cycle([0, 1])
 
@@ -81,6 +84,7 @@ def test_kills_around_every_rename_lose_no_block_and_change_no_byte(images, weig
     assert content(out) == undisturbed
 
 
+@pytest.mark.process
 def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_path) -> None:
     def arguments(out: Path) -> list[object]:
         data = ["generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--out", out]
@@ -101,6 +105,7 @@ def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_
     assert content(out) == content(tmp_path / "undisturbed")
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_is_committed(images, weights, undisturbed, tmp_path) -> None:
     code, said = run(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, call=2, act="interrupt"))
     assert code == 130
@@ -110,6 +115,7 @@ def test_ctrl_c_keeps_what_is_committed(images, weights, undisturbed, tmp_path) 
     assert content(tmp_path / "out") == undisturbed
 
 
+@pytest.mark.process
 def test_a_second_writer_is_refused_and_harms_nothing(images, weights, undisturbed, tmp_path) -> None:
     with Child(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, act="hold")) as first:
         first.wait_until_held()
@@ -121,6 +127,7 @@ def test_a_second_writer_is_refused_and_harms_nothing(images, weights, undisturb
     assert content(tmp_path / "out") == undisturbed
 
 
+@pytest.mark.process
 def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(images, weights, undisturbed, tmp_path) -> None:
     out = tmp_path / "out"
     # Without workers: the limit would also hold for the shared memory that they send views through.
@@ -213,6 +220,7 @@ def test_going_on_beside_blocks_of_other_pixels_is_refused(own_images, teacher, 
         generate(source, teacher, make_settings(source, teacher), own_store)
 
 
+@pytest.mark.process
 def test_a_missing_block_is_made_again_as_it_was(images, teacher, store, own_store) -> None:
     unfinished(own_store)
     source = ImageFolder.open(images)

@@ -22,6 +22,8 @@ from reinforce.views.pixels import ViewMaker
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings, picture
 from tests.generation.conftest import SECOND, assert_labels_are, generate_wnids, rows_of
 
+pytestmark = pytest.mark.unit
+
 WNIDS = {"n01440764": 0, "n03445777": 574, "n03888257": 701}
 
 

@@ -17,6 +17,8 @@ from reinforce.teachers.teacher_spec import TeacherSpec
 from tests.conftest import SIZE, TEACHER
 from tests.generation.conftest import generate_wnids
 
+pytestmark = pytest.mark.unit
+
 
 def load(path: Path, **kwargs: Any) -> Any:
     return load_teacher(

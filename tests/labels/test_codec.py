@@ -16,6 +16,8 @@ from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, SparseLabels, Tail, 
 from reinforce.labels.topk import TopK
 from tests.labels.conftest import rows_like
 
+pytestmark = pytest.mark.unit
+
 
 @settings(max_examples=40, deadline=None)
 @given(

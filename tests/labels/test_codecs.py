@@ -18,6 +18,8 @@ from reinforce.labels.topk import TopK
 from reinforce.store.store import Store
 from reinforce.testing.codecs import check_codec
 
+pytestmark = pytest.mark.unit
+
 
 @dataclass(frozen=True)
 class Raw(Codec):
@@ -64,6 +66,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODECS, Raw.name, Raw)
 
 
+@pytest.mark.process
 def test_a_codec_of_ones_own_is_generated_verified_inspected_and_learnt_from(
     registered, images, weights, tmp_path, cli
 ) -> None:

@@ -23,6 +23,8 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from tests.conftest import make_settings
 
+pytestmark = pytest.mark.unit
+
 
 class Smoothed(LabelKind):
     """Half of what the teacher says, the rest spread over all classes; of a few views."""

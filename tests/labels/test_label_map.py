@@ -19,6 +19,8 @@ from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
 from tests.labels.conftest import dense
 
+pytestmark = pytest.mark.unit
+
 
 def random_map(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     return rng.normal(0, 3, (1, *shape)).astype(np.float32)

@@ -28,6 +28,8 @@ from reinforce.verification.verify import verify_labels, verify_store
 from reinforce.views.pixels import ViewMaker
 from tests.conftest import SIZE, TEACHER, make_settings
 
+pytestmark = pytest.mark.unit
+
 
 def settings_of(source: ImageFolder, teacher: Teacher, codec: str) -> Settings:
     return make_settings(source, teacher, codec=parse_codec(codec).to_dict())
@@ -130,6 +132,7 @@ def test_a_data_set_item_is_the_decoded_label(images, sqrt_store) -> None:
         assert abs(float(soft.sum()) - 1) < 1e-6
 
 
+@pytest.mark.process
 def test_a_student_learns_from_it(images, sqrt_store, tmp_path, cli) -> None:
     code, _, err = cli(
         "train", "--student", "test_resnet", "--data", images, "--labels", sqrt_store, "--epochs", 1, "--batch-size", 8,

@@ -33,6 +33,8 @@ from reinforce.views.seeds import fresh_view_rng
 from tests.conftest import CLASSES, SIZE, TEACHER
 from tests.labels.conftest import MAP_SIZE, map_settings
 
+pytestmark = pytest.mark.unit
+
 CPU = torch.device("cpu")
 
 
@@ -99,6 +101,7 @@ def test_a_record_is_the_map_of_the_whole_image(images, teacher, maps) -> None:
         assert [bytes(block.record(row)) for row in range(len(pixels))] == [store.codec.encode(a[None]) for a in answers]
 
 
+@pytest.mark.process
 def test_every_check_passes_with_images_and_teacher(images, maps, weights, cli) -> None:
     code, out, err = cli("verify", maps, "--data", images, "--views", 24, "--teacher-weights", weights)
     assert code == 0, out + err
@@ -106,6 +109,7 @@ def test_every_check_passes_with_images_and_teacher(images, maps, weights, cli) 
     assert "labels against the teacher: 1 of 1" in out
 
 
+@pytest.mark.process
 def test_other_scores_are_found_by_the_teacher(images, teacher, maps, tmp_path, weights, cli) -> None:
     other = tmp_path / "other.safetensors"
     state = load_file(weights)

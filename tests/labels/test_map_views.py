@@ -23,6 +23,8 @@ from reinforce.views.seeds import fresh_view_rng
 from tests.conftest import CLASSES
 from tests.labels.conftest import dense
 
+pytestmark = pytest.mark.unit
+
 
 def pooled_views(images: Path, maps: Path, policy: str) -> PooledViews:
     dataset = ReinforcedDataset(maps, images, seed=1)

@@ -20,6 +20,8 @@ from reinforce.labels.sqrt_selection import choose
 from tests.conftest import REAL_DATA
 from tests.labels.conftest import rows_like
 
+pytestmark = pytest.mark.unit
+
 LOGITS = REAL_DATA / "logits" / "mobilenetv2_100_views.npz"
 KINDS = ("one-hot", "uniform", "one class for all", "sharp", "soft", "views of an image")
 

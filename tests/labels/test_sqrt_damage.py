@@ -12,6 +12,8 @@ from reinforce.labels.sparse import SparseLabels
 from reinforce.labels.sqrt import Sqrt
 from tests.labels.conftest import rows_like
 
+pytestmark = pytest.mark.unit
+
 VIEWS, CLASSES = 6, 40
 
 

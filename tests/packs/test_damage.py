@@ -18,6 +18,8 @@ from reinforce.sources.open_source import open_source
 from reinforce.verification.verify import verify_pixels
 from reinforce.verification.verify_pack import verify_pack
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def own(packs, tmp_path: Path) -> Path:

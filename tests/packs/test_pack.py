@@ -20,6 +20,8 @@ from reinforce.store.store import Store
 from tests.conftest import CLASSES, Cli, content, picture
 from tests.packs.conftest import SMALL
 
+pytestmark = pytest.mark.unit
+
 
 def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(packs, labels) -> None:
     source, store = open_source(packs("mixed")), Store(labels("mixed"))

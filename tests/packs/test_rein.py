@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from reinforce.errors import StoreError
 from reinforce.packs.rein_file import ReinFile, make_rein
 
+pytestmark = pytest.mark.unit
+
 
 def rein() -> bytes:
     params = np.arange(5 * 4, dtype=np.int32).reshape(5, 4)

@@ -26,6 +26,8 @@ from reinforce.verification.verify_pack import verify_pack
 from tests.conftest import CLASSES, Cli
 from tests.packs.conftest import POLICIES, SMALL, dense
 
+pytestmark = pytest.mark.unit
+
 STREAMS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its files
 
 

@@ -25,6 +25,8 @@ from tests.conftest import Cli
 from tests.packs.conftest import POLICIES, SMALL
 from tests.servers import serve_http
 
+pytestmark = pytest.mark.unit
+
 
 def test_an_epoch_goes_through_the_shards_a_few_at_a_time() -> None:
     rng = np.random.default_rng(0)
@@ -61,6 +63,8 @@ def test_pairs_stay_together_and_repeats_take_turns_in_shards(packs) -> None:
 TRAIN = ("--student", "test_vit", "--student-kwargs", "img_size=32", "--batch-size", 6, "--epochs", 3)
 
 
+@pytest.mark.network
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", POLICIES)
 def test_training_streams_over_http_and_is_the_same_as_from_disk(kind, packs, tmp_path: Path, cli: Cli, monkeypatch) -> None:
@@ -80,6 +84,7 @@ def test_training_streams_over_http_and_is_the_same_as_from_disk(kind, packs, tm
         assert disk["loss"] == http["loss"]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_training_from_shards_resumes_to_the_bit(packs, tmp_path: Path, cli: Cli, monkeypatch) -> None:
     run = ("train", "--data", packs("mixed"), "--workers", 1, *TRAIN)

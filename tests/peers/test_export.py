@@ -18,6 +18,8 @@ from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import Cli, make_settings
 from tests.peers.label_files import dense
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(("kind", "policy"), [("ml-dr", "imagenet-plus-rrc"), ("ml-dr", "imagenet-plus-ra-re"), ("fkd", "fkd")])
 def test_what_goes_out_comes_in_again_the_same(kind, policy, images: Path, teacher, tmp_path: Path, cli: Cli) -> None:

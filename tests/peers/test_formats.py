@@ -22,6 +22,8 @@ from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.unit
+
 
 class LinesReader(Reader):
     """A JSON line per image: its key, class ids and probabilities of the whole image."""

@@ -21,7 +21,10 @@ from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import CLASSES, Cli
 from tests.peers.label_files import GOOD, VIEWS, add, dense, saved, top, write_ml_dr
 
+pytestmark = pytest.mark.unit
 
+
+@pytest.mark.process
 @pytest.mark.parametrize("erased", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_imagenet_plus_comes_in(erased: bool, workers: int, images: Path, tmp_path: Path, cli: Cli) -> None:
@@ -66,6 +69,7 @@ def test_imagenet_plus_comes_in(erased: bool, workers: int, images: Path, tmp_pa
             assert np.allclose(label[rest], (1 - sum(probs)) / len(rest), atol=1e-3)
 
 
+@pytest.mark.process
 def test_what_was_imported_trains_and_says_what_it_is(images: Path, tmp_path: Path, cli: Cli) -> None:
     write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), True)
     out = tmp_path / "out"

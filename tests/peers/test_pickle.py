@@ -20,6 +20,8 @@ from reinforce.peers.torch_file import read_torch
 from tests.conftest import Cli
 from tests.peers.label_files import saved
 
+pytestmark = pytest.mark.unit
+
 
 class Evil:
     def __init__(self, call: object, *arguments: object) -> None:

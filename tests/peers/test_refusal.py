@@ -15,6 +15,8 @@ from reinforce.store.store import Store
 from tests.conftest import Cli
 from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr
 
+pytestmark = pytest.mark.unit
+
 
 def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
     folder = tmp_path / "files"
@@ -63,6 +65,7 @@ def test_half_floats_that_sum_to_a_little_over_one_are_scaled(images: Path, tmp_
     assert dense(Store(tmp_path / "out"), 0).min() >= 0
 
 
+@pytest.mark.process
 def test_a_process_that_dies_ends_the_import_in_words(images: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
     write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
     monkeypatch.setattr("reinforce.peers.importer._go", _die)

@@ -20,6 +20,8 @@ from reinforce.views.seeds import scheduled_views
 from tests.conftest import CLASSES, SIZE, make_settings
 from tests.views.mixing import POLICY, drawn
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(("samples", "size"), [(24, 5), (24, 24), (24, 100), (7, 1), (1, 5), (23, 6)])
 def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples, size) -> None:
@@ -31,6 +33,7 @@ def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples, 
     assert len(plan) == -(-samples // size)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("batch_size", [8, 24])
 @pytest.mark.parametrize("workers", [0, 2])

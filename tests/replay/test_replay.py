@@ -18,6 +18,8 @@ from reinforce.views import ops
 from reinforce.views.pixels import ViewMaker, views_loader
 from tests.conftest import IMAGES_PER_CLASS, SIZE, make_settings
 
+pytestmark = pytest.mark.unit
+
 
 def generated(images: Path, teacher: object, workers: int) -> list[torch.Tensor]:
     """Views as stage one makes them, before anything is stored: uint8 [V, 3, size, size] per sample."""
@@ -26,6 +28,7 @@ def generated(images: Path, teacher: object, workers: int) -> list[torch.Tensor]
     return [item.pixels for item in views_loader(maker, list(range(len(source))), workers)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_replay_equals_generation_for_every_view_and_any_number_of_workers(images, store, teacher, workers) -> None:
     dataset = ReinforcedDataset(store, images)
@@ -34,6 +37,7 @@ def test_replay_equals_generation_for_every_view_and_any_number_of_workers(image
             assert torch.equal(dataset.replay(index, view), pixels[view])
 
 
+@pytest.mark.process
 def test_replay_in_a_fresh_process_gives_the_same_bytes(images, store) -> None:
     program = (
         "import sys, zlib; from reinforce import ReinforcedDataset; d = ReinforcedDataset(sys.argv[1], sys.argv[2]);"
@@ -47,6 +51,7 @@ def test_replay_in_a_fresh_process_gives_the_same_bytes(images, store) -> None:
     assert fresh.strip() == str(here)
 
 
+@pytest.mark.process
 def test_an_epoch_through_a_loader_is_the_stored_views_and_labels(images, store, teacher) -> None:
     dataset = ReinforcedDataset(store, images, seed=5)
     expected = generated(images, teacher, 0)
@@ -153,6 +158,7 @@ def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(ima
         ReinforcedDataset(store, images)
 
 
+@pytest.mark.process
 def test_the_dataset_survives_being_sent_to_a_spawned_worker(images, store) -> None:
     dataset = ReinforcedDataset(store, images)
     dataset.set_epoch(1)

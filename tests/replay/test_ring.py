@@ -16,12 +16,15 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import CLASSES
 
+pytestmark = pytest.mark.unit
+
 
 def fresh(images, policy="rrc", size=32):
     source = ImageFolder.open(images)
     return FreshViews(source, np.arange(24), np.array(source.labels), parse_policy(policy), size, len(CLASSES))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_batches_of_workers_are_those_of_one_process(images, workers, repeats) -> None:
@@ -35,6 +38,7 @@ def test_batches_of_workers_are_those_of_one_process(images, workers, repeats) -
         assert torch.equal(hard, targets.hard)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images, workers) -> None:
     views = fresh(images)
@@ -48,6 +52,7 @@ def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images,
             assert torch.equal(held[number - back], expected[number - back])
 
 
+@pytest.mark.process
 def test_mixed_and_replayed_batches_are_the_same_through_the_ring(images, store) -> None:
     replayed = ReplayedViews(ReinforcedDataset(store, images))
     for views in (replayed, fresh(images, "usi")):

@@ -15,6 +15,8 @@ from reinforce.store.store import Store
 from tests.conftest import CLASSES
 from tests.sharing.conftest import dense
 
+pytestmark = pytest.mark.unit
+
 
 def test_the_card_says_what_one_must_know(published: Path) -> None:
     text = (published / "README.md").read_text()
@@ -47,6 +49,7 @@ def test_the_card_of_another_licence_names_it(whole: Path, tmp_path: Path) -> No
     assert about["license_name"] == 'My own: "ask"\nme'
 
 
+@pytest.mark.network
 @pytest.mark.filterwarnings("ignore")
 def test_croissant_is_valid_and_leads_to_the_preview(published: Path) -> None:
     import mlcroissant

@@ -14,6 +14,8 @@ from reinforce.sharing.publication import Known
 from reinforce.verification.verify import require, verify_store
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,7 +17,10 @@ from tests.conftest import Cli, content
 from tests.servers import serve_http
 from tests.sharing.conftest import LICENCES, dense
 
+pytestmark = pytest.mark.unit
 
+
+@pytest.mark.network
 @pytest.mark.parametrize(("views", "come"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 5)])
 def test_the_first_views_come_alone_and_cost_less(views: int, come: int, whole: Path, published, images, tmp_path) -> None:
     with serve_http(published) as served:
@@ -35,6 +38,8 @@ def test_the_first_views_come_alone_and_cost_less(views: int, come: int, whole: 
     assert pulled.manifest == part.manifest
 
 
+@pytest.mark.network
+@pytest.mark.process
 def test_some_blocks_come_alone(whole: Path, published: Path, images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "part"
     with serve_http(published) as served:

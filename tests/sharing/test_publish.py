@@ -18,6 +18,8 @@ from tests.conftest import Cli, content
 from tests.servers import serve_http, serve_s3
 from tests.sharing.conftest import LICENCES
 
+pytestmark = pytest.mark.unit
+
 
 def test_publishing_twice_gives_the_same_bundles(whole: Path, published: Path, tmp_path: Path) -> None:
     publish(whole, str(tmp_path / "again"), "digits", LICENCES)
@@ -128,6 +130,8 @@ def test_images_go_only_when_it_is_said(shards: Path, whole: Path, images: Path,
     assert (code, "no labels in" in err) == (2, True)
 
 
+@pytest.mark.network
+@pytest.mark.process
 @pytest.mark.parametrize("server", ["folder", "http", "s3"])
 def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli: Cli) -> None:
     place = tmp_path / "there"

@@ -22,6 +22,8 @@ from tests.forked import Point, command, run
 from tests.servers import serve_http, serve_hub, serve_s3
 from tests.sharing.conftest import EXTRA, LICENCES
 
+pytestmark = pytest.mark.unit
+
 
 def test_what_is_pulled_is_what_was_published(whole: Path, published: Path, tmp_path: Path) -> None:
     pulled = pull(str(published), tmp_path / "back")
@@ -33,6 +35,8 @@ def test_what_is_pulled_is_what_was_published(whole: Path, published: Path, tmp_
     assert pull(str(published), tmp_path / "back").fetched == 0
 
 
+@pytest.mark.network
+@pytest.mark.process
 @pytest.mark.parametrize("server", ["http", "s3", "hub"])
 def test_the_servers_that_people_have(server: str, whole: Path, published: Path, tmp_path: Path) -> None:
     out = tmp_path / "back"
@@ -61,6 +65,7 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
 # Interruptions
 
 
+@pytest.mark.network
 def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
     out = tmp_path / "back"
@@ -86,6 +91,8 @@ HALF = Point("reinforce.sharing.pull:unpack_bundle", after=True)  # the first of
 WHOLE = Point("reinforce.sharing.pull:_pull_block", after=True)
 
 
+@pytest.mark.network
+@pytest.mark.process
 def test_a_killed_pull_loses_no_committed_block(published: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "back"
     with serve_http(published) as served:

@@ -20,6 +20,8 @@ from reinforce.verification.verify import require, verify_store
 from tests.conftest import Cli
 from tests.sharing.conftest import EXTRA
 
+pytestmark = pytest.mark.unit
+
 
 def rewrite(own: Path, change: Callable[[dict], object]) -> None:
     about = json.loads((own / "publication.json").read_bytes())

@@ -12,6 +12,8 @@ from reinforce.errors import SourceError
 from reinforce.sources.folder import ImageFolder
 from tests.conftest import picture
 
+pytestmark = pytest.mark.unit
+
 NAMES = ["b/2.jpg", "b/10.jpg", "b/1.JPEG", "a/x/deep.png", "a/x.png", "a/Z.png", "a/z.webp", "C/u.bmp", "10/u.ppm", "9/u.tif"]
 
 

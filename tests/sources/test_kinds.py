@@ -15,6 +15,8 @@ from reinforce.sources.open_source import KINDS, open_source
 from reinforce.sources.source import Source, check_index
 from reinforce.testing.sources import check_source
 
+pytestmark = pytest.mark.unit
+
 
 @dataclass(frozen=True)
 class Listing(Source):
@@ -56,6 +58,7 @@ def test_it_is_recognised_by_its_suffix_or_stated(listing: Path, images: Path) -
         assert open_source(found) is found
 
 
+@pytest.mark.process
 def test_labels_made_from_it_replay_from_it_and_from_a_folder(listing: Path, images: Path, weights, tmp_path, cli) -> None:
     teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--views", 2, "--workers", 0)
     assert cli("generate", "--data", listing, *teacher, "--out", tmp_path / "labels")[0] == 0

@@ -17,9 +17,12 @@ from reinforce.sources.open_source import open_source
 from tests.conftest import run_cli
 from tests.servers import serve_http, serve_hub
 
+pytestmark = pytest.mark.unit
+
 # Remote files
 
 
+@pytest.mark.network
 def test_a_remote_file_is_fetched_once_and_in_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))
     content = np.random.default_rng(0).bytes(5 * CHUNK_BYTES + 123)
@@ -39,6 +42,7 @@ def test_a_remote_file_is_fetched_once_and_in_ranges(tmp_path: Path, monkeypatch
         assert File.open(f"{served.url}/big.bin").read(0, 9) == content[::-1][:9], "a changed file is another one"
 
 
+@pytest.mark.network
 @pytest.mark.parametrize(("version", "noticed"), [("ETag", True), ("Last-Modified", True), (None, False)])
 def test_a_file_of_the_same_size_is_another_one_by_what_the_server_says(
     version: str | None, noticed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -56,6 +60,7 @@ def test_a_file_of_the_same_size_is_another_one_by_what_the_server_says(
     assert served.sent == (10 if noticed else 5), "each version once"
 
 
+@pytest.mark.network
 def test_a_server_that_fails_now_and_then_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.bin").write_bytes(b"x" * 100)
@@ -71,6 +76,7 @@ def test_a_server_that_fails_now_and_then_is_asked_again(tmp_path: Path, monkeyp
             File.open(f"{served.url}/nothing.tar")
 
 
+@pytest.mark.network
 def test_a_cut_chunk_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.bin").write_bytes(bytes(range(200)))
@@ -82,6 +88,8 @@ def test_a_cut_chunk_in_the_cache_is_fetched_again(tmp_path: Path, monkeypatch: 
         assert file.read() == bytes(range(200))
 
 
+@pytest.mark.network
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_source_on_the_hub_is_read(images: Path, store: Path, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
@@ -99,6 +107,7 @@ def test_a_source_on_the_hub_is_read(images: Path, store: Path, tmp_path: Path) 
 # What is not there
 
 
+@pytest.mark.network
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -17,6 +17,8 @@ from reinforce.sources.open_source import open_source
 from reinforce.sources.tar_members import tar_members
 from tests.sources.writers import write_shards
 
+pytestmark = pytest.mark.unit
+
 
 def test_the_headers_of_shards_are_read_once(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REINFORCE_CACHE", str(tmp_path / "cache"))

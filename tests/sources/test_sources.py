@@ -19,6 +19,8 @@ from tests.conftest import CLASSES, REAL_DATA, TEACHER, Cli, picture
 from tests.servers import serve_http, serve_s3
 from tests.sources.writers import write_mnist, write_parquet, write_shards
 
+pytestmark = pytest.mark.unit
+
 KINDS = ("folder", "wds", "wds-flat", "parquet", "parquet-bytes", "npz", "npz-grey", "torchvision")
 REMOTE = ("http-wds", "http-parquet", "http-npz", "s3-folder", "s3-wds", "s3-parquet")
 
@@ -83,6 +85,7 @@ def made(request: pytest.FixtureRequest, places: Callable[[str], Made]) -> Made:
 # The laws
 
 
+@pytest.mark.network
 def test_a_source_gives_what_was_put_in(made: Made) -> None:
     source = open_source(made.data)
     assert list(source.keys) == made.keys
@@ -93,12 +96,15 @@ def test_a_source_gives_what_was_put_in(made: Made) -> None:
     assert all(decode(source.read(i)).ndim == 3 for i in range(len(source)))
 
 
+@pytest.mark.network
+@pytest.mark.process
 def test_it_keeps_the_laws(made: Made) -> None:
     check_source(lambda: open_source(made.data))
     first = open_source(made.data)
     assert open_source(first) is first
 
 
+@pytest.mark.network
 def test_a_part_is_a_source_of_the_same_kind(made: Made) -> None:
     source = open_source(made.data)
     part = source.take([5, 0, 7])
@@ -158,6 +164,8 @@ def test_real_cifar_images_are_read_as_they_are() -> None:
 # From end to end
 
 
+@pytest.mark.network
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "http-wds", "http-parquet", "s3-folder", "torchvision"])
 def test_labels_are_made_and_replayed_from_any_kind(kind, places, weights: Path, tmp_path: Path, cli: Cli) -> None:
@@ -178,6 +186,7 @@ def test_labels_are_made_and_replayed_from_any_kind(kind, places, weights: Path,
     assert code == 0, err
 
 
+@pytest.mark.network
 @pytest.mark.slow
 def test_labels_of_a_folder_replay_from_shards_of_it_and_not_from_others(store: Path, places, cli: Cli, tmp_path: Path) -> None:
     for kind in ("folder", "wds", "parquet", "http-wds"):

@@ -13,6 +13,8 @@ import pytest
 from reinforce.errors import SourceError
 from reinforce.sources.open_source import open_source
 
+pytestmark = pytest.mark.unit
+
 
 def test_arrays_that_are_not_images_are_refused(tmp_path: Path) -> None:
     def refused(match: str, **arrays: object) -> None:

@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from reinforce.files import only_writer, write_atomic
 from reinforce.store.block import Block, BlockData, block_path, committed_blocks, remove_staging, write_block
 from reinforce.store.samples import Samples
 from reinforce.views.status import Status
+
+pytestmark = pytest.mark.unit
 
 SHAPE = (6, 3, 4)  # samples, views, columns
 
@@ -177,13 +179,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
 
 
 HOLDER = (
-    "import sys, time; from pathlib import Path; from reinforce.files import only_writer\n"
-    "with only_writer(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(600)"
+    "import sys; from pathlib import Path; from reinforce.files import only_writer\n"
+    "with only_writer(Path(sys.argv[1])):\n print('held', flush=True); sys.stdin.read()"
 )
 
 
+@pytest.mark.process
 def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdin=PIPE, stdout=PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -196,6 +199,7 @@ def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path) -> No
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
+        holder.stdin.close()
     with only_writer(tmp_path):
         assert (tmp_path / ".lock").exists()
     assert not (tmp_path / ".lock").exists()

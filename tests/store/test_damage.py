@@ -30,6 +30,8 @@ from tests.conftest import picture
 from tests.store import test_block
 from tests.views.plain import OnPixels
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_record_that_names_a_class_twice_is_refused() -> None:
     record = np.array([[3, 3]], "<u2").tobytes() + np.array([[0.5, 0.25]], "<f2").tobytes()

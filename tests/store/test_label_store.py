@@ -24,6 +24,8 @@ from reinforce.views.mix import pairs_in
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
 
+pytestmark = pytest.mark.unit
+
 
 class MemoryStore(LabelStore):
     """All of a store in memory."""

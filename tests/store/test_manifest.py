@@ -12,6 +12,8 @@ from reinforce.store.manifest import Manifest, check_same_settings
 from reinforce.store.store import Store, read_manifest
 from reinforce.views.policy_text import parse_policy
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def content(store) -> dict:

@@ -22,6 +22,8 @@ from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 from tests.conftest import Cli, make_settings
 
+pytestmark = pytest.mark.unit
+
 CODECS = ({"name": "topk", "k": 2}, {"name": "sqrt", "delta": 0.1})
 
 

@@ -22,6 +22,8 @@ from reinforce.store.zarr_layout import ARRAYS, STRIPE_ARRAYS, check_layout, rea
 from tests.conftest import make_settings
 from tests.store.test_block import SHAPE, some_block
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def written(tmp_path):
@@ -153,6 +155,7 @@ def test_a_store_of_many_blocks_holds_no_file_open(images, teacher, tmp_path) ->
     assert len(os.listdir("/proc/self/fd")) <= before  # something older may be closed meanwhile
 
 
+@pytest.mark.process
 def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
     written = synthesise(tmp_path / "store", *parse_size("1100x3x20"))
     assert written["label_bytes"] > 1
@@ -162,6 +165,7 @@ def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
     assert min(measured[name] for name in ("opening_s", "first_epoch_s", "epoch_s", "read_us")) > 0
 
 
+@pytest.mark.process
 def test_bench_store_speaks_json_and_draws(tmp_path, cli) -> None:
     code, out, err = cli("bench", "store", "--size", "600x2x10", "--plot", tmp_path / "a.png", "--json")
     assert code == 0, err

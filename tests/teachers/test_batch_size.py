@@ -8,6 +8,8 @@ import torch
 from reinforce.errors import TeacherError
 from reinforce.teachers.batch_size import LARGEST, ON_CPU, find_batch_size
 
+pytestmark = pytest.mark.unit
+
 ELSEWHERE = torch.device("meta")  # stands for a device with less memory than this machine
 
 

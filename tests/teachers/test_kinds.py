@@ -19,6 +19,8 @@ from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.testing.teachers import check_teacher
 from tests.conftest import CLASSES, SIZE, TEACHER, Cli
 
+pytestmark = pytest.mark.unit
+
 CPU = torch.device("cpu")
 
 

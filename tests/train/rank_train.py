@@ -1,12 +1,13 @@
 """One process of a run under torchrun, for tests: trains, and writes which samples and views it saw in each step.
 
-Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder.
+Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder. `die` and `stop` are a rank and a step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main() -> None:
     images, labels, val, out, seen = map(Path, sys.argv[1:6])
     given = {k: json.loads(v) for k, v in (item.split("=", 1) for item in sys.argv[6:])}
     recipe = {"epochs": 2, "batch_size": 8, **{k: v for k, v in given.items() if k in Recipe.model_fields}}
-    rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k != "die"}
+    rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k not in ("die", "stop")}
     steps: list[list[list[int]]] = []
     items, forward = ReplayedViews.items, ReplayTask.forward
     current: list[list[int]] = []
@@ -39,6 +40,8 @@ def main() -> None:
         current.clear()
         if given.get("die") == [rank, len(steps)]:
             os._exit(3)
+        if given.get("stop") == [rank, len(steps)]:
+            os.kill(os.getppid(), signal.SIGINT)  # Ctrl-C at torchrun, which tells every process
         return forward(self, *args)
 
     ReplayedViews.items, ReplayTask.forward = noting_items, noting_forward

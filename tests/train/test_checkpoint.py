@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from reinforce.errors import DataError
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 
+pytestmark = pytest.mark.unit
+
 
 def same(a: Any, b: Any) -> bool:
     """Equal in structure, types and bits."""

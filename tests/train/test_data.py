@@ -24,6 +24,8 @@ from reinforce.train.tasks import OnlineTask, ReplayTask
 from tests.conftest import SIZE, TEACHER, make_settings, picture
 from tests.train.conftest import STEPS, at, config, recorded, refused
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_changed_image_is_refused(own_images, store, tmp_path) -> None:
     path = own_images / "bread" / "001.jpg"
@@ -42,6 +44,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(images, store, tmp_path, mode) 
     assert not (tmp_path / "run" / BEST).exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_named_where_nothing_noted_it_before(own_images, tmp_path, workers) -> None:
     (own_images / "cheese" / "005.jpg").write_bytes(b"\xff\xd8\xff garbage")
@@ -52,6 +55,7 @@ def test_a_corrupt_image_is_named_where_nothing_noted_it_before(own_images, tmp_
     assert "cannot be decoded" in str(error.value)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_changes_during_training_stops_the_run(own_images, store, tmp_path, workers) -> None:
     path = own_images / "cheese" / "001.jpg"

@@ -20,6 +20,8 @@ from reinforce.train.run import LAST
 from tests.conftest import CLASSES, SIZE, picture
 from tests.train.conftest import CPU_RANK, RANDOM, config, flat, refused
 
+pytestmark = pytest.mark.unit
+
 
 def logits_of(probs: list[list[float]]) -> torch.Tensor:
     return torch.tensor(probs).log()

@@ -12,6 +12,8 @@ from reinforce.train.losses import Loss, LossWeights, hard_loss, mixed_one_hot
 from reinforce.train.tasks import ReplayTask
 from tests.train.batch import CPU, C, batch, student
 
+pytestmark = pytest.mark.unit
+
 
 def log_softmax(logits: torch.Tensor) -> np.ndarray:
     values = logits.detach().numpy().astype(np.float64)

@@ -19,6 +19,8 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, TEACHER
 from tests.train.conftest import STEPS, config, recorded, refused
 
+pytestmark = pytest.mark.unit
+
 
 def test_replay_without_labels_is_refused(images, store, tmp_path) -> None:
     assert "no --labels" in refused(UsageError, "--mode replay needs stored labels", config(images, tmp_path / "run"))

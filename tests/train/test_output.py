@@ -31,6 +31,8 @@ from reinforce.train.tasks import ReplayTask
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
 from tests.train.conftest import CPU_RANK, STEPS, TIMES, at, config, differences, flat, metrics_of, resumed
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed) -> None:
     out = undisturbed("replay").out
@@ -170,6 +172,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_keeps_the_last_checkpoint(undi
     assert differences(reference.out, tmp_path / "run") == []
 
 
+@pytest.mark.process
 def test_a_second_run_into_the_same_folder_is_refused(images, store, tmp_path) -> None:
     program = (
         "import fcntl, os, sys; h = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.lockf(h, fcntl.LOCK_EX);"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -31,6 +29,8 @@ from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings, write_folder
 from tests.train.conftest import metrics_of
+
+pytestmark = pytest.mark.unit
 
 SCRIPT = Path(__file__).parent / "rank_train.py"
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,7 @@ def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int, 
     )
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "shards"])
 def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -> None:
@@ -99,6 +100,7 @@ def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -
     assert state["epoch"] == 2
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_discriminator_learns_the_same_from_two_processes(data, tmp_path) -> None:
     found = []
@@ -113,6 +115,7 @@ def test_a_discriminator_learns_the_same_from_two_processes(data, tmp_path) -> N
     assert all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_number(data, tmp_path) -> None:
     code, said, _ = run(2, data, tmp_path / "run", save_every=1, die=[1, 5])
@@ -126,29 +129,14 @@ def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_n
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_leaves_a_checkpoint(data, tmp_path) -> None:
-    out = tmp_path / "run"
-    arguments = ["train", "--student", "test_vit", "--data", data[0], "--labels", data[1], "--out", out, "--epochs", 400,
-                 "--batch-size", 8, "--workers", 0, "--device", "cpu"]  # fmt: skip
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command(2, "-m", "reinforce.cli.main", *arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-    )
-    try:
-        deadline = time.monotonic() + 150
-        while not (out / LAST).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode != 0
-    assert load_checkpoint(out / LAST)["epoch"] < 400
+    code, said, seen = run(2, data, tmp_path / "run", epochs=400, stop=[0, 2])
+    assert code != 0
+    assert len(seen) == 2
+    assert load_checkpoint(tmp_path / "run" / LAST)["epoch"] < 400
+    assert "state is saved" in said
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in said
 
 
@@ -239,6 +227,7 @@ def test_curves_without_tensorboard_are_wrong_usage(data, tmp_path, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.network
 def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

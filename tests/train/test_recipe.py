@@ -19,6 +19,8 @@ from reinforce.train import recipe as module
 from reinforce.train.recipe import Recipe, about_recipe, load_recipe, shipped_recipes
 from reinforce.views.policy_text import parse_policy
 
+pytestmark = pytest.mark.unit
+
 FOLDER = Path(module.__file__).parent / "recipes"
 
 

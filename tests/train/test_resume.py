@@ -23,6 +23,8 @@ from reinforce.train.metrics import SUMMARY
 from reinforce.train.run import LAST
 from tests.train.conftest import CASES, STEPS, at, config, differences, metrics_of, resumed
 
+pytestmark = pytest.mark.unit
+
 
 def crash() -> None:
     raise RuntimeError("the power went")
@@ -132,6 +134,7 @@ def test_training_works_outside_the_main_thread(undisturbed, tmp_path) -> None:
     assert differences(reference.out, tmp_path / "run") == []
 
 
+@pytest.mark.process
 def test_resuming_may_change_the_number_of_workers(undisturbed, tmp_path) -> None:
     reference = undisturbed("plain")
     with pytest.raises(Interrupted):
@@ -176,6 +179,7 @@ main.main()
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "state is saved"), (signal.SIGKILL, -9, "")])
 def test_a_signalled_process_is_continued_by_resume(undisturbed, tmp_path, monkeypatch, number, code, said) -> None:
     reference = undisturbed("replay")

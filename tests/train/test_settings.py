@@ -17,6 +17,8 @@ from reinforce.train.run import BEST, LAST
 from tests.conftest import SIZE, TEACHER, make_settings
 from tests.train.conftest import CASES, at, config, resumed
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("changes", "text"),

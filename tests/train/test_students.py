@@ -23,7 +23,7 @@ from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import torch_seed
 from tests.conftest import CLASSES, make_settings, write_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.unit, pytest.mark.slow]
 USI = [
     "resnet50", "tresnet_m", "convnext_small", "regnety_032", "vit_small_patch16_224", "levit_384",
     "swin_small_patch4_window7_224", "tnt_s_legacy_patch16_224", "efficientnet_b0", "mobilenetv3_large_100",

@@ -17,6 +17,8 @@ from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from tests.conftest import SIZE
 from tests.train.batch import CPU, C, batch, student
 
+pytestmark = pytest.mark.unit
+
 
 def sparse(soft: torch.Tensor) -> SparseLabels:
     rows = [SparseLabel(np.arange(len(p)), p.numpy(), 0.0) for p in soft]

@@ -25,7 +25,10 @@ from reinforce.train.tasks import OnlineTask, ReplayTask
 from tests.conftest import SIZE, make_settings
 from tests.train.conftest import CASES, CPU_RANK, STEPS, config, flat, recorded
 
+pytestmark = pytest.mark.unit
 
+
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_student_sees_the_stored_views_and_labels_and_every_sample_once_per_epoch(
     images, store, tmp_path, monkeypatch, workers

@@ -12,6 +12,8 @@ from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_store
 from tests.verification.damage import edit_manifest, failed, flip
 
+pytestmark = pytest.mark.unit
+
 # Damaged files
 
 

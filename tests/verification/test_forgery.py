@@ -26,6 +26,8 @@ from reinforce.views.status import Status
 from tests.conftest import content
 from tests.verification.damage import edit_manifest, failed
 
+pytestmark = pytest.mark.unit
+
 OP = 6  # params columns of rrc-ra: crop top, left, height, width, interpolation, flip, op, ...
 
 

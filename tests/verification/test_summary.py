@@ -20,6 +20,8 @@ from reinforce.store.manifest import Job
 from reinforce.store.store import Store, read_manifest
 from tests.conftest import SIZE, content, make_settings
 
+pytestmark = pytest.mark.unit
+
 
 def interrupt(images: Path, teacher: Any, out: Path, after: int) -> None:
     """Leave what a run that stops after so many samples leaves."""

@@ -20,9 +20,12 @@ from reinforce.views import ops
 from tests.conftest import CLASSES, TEACHER, content, make_settings
 from tests.verification.damage import flip
 
+pytestmark = pytest.mark.unit
+
 # A whole store
 
 
+@pytest.mark.process
 def test_a_whole_store_passes_every_check_and_says_how_much_was_looked_at(images, store, weights, cli) -> None:
     before = content(store)
     code, text, err = cli(
@@ -41,6 +44,7 @@ def test_a_whole_store_passes_every_check_and_says_how_much_was_looked_at(images
     assert content(store) == before
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("views", "made"), [(1, 1), (7, 7), (120, 120), (100000, 120)])
 def test_so_many_views_are_made_anew_and_all_are_equal(images, store, cli, views, made) -> None:
     code, text, _ = cli("verify", store, "--data", images, "--views", views, "--workers", 2, "--json")
@@ -70,6 +74,7 @@ def test_the_json_says_what_the_text_says(images, own_store, cli) -> None:
 # With the images
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("key", ["apple/000.jpg", "bread/003.png", "cheese/006.jpg"])
 def test_one_changed_image_is_one_failure_that_names_it(own_images, store, cli, key) -> None:
     flip(own_images / key, 0.99)
@@ -88,6 +93,7 @@ def test_a_missing_image_is_named(own_images, store, cli) -> None:
     assert "'bread/003'" in err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("views", [0, 120])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_a_failure_like_another(own_images, store, cli, views, workers) -> None:
@@ -117,6 +123,7 @@ def patch_resize(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reinforce.views.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("patch", "at_least"), [(patch_ops, 3), (patch_resize, 8)])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_patched_code_fails_the_probes_that_it_concerns(images, store, cli, monkeypatch, patch, at_least, workers) -> None:

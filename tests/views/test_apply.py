@@ -18,6 +18,8 @@ from reinforce.views.apply import apply
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import OP_SLOT_BASE, Field, Op, PixelSpec
 
+pytestmark = pytest.mark.unit
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "views.json"
 SLOTS = tuple(range(OP_SLOT_BASE, OP_SLOT_BASE + 8))
 SPEC = PixelSpec(48, (1, 2, 3, 4, int(Field.INTERPOLATION), int(Field.HFLIP), *SLOTS))

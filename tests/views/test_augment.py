@@ -31,6 +31,8 @@ from reinforce.views.seeds import view_rng
 from tests.conftest import picture
 from tests.views.plain import OnPixels
 
+pytestmark = pytest.mark.unit
+
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 SIZE = 224
 IMAGES = [np.array(picture(i, w, h)) for i, (w, h) in enumerate([(64, 64), (53, 37), (96, 80), (5, 2)])]

@@ -14,6 +14,8 @@ from reinforce.errors import ImageError
 from reinforce.views.decode import decode
 from tests.conftest import picture
 
+pytestmark = pytest.mark.unit
+
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     sink = io.BytesIO()

@@ -21,6 +21,8 @@ from reinforce.views.params import OP_SLOT_BASE, Q16, Op
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import epoch_order, scheduled_views, torch_seed, view_rng
 
+pytestmark = pytest.mark.unit
+
 DRAWS = 6000
 TIMM_NAMES = {
     "AutoContrast": Op.AUTO_CONTRAST, "Equalize": Op.EQUALIZE, "Invert": Op.INVERT, "Rotate": Op.ROTATE,

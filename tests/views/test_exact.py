@@ -15,6 +15,8 @@ from reinforce.views.params import MAX_BLUR, Q16, Interpolation
 from tests.views import plain
 from tests.views.plain import OnPixels
 
+pytestmark = pytest.mark.unit
+
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 FILL = (124, 16, 204)
 KINDS = [Interpolation.NEAREST, Interpolation.BILINEAR, Interpolation.BICUBIC]

@@ -14,6 +14,8 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE
 from tests.views.mixing import POLICY, USI, drawn
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 64, 65])
 @pytest.mark.parametrize("options", [USI, MixOptions(1.0, 1.0, 0.5, both=True), MixOptions(0.2), MixOptions(cutmix=1.0)])

@@ -30,6 +30,8 @@ from reinforce.views.seeds import view_rng
 from tests.conftest import SIZE, make_settings
 from tests.views.mixing import POLICY
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(scope="module")
 def mixed(images, teacher, tmp_path_factory) -> Path:
@@ -98,6 +100,7 @@ def test_samples_are_dealt_to_blocks_in_random_order_so_that_classes_meet(mixed)
     assert pairs > 40
 
 
+@pytest.mark.process
 def test_chunks_of_views_and_workers_change_no_byte(mixed, teacher, tmp_path, monkeypatch) -> None:
     from reinforce.generation import block_labels
 

@@ -20,6 +20,8 @@ from reinforce.views.params import MAX_FACTOR, Op
 from tests.views import plain
 from tests.views.plain import OnPixels
 
+pytestmark = pytest.mark.unit
+
 
 def rolled(image: np.ndarray, interpolation: int, a: int, b: int, fill: RGB) -> np.ndarray:
     """The channels moved on by `a`."""

@@ -15,6 +15,8 @@ from reinforce.views.params import Q16, Interpolation
 from tests.conftest import picture
 from tests.views.plain import OnPixels
 
+pytestmark = pytest.mark.unit
+
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 FILL = (124, 116, 104)
 IMAGES = [np.array(picture(i, w, h)) for i, (w, h) in enumerate([(64, 64), (53, 37), (96, 80), (5, 2), (3, 3)])]

@@ -14,6 +14,8 @@ from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field
 from reinforce.views.policy_text import parse_policy, read_policy
 
+pytestmark = pytest.mark.unit
+
 UNIT = st.floats(0.01, 1).map(lambda v: round(v, 4))
 PAIRS = st.tuples(UNIT, UNIT).map(sorted).map(tuple)
 MIXING = [Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEIGHT, Field.BOX_WIDTH]

@@ -28,6 +28,8 @@ from reinforce.views.rescale import rescale, rescale_boxes
 from reinforce.views.seeds import view_rng
 from tests.conftest import make_settings, picture
 
+pytestmark = pytest.mark.unit
+
 
 @settings(max_examples=150, deadline=None)
 @given(
