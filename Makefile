@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test check format wheel clean
+.PHONY: install demo test test-fast check format wheel clean
 
 install: $(INSTALLED)
 
@@ -18,7 +18,12 @@ demo: install
 	$(BIN)/reinforce demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# What needs no other process and no server, of the rooms that are pure or small: while one is at work on them.
+FAST := bench cli labels packs replay sources store teachers views
+test-fast: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "unit and not slow" $(FAST:%=tests/%) tests/test_*.py $(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import timm
@@ -35,6 +36,8 @@ SIZE = 32
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 torch.set_num_threads(1)  # two test processes on two cores
+hypothesis.settings.register_profile("suite", deadline=None)  # no test is about how fast a machine is
+hypothesis.settings.load_profile("suite")
 
 
 def picture(index: int, width: int = 60, height: int = 48) -> Image.Image:

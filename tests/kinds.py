@@ -52,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if bare or both:
         said = [f"  {name}: has no kind" for name in bare] + [f"  {name}: is unit and something else" for name in both]
         raise pytest.UsageError("\n".join([f"Tests are marked {', '.join(KINDS)} (tests/kinds.py):", *said[:20]]))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # first: what runs beside another process ends with it
     for item, kinds in nearest.items():
         for node in item.listchain():
             node.own_markers[:] = [mark for mark in node.own_markers if mark.name not in KINDS]

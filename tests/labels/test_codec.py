@@ -22,8 +22,8 @@ pytestmark = pytest.mark.unit
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["one-hot", "uniform", "sharp", "soft"]),
-    st.integers(1, 5),
-    st.sampled_from([1, 2, 3, 10, 11, 1000, 21841, 65536, 65537]),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 3, 10, 11, 1000, 65536, 65537]),
     st.sampled_from([1, 2, 10, 50]),
     st.integers(0, 2**32),
 )

@@ -132,6 +132,7 @@ def test_what_is_gone_is_an_oserror(images: Path, tmp_path: Path) -> None:
         table.read(0)
 
 
+@pytest.mark.network
 def test_names_of_classes_come_along(places: Callable[[str], Made], tmp_path: Path, images: Path) -> None:
     assert open_source(places("folder").data).class_names == CLASSES
     assert open_source(places("parquet").data).class_names == CLASSES
@@ -146,6 +147,7 @@ def test_names_of_classes_come_along(places: Callable[[str], Made], tmp_path: Pa
             open_source(shards)
 
 
+@pytest.mark.network
 def test_a_part_of_an_npz_and_of_torchvision(places: Callable[[str], Made]) -> None:
     assert len(open_source(places("npz").data + "#test")) == 3
     assert len(open_source(places("torchvision").data.replace("#train", "#test"))) == 2

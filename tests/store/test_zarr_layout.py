@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import zarr
 
+from reinforce.bench import store_bench
 from reinforce.bench.store_bench import measure_store, parse_size, synthesise
 from reinforce.errors import StoreError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, write_block
+from reinforce.store.probes import environment
 from reinforce.store.store import Store
 from reinforce.store.zarr_layout import ARRAYS, STRIPE_ARRAYS, check_layout, read_inner_chunk
 from tests.conftest import make_settings
@@ -166,12 +168,20 @@ def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
 
 
 @pytest.mark.process
-def test_bench_store_speaks_json_and_draws(tmp_path, cli) -> None:
+def test_bench_store_speaks_json_and_draws(tmp_path, cli, monkeypatch) -> None:
     code, out, err = cli("bench", "store", "--size", "600x2x10", "--plot", tmp_path / "a.png", "--json")
     assert code == 0, err
-    row = json.loads(out)["rows"][0]
+    said = json.loads(out)
+    (row,) = said["rows"]
     assert (row["samples"], row["views"], row["classes"]) == (600, 2, 10)
+    assert said["conditions"] == environment().model_dump()
+    assert said["columns"].keys() <= row.keys()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(store_bench, "synthesise", lambda *arguments: {})
+    monkeypatch.setattr(store_bench, "measure_store", lambda root: row)  # the same run again, told as a table
+    code, out, err = cli("bench", "store", "--size", "600x2x10")
+    assert code == 0, err
+    assert store_bench.table([row]) in out
     code, _, err = cli("bench", "store", "--size", "600x2")
     assert code == 2
     assert "SAMPLESxVIEWSxCLASSES" in err

@@ -21,9 +21,9 @@ from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.tasks import ReplayTask
 
 
-def main() -> None:
-    images, labels, val, out, seen = map(Path, sys.argv[1:6])
-    given = {k: json.loads(v) for k, v in (item.split("=", 1) for item in sys.argv[6:])}
+def main(arguments: list[str]) -> None:
+    images, labels, val, out, seen = map(Path, arguments[:5])
+    given = {k: json.loads(v) for k, v in (item.split("=", 1) for item in arguments[5:])}
     recipe = {"epochs": 2, "batch_size": 8, **{k: v for k, v in given.items() if k in Recipe.model_fields}}
     rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k not in ("die", "stop")}
     steps: list[list[list[int]]] = []
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -27,12 +27,13 @@ from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
+from tests import forked
 from tests.conftest import make_settings, write_folder
+from tests.train import rank_train
 from tests.train.conftest import metrics_of
 
 pytestmark = pytest.mark.unit
 
-SCRIPT = Path(__file__).parent / "rank_train.py"
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,22 +48,21 @@ def data(images, teacher, tmp_path_factory) -> list[Path]:
     return [images, root / "labels", write_folder(root / "val", per_class=3, first=300)]
 
 
-def command(world: int, *arguments: object) -> list[str]:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
-    return [sys.executable, *start, *map(str, arguments)]
-
-
-def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int, str, list[list]]:
+def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int | None, str, list[list]]:
+    """Exit code, what was said, and what each rank saw: two under torchrun, one in a process of its own."""
     seen = out.with_name(out.name + "-seen")
     seen.mkdir(exist_ok=True)
-    arguments = [SCRIPT, *data, out, seen, *(f"{k}={json.dumps(v)}" for k, v in given.items())]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command(world, *arguments), capture_output=True, text=True, env=env, timeout=200)
-    return (
-        done.returncode,
-        done.stderr,
-        [json.loads((seen / f"{r}.json").read_text()) for r in range(world) if (seen / f"{r}.json").exists()],
-    )
+    arguments = [*map(str, [*data, out, seen]), *(f"{k}={json.dumps(v)}" for k, v in given.items())]
+    if world == 1:
+        code, said = forked.run(rank_train.main, arguments)
+    else:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *torchrun, rank_train.__file__, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
+        code, said = done.returncode, done.stderr
+    files = [seen / f"{rank}.json" for rank in range(world)]
+    return code, said, [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 @pytest.mark.process
@@ -184,6 +184,7 @@ def test_channels_last_changes_the_layout_and_not_the_result(data, tmp_path) -> 
     assert all(torch.allclose(a[k], b[k], atol=1e-3) for k in a)
 
 
+@pytest.mark.slow
 def test_a_compiled_student_learns_the_same_and_is_saved_under_its_own_names(data, tmp_path, monkeypatch) -> None:
     import reinforce.train.tasks as tasks
 

@@ -285,18 +285,16 @@ def test_erasing_fills_the_rectangle_after_all_ops_and_nothing_else(mode) -> Non
     (Field.ERASE_TOP, -1), (Field.ERASE_LEFT, 48), (Field.ERASE_HEIGHT, 10**6), (Field.ERASE_WIDTH, -5), (Field.ERASE_SEED, -1),
 ])  # fmt: skip
 def test_a_rectangle_that_is_no_part_of_the_view_is_refused(field, value) -> None:
-    policy = parse_policy("tinyvit:reprob=1")
-    spec, image = pixel_spec(policy, 48), IMAGES[2]
-    params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
-    params[spec.column(field)] = value
+    policy, image = parse_policy("tinyvit:reprob=1"), IMAGES[2]
+    params = draw(view_rng(1, 2, 3), policy, 48, *image.shape[1::-1])
+    params[(spec := pixel_spec(policy, 48)).column(field)] = value
     with pytest.raises(StoreError, match="erase what is no part of the view"):
         apply(image, params, spec)
 
 
 def test_a_blur_beyond_all_bounds_is_refused() -> None:
-    policy = parse_policy("three-augment")
-    spec, image = pixel_spec(policy, 48), IMAGES[2]
-    params = draw(view_rng(1, 2, 3), policy, 48, image.shape[1], image.shape[0])
-    params[spec.column(32)], params[spec.column(34)] = Op.GAUSSIAN_BLUR, 1 << 30
+    policy, image = parse_policy("three-augment"), IMAGES[2]
+    params, spec = draw(view_rng(1, 2, 3), policy, 48, *image.shape[1::-1]), pixel_spec(policy, 48)
+    params[[spec.column(32), spec.column(34)]] = Op.GAUSSIAN_BLUR, 1 << 30
     with pytest.raises(StoreError, match="an argument that it does not take"):
         apply(image, params, spec)

@@ -87,6 +87,7 @@ def test_rotations_of_damaged_params(interpolation, seed, height, width, cos, si
     assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", KINDS)
 @pytest.mark.parametrize("size", [224, 1000])
 def test_views_of_real_sizes(interpolation, size) -> None:

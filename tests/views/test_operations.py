@@ -85,6 +85,7 @@ def test_an_argument_that_an_op_does_not_take_is_refused(slot: tuple[int, int, i
     assert said in str(error.value)
 
 
+@pytest.mark.process
 def test_an_op_of_ones_own_is_generated_verified_and_learnt_from(
     registered, images, weights, tmp_path, cli, monkeypatch
 ) -> None:
