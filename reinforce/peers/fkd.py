@@ -19,9 +19,9 @@ from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
-from reinforce.peers.torch_file import read_torch
 from reinforce.settings import Origin
 from reinforce.store.label_store import LabelStore
+from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field, Interpolation
 from reinforce.views.policy_text import parse_policy
@@ -98,7 +98,7 @@ class FkdReader(Reader):
 
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     found = read_torch(content)
-    arrays = [np.asarray(a) for a in found] if isinstance(found, (list, tuple)) and len(found) == 3 else []
+    arrays = [_array(a) for a in found] if isinstance(found, (list, tuple)) and len(found) == 3 else []
     if len(arrays) != 3 or any(a.dtype.kind not in "fiub" for a in arrays):
         raise bad_labels("a file that is not [coords, flip, label]")
     coords, flip, label = arrays
@@ -107,6 +107,12 @@ def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if label.ndim > 3 or (label.ndim == 3 and label.shape[1] != 2):
         raise bad_labels(f"label {list(label.shape)}")
     return coords, flip.astype(bool), label
+
+
+def _array(value: object) -> np.ndarray:
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def fkd_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:

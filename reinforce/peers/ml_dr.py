@@ -21,10 +21,10 @@ from reinforce.errors import StoreError, UsageError
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
-from reinforce.peers.torch_file import read_torch
 from reinforce.policy import Policy
 from reinforce.settings import Origin
 from reinforce.store.label_store import LabelStore
+from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation, Op

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from reinforce.errors import StoreError
 from reinforce.labels.label_map import MapCodec
 from reinforce.peers.archive import archive_files
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels
-from reinforce.peers.torch_file import read_torch
 from reinforce.settings import Origin
+from reinforce.teachers.torch_file import read_torch
 from reinforce.views.draw import draw
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
@@ -65,8 +66,9 @@ class RelabelReader(Reader):
 
 def _map(content: bytes) -> np.ndarray:
     found = read_torch(content)
-    if not isinstance(found, np.ndarray) or found.ndim != 4 or len(found) != 2 or found.dtype.kind != "f":
+    if not isinstance(found, torch.Tensor) or found.ndim != 4 or len(found) != 2 or not found.is_floating_point():
         raise bad_labels("a file that is not a tensor of scores and class ids")
-    if not 1 <= min(found.shape[1:]) <= max(found.shape[1:]) <= 255 or not np.isfinite(found).all():
-        raise bad_labels(f"a map {list(found.shape)}, or one with NaN")
-    return found.astype(np.float64)
+    values = found.double().numpy()
+    if not 1 <= min(values.shape[1:]) <= max(values.shape[1:]) <= 255 or not np.isfinite(values).all():
+        raise bad_labels(f"a map {list(values.shape)}, or one with NaN")
+    return values

@@ -1,6 +1,6 @@
 """Models: timm models by name, their weights from a local file or the hub, and the hash that identifies weights.
 
-Weights are read from safetensors, or from torch files with `weights_only=True`: nothing is ever unpickled freely.
+Weights are read from safetensors, or from torch files by `torch_file.py`: nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import timm
 import torch
 from torch import nn
 
-from reinforce.errors import TeacherError, UsageError, first_line
+from reinforce.errors import StoreError, TeacherError, UsageError, first_line
 from reinforce.settings import Scalar
 from reinforce.silence import no_log
 from reinforce.teachers.short_names import timm_name
+from reinforce.teachers.torch_file import read_torch
 
 
 def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scalar], pretrained: bool) -> nn.Module:
@@ -121,12 +122,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+            content = read_torch(path)
     except Exception as error:  # noqa: BLE001 - damaged files raise many kinds of errors
+        # Of an error of ours, what was found; of others, which kind it is too.
+        reason = str(error).splitlines()[1].partition(":")[2].strip() if isinstance(error, StoreError) else first_line(error)
         raise TeacherError(
             f"{path} cannot be read as weights.",
-            found=first_line(error),
-            expected="a safetensors file, or a torch file that loads with weights_only=True",
+            found=reason,
+            expected="a safetensors file, or a torch file of tensors and plain data",
             cause="a damaged file, or a pickle with arbitrary objects, which is never loaded",
             fix="save model.state_dict() again, best as safetensors",
         ) from None

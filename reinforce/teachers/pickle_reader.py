@@ -1,75 +1,66 @@
 """Pickle reader: reads the plain data that a pickle of someone else's holds, without unpickling it.
 
 The opcodes of numbers, text, containers and a handful of numpy's and torch's constructors are interpreted here; a name in the
-file is looked up in a table of ours and never imported, so nothing in the file can run. Everything else is refused by its name.
-Sources: pickletools in Python's library (opcodes), torch/serialization.py (persistent ids).
+file is looked up in a table of ours (`pickle_names.py`) and never imported, so nothing in the file can run. Everything else is
+refused by its name. Source: pickletools in Python's library.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from reinforce.errors import StoreError
+from reinforce.teachers.pickle_names import CALLS, KNOWN, STORAGES, Array, Dtype, Fields, Name, Tensors, refused
 
 MAX_OPCODES = 20_000_000
-_TORCH_DTYPES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
-    "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1", "BoolStorage": "|b1",
-}  # fmt: skip
-_NUMPY_KINDS = "fiub"
-Storage = Callable[[str, int], bytes]
-"""Name of a storage and its length in bytes, to its content."""
-
-
-class Name(NamedTuple):
-    """A name that the file mentions."""
-
-    module: str
-    name: str
-
-
-class _Dtype:
-    def __init__(self, text: object) -> None:
-        self.dtype = np.dtype(text) if isinstance(text, str) and len(text) <= 3 else np.dtype(object)
-        if self.dtype.kind not in _NUMPY_KINDS:
-            raise refused(f"a dtype {text!r}")
-
-
-class _Array:
-    """An array of numpy's, between its creation and its state."""
-
-    value: np.ndarray | None = None
-
-
 _MARK = object()
 
 
-def read_pickle(content: bytes, storage: Storage | None = None) -> Any:
-    """The data of a pickle: numbers, text, bytes, lists, tuples, dicts, and numpy arrays for arrays and tensors.
+def read_pickle(content: bytes, tensors: Tensors | None = None) -> Any:
+    """The data of a pickle: numbers, text, bytes, lists, tuples, dicts, numpy arrays, and tensors.
 
     Args:
         content: The pickle, protocol 2 to 5.
-        storage: Gives the bytes of tensors; default: there are none.
+        tensors: Makes tensors; default: there are none.
 
     Raises:
         StoreError: damaged, or it holds anything else.
     """
+    return read_first_pickle(content, 0, tensors)[0]
+
+
+def read_first_pickle(content: bytes, at: int, tensors: Tensors | None = None) -> tuple[Any, int]:
+    """The data of a pickle that begins at a byte and has others behind it, and where it ends.
+
+    Raises:
+        StoreError: damaged, or it holds anything else.
+    """
+    machine = _Machine(content, at, tensors)
     try:
-        return _Machine(content, storage).run()
+        return machine.run(), machine.at
     except StoreError:
         raise
-    except (IndexError, KeyError, ValueError, TypeError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (
+        IndexError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        UnicodeDecodeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise refused(f"{type(error).__name__}: {error}") from None
 
 
 class _Machine:
-    def __init__(self, content: bytes, storage: Storage | None) -> None:
-        self.content, self.at, self.storage = content, 0, storage
+    def __init__(self, content: bytes, at: int, tensors: Tensors | None) -> None:
+        self.content, self.at, self.tensors = content, at, tensors
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -124,78 +115,38 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name not in _CALLS or type(arguments) is not tuple:
+        if not isinstance(name, Name) or name not in CALLS or type(arguments) is not tuple:
             shown = f"{name.module}.{name.name}" if isinstance(name, Name) else type(name).__name__
             raise refused(f"a call of {shown}")
-        self.stack.append(_CALLS[name](self, *arguments))
+        self.stack.append(CALLS[name](self.tensors, *arguments))
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, _Dtype):
+        if isinstance(target, Dtype):
             if not isinstance(state, tuple) or state[1] not in ("<", "|") or any(part is not None for part in state[2:5]):
                 raise refused(f"a dtype in state {state!r}"[:80])
-        elif isinstance(target, _Array):
+        elif isinstance(target, Array):
             _, shape, dtype, fortran, content = state
-            if not isinstance(dtype, _Dtype) or not isinstance(content, bytes) or fortran:
+            if not isinstance(dtype, Dtype) or not isinstance(content, bytes) or fortran:
                 raise refused("an array that is not of plain numbers")
             target.value = np.frombuffer(content, dtype.dtype).reshape(shape)
-        else:
+        elif isinstance(target, Fields):
+            target.update(state)
+        elif type(target) is not dict or type(state) is not dict:  # else attributes of an OrderedDict: torch's _metadata
             raise refused(f"a state for {type(target).__name__}")
 
     def persistent(self) -> None:
-        kind, name, key, _, count = self.stack.pop()
-        if kind != "storage" or not isinstance(name, Name) or name.module != "torch" or self.storage is None:
+        kind, name, key, _, count, *view = self.stack.pop()
+        if kind != "storage" or not isinstance(name, Name) or name.name not in STORAGES or self.tensors is None or any(view):
             raise refused("a persistent id that is no tensor's")
-        dtype = np.dtype(_TORCH_DTYPES[name.name])
         if type(count) is not int or not 0 <= count < 1 << 40:
             raise refused(f"a storage of {count} numbers")
-        self.stack.append(np.frombuffer(self.storage(str(key), count * dtype.itemsize), dtype))
-
-
-def _tensor(
-    machine: _Machine, storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object
-) -> np.ndarray:
-    if not isinstance(storage, np.ndarray) or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
-        raise refused("a tensor of something else")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset
-    if len(size) > 8 or last >= max(len(storage), 1) or math.prod(size) > len(storage):
-        raise refused(f"a tensor {list(size)} past the end of its {len(storage)} numbers")
-    steps = tuple(s * storage.itemsize for s in stride)
-    return np.array(np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False), order="C")
-
-
-def _scalar(machine: _Machine, dtype: _Dtype, content: bytes) -> int | float | bool:
-    value: int | float | bool = np.frombuffer(content, dtype.dtype, 1)[0].item()
-    return value
-
-
-def _encode(machine: _Machine, text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise refused(f"an encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _array(machine: _Machine, kind: Name, shape: object, code: object) -> _Array:
-    if kind != Name("numpy", "ndarray"):
-        raise refused(f"an array {kind}")
-    return _Array()
-
-
-_CALLS: dict[Name, Callable[..., Any]] = {
-    Name("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    Name("collections", "OrderedDict"): lambda machine: {},
-    Name("_codecs", "encode"): _encode,
-    Name("numpy", "dtype"): lambda machine, text, *rest: _Dtype(text),
-}
-for _package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _CALLS[Name(_package, "scalar")] = _scalar
-    _CALLS[Name(_package, "_reconstruct")] = _array
-_KNOWN = {*_CALLS, Name("numpy", "ndarray"), *(Name("torch", n) for n in _TORCH_DTYPES)}
+        self.stack.append(self.tensors.storage(name.name, str(key), count))
 
 
 def _name(machine: _Machine, module: object, name: object) -> None:
     found = Name(str(module), str(name))
-    if found not in _KNOWN:
+    if found not in KNOWN:
         raise refused(f"the name {found.module}.{found.name}"[:100])
     machine.stack.append(found)
 
@@ -215,7 +166,7 @@ def _stack_global(machine: _Machine) -> None:
 
 
 def _finished(value: Any) -> Any:
-    return value.value if isinstance(value, _Array) and value.value is not None else value
+    return value.value if isinstance(value, Array) and value.value is not None else value
 
 
 def _number(layout: str) -> Callable[[_Machine], None]:
@@ -279,17 +230,7 @@ _OPCODES: dict[int, Callable[[_Machine], Any]] = {
     0x75: lambda m: m.set_items(list(map(_finished, m.items()))),
     0x94: _memoize(None), 0x71: _memoize("<B"), 0x72: _memoize("<I"), 0x68: _recall("<B"), 0x6A: _recall("<I"),
     0x63: _global, 0x93: _stack_global,
-    0x52: _Machine.reduce, 0x62: _Machine.build, 0x51: _Machine.persistent,
+    0x55: _bytes("<B", True), 0x54: _bytes("<i", True),  # text of Python 2
+    0x52: _Machine.reduce, 0x81: _Machine.reduce, 0x62: _Machine.build, 0x51: _Machine.persistent,
     0x30: lambda m: m.stack.pop(),
 }  # fmt: skip
-
-
-def refused(found: str) -> StoreError:
-    """The error for a pickle with more in it than data."""
-    return StoreError(
-        "A pickle is refused.",
-        found=found,
-        expected="numbers, text, lists, tuples, dicts, numpy scalars and arrays, tensors",
-        cause="another kind of file, a damaged one, or one that was made to do harm",
-        fix="nothing in it was run; get the files from their authors again",
-    )

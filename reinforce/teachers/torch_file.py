@@ -1,0 +1,148 @@
+"""Torch file: the data in a file that `torch.save` wrote, of weights or of labels, read without unpickling.
+
+Both kinds are read: the zip of today, and the row of pickles that torch wrote before 1.6. Source: torch/serialization.py. Why
+this and not `torch.load(weights_only=True)`: `reinforce/design/torch-files.md`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reinforce.errors import StoreError
+from reinforce.teachers.pickle_names import STORAGES, refused
+from reinforce.teachers.pickle_reader import read_first_pickle, read_pickle
+
+MAX_PICKLE_BYTES = 64 << 20
+"""Largest pickle that is read; the numbers of tensors are outside of it."""
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before 1.6
+_LOCAL_HEADER = 30
+
+File = io.BytesIO | io.BufferedReader
+Read = Callable[[str, int], torch.Tensor]
+"""Key of a storage and its bytes, to its content: uint8 `[bytes]`, memory of its own."""
+
+
+def read_torch(source: bytes | Path) -> Any:
+    """What a torch file holds; tensors are on the CPU, and share memory where they did.
+
+    Args:
+        source: The content of a file, or the path of one.
+
+    Raises:
+        StoreError: not such a file, damaged, compressed, or with more in it than data.
+        OSError: it cannot be read.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        try:
+            if file.read(2) == b"PK":
+                return _read_zip(file)
+            return _read_pickles(file)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+            raise refused(f"no file that torch.save wrote: {error}") from None
+
+
+class _Tensors:
+    """See `reinforce.teachers.pickle_names.Tensors`. Each storage is read once."""
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+        self.storages: dict[str, torch.Tensor] = {}
+
+    def storage(self, kind: str, key: str, count: int) -> torch.Tensor:
+        dtype = getattr(torch, STORAGES[kind])
+        if key not in self.storages:
+            self.storages[key] = self.read(key, count * dtype.itemsize)
+        content = self.storages[key]
+        if len(content) != count * dtype.itemsize:
+            raise refused(f"storage {key} of two lengths")
+        return content.view(dtype)
+
+    def tensor(
+        self, storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], dtype: str | None
+    ) -> torch.Tensor:
+        return (storage if dtype is None else storage.view(getattr(torch, dtype))).as_strided(size, stride, offset)
+
+
+def _read_zip(file: File) -> Any:
+    end = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = {m.filename: m for m in archive.infolist()}
+        for member in members.values():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise refused(f"{member.filename} is compressed")
+        if sum(m.file_size for m in members.values()) > end:
+            raise refused("members that overlap")
+        data = [name for name in members if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(data) != 1 or members[data[0]].file_size > MAX_PICKLE_BYTES:
+            raise refused(f"{len(data)} files data.pkl, or one too large")
+        prefix = data[0].removesuffix("data.pkl")
+        if (order := f"{prefix}byteorder") in members and archive.read(order) != b"little":
+            raise refused("numbers in another byte order")
+
+        def read(key: str, length: int) -> torch.Tensor:
+            member = members.get(f"{prefix}data/{key}")
+            if member is None or member.file_size < length:
+                raise refused(f"no storage {key} of {length} bytes")
+            file.seek(member.header_offset)
+            names = struct.unpack("<26xHH", file.read(_LOCAL_HEADER))
+            file.seek(sum(names), os.SEEK_CUR)
+            found = _filled(file, member.file_size)
+            if zlib.crc32(_memory(found)) != member.CRC:
+                raise refused(f"storage {key} is damaged")
+            return found[:length]
+
+        return read_pickle(archive.read(data[0]), _Tensors(read))
+
+
+def _read_pickles(file: File) -> Any:
+    """Magic, version, machine, data, keys of the storages; then of each, in that order, its count and its numbers."""
+    file.seek(0)
+    head = file.read(MAX_PICKLE_BYTES)
+    try:
+        magic, at = read_first_pickle(head, 0)
+        protocol, at = read_first_pickle(head, at)
+        machine, at = read_first_pickle(head, at)
+    except StoreError:
+        raise refused("no file that torch.save wrote") from None
+    if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(machine, dict) or not machine.get("little_endian"):
+        raise refused("no file that torch.save wrote")
+    lengths: dict[str, int] = {}
+
+    def empty(key: str, length: int) -> torch.Tensor:
+        lengths[key] = length
+        return torch.empty(length, dtype=torch.uint8, device="meta")
+
+    # The numbers come behind the data: a first reading tells which there are and how long, a second one has them.
+    _, after = read_first_pickle(head, at, _Tensors(empty))
+    keys, begin = read_first_pickle(head, after)
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(lengths):
+        raise refused("storages that are not those of the data")
+    end = file.seek(0, os.SEEK_END)
+    if sum(lengths.values()) > end:
+        raise refused("storages past the end of the file")
+    file.seek(begin)
+    content: dict[str, torch.Tensor] = {}
+    for key in map(str, keys):
+        file.seek(8, os.SEEK_CUR)  # how many numbers, as the data says too
+        content[key] = _filled(file, lengths[key])
+    return read_first_pickle(head, at, _Tensors(lambda key, length: content[key]))[0]
+
+
+def _filled(file: File, length: int) -> torch.Tensor:
+    found = torch.empty(length, dtype=torch.uint8)
+    if file.readinto(_memory(found)) != length:
+        raise refused("it ends in the middle")
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.numpy())  # type: ignore[arg-type]  # torch has no types for what numpy gives
