@@ -1,13 +1,13 @@
-"""The errors a user can meet, drawn as a tree; every one says what was found, expected, the likely cause, and what to do.
+"""The errors that a user can meet, as a tree. Each says what was found, what was expected, the likely cause, and what to do.
 
 ReinforceError            exit code 1: a check failed or the data is bad
-|-- Interrupted           exit code 130: Ctrl-C or a TERM signal; what was done is saved
+|-- Interrupted           exit code 130: Ctrl-C or a TERM signal; finished work is saved
 |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
 |   `-- SettingsError     an existing output was made with another setting
 `-- DataError
-    |-- SourceError       images or class folders are not as they should be
+    |-- SourceError       images or class folders are missing or not usable
     |   `-- ImageError    one image cannot be decoded
-    |-- StoreError        a reinforced dataset on disk is incomplete, damaged or not one
+    |-- StoreError        a reinforced dataset on disk is incomplete or damaged, or a folder holds none
     |   `-- BusyError     another process is writing the same output
     |-- LabelError        a probability array or a record is not a distribution
     |-- TeacherError      weights or class map do not fit the teacher or the data
@@ -62,7 +62,7 @@ class ReinforceError(Exception):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Worker processes send errors to the parent; the default would call __init__ without the keywords.
+        # Worker processes pickle errors for their parent; without this, pickle would call __init__ without the keywords.
         return (_rebuild, (type(self), self.what, self.args))
 
 
@@ -72,8 +72,8 @@ def _rebuild(kind: type[ReinforceError], what: str, args: tuple[object, ...]) ->
     return error
 
 
-class Interrupted(ReinforceError):  # noqa: N818 - it is no error
-    """The user or the machine asked to stop; the state was saved."""
+class Interrupted(ReinforceError):  # noqa: N818 - an interruption is not an error
+    """The user or the machine asked the process to stop; its state was saved."""
 
     exit_code = 130
 
@@ -101,11 +101,11 @@ class ImageError(SourceError):
 
 
 class StoreError(DataError):
-    """A reinforced dataset is incomplete, damaged, or not one."""
+    """A reinforced dataset is incomplete or damaged, or a folder holds none."""
 
 
 class BusyError(StoreError):
-    """Another process holds the output."""
+    """Another process is writing the same output."""
 
 
 class LabelError(DataError):
@@ -121,5 +121,5 @@ class ReplayError(DataError):
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line: its type and the beginning of its text."""
+    """An error in one line: its type and the first line of its text."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""Files: writing what is seen whole or not at all, hashing, and holding a folder against other contents and a second writer."""
+"""Files: atomic writes (readers see all of a file or nothing), hashes, and checks of a folder's other files and writers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _held: set[Path] = set()  # locks of this process
 
 
 Progress = Callable[[int, int], None]
-"""What a long job tells of itself: called with (done, total)."""
+"""A function that a long job calls to report its progress, with (done, total)."""
 
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Where to write what takes the place of `path` when the context ends: a file or a folder, seen whole or not at all.
+    """Give a temporary path to write to; it replaces `path` when the context ends. Readers see a whole file or folder, or none.
 
-    It lies beside `path` under a name with a leading dot, is synced with all that is in it, and renamed once. What an error
-    leaves is removed.
+    The temporary path is beside `path`, under a name with a leading dot. At the end everything in it is synced, then one
+    rename puts it in place. After an error it is removed.
 
     Args:
-        path: A file, or a folder that is not there or empty.
-        shared: Of a cache: processes and threads may write the same path at once, each under a name of its own, and nothing
-            is synced.
+        path: A file, or a folder that is absent or empty.
+        shared: For caches: several processes and threads may write the same path at once. Each uses its own temporary name,
+            and nothing is synced.
 
     Raises:
-        StoreError: the folder is the one that the process stands in, which cannot be replaced under its feet.
+        StoreError: the folder is the current folder of this process, which cannot be replaced.
     """
     if path.is_dir():
         path = path.resolve()
@@ -57,13 +57,13 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file, seen whole or not at all."""
+    """Write a file so that readers see all of it or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there and can be removed."""
+    """Remove a file, or a folder with all that is in it; a path that is absent is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -91,15 +91,15 @@ def _sync_folder(path: Path) -> None:
 
 
 def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str] = ()) -> None:
-    """Refuse a folder that holds something else than what is written there. What killed writers left is overlooked.
+    """Refuse a folder that holds other files than those that are to be written there. Leftovers of killed writers are ignored.
 
     Args:
         out: The folder; it may be absent.
-        marks: Files of which one says that the folder is such an output, whatever else is in it.
-        allowed: Names that may stand there without a mark.
+        marks: If one of these files is in the folder, it is an output of this kind, and its other files do not matter.
+        allowed: Names that may be in the folder although no mark is.
 
     Raises:
-        StoreError: other files.
+        StoreError: the folder holds other files.
     """
     there = {n for n in os.listdir(out) if not n.endswith(".partial") and n != _LOCK} if out.is_dir() else set()
     if there - set(allowed) and not there & set(marks):
@@ -113,7 +113,7 @@ def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system says while `path` is written into an error for the user.
+    """Turn errors of the file system while `path` is written into an error for the user.
 
     Raises:
         StoreError: a full disk, missing permissions, a file where a folder should be.
@@ -130,7 +130,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
-    """Write pieces to an open file; hex digest of their sha256, and their bytes in all."""
+    """Write pieces to an open file; returns the hex digest of their sha256, and how many bytes they have in all."""
     digest, length = hashlib.sha256(), 0
     for piece in pieces:
         digest.update(piece)
@@ -147,15 +147,15 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold `folder` against other writers for as long as the context lasts; a killed holder lets go by itself.
+    """Lock `folder` against other writers while the context lasts; the lock of a killed process ends with that process.
 
-    A POSIX record lock: worker processes do not inherit it, so they cannot keep it alive after their parent died.
+    It is a POSIX record lock: worker processes do not inherit it, so they cannot keep it after their parent has died.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds the lock.
     """
     path = folder / _LOCK
-    if path.resolve() in _held:  # a record lock does not keep its own process out
+    if path.resolve() in _held:  # a record lock does not stop the process that holds it
         raise BusyError(f"{folder} is being written by this very process.", expected="one writer at a time")
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -175,7 +175,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                 break
         except FileNotFoundError:
             pass
-        os.close(handle)  # the last holder removed the file between our open and our lock
+        os.close(handle)  # the previous holder removed the file after we opened it and before we locked it: try again
     _held.add(path.resolve())
     try:
         os.ftruncate(handle, 0)

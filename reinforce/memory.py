@@ -1,4 +1,4 @@
-"""Memory: how this process keeps what it has freed."""
+"""Memory: keep freed memory in this process instead of returning it to the kernel."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Mallopt = Callable[[int, int], int]
 
 
 def keep_freed_memory(largest: int = 1 << 30) -> int:
-    """Have freed memory reused by this process instead of given back to the kernel and fetched again, page by page.
+    """Let this process reuse the memory that it freed, instead of returning it to the kernel and getting it again page by page.
 
-    glibc gives blocks above 32 MB back at once, and what lies free at its end above 128 kB. Activations of a batch are above
-    the one, views of an image above the other: a MobileNetV2 on two cores spent three quarters of its time on clearing pages.
-    For whole programs, not for libraries: it holds for all of the process. Elsewhere than on glibc nothing happens.
+    By default, glibc returns freed blocks above 32 MB to the kernel at once, and free memory above 128 kB at the end of its
+    heap. Activations of a batch exceed the first limit, views of an image the second: a MobileNetV2 on two cores spent three
+    quarters of its time on clearing pages. For whole programs, not for libraries: it changes the whole process. Without
+    glibc it does nothing.
 
     Args:
-        largest: Bytes of a block from which on it is given back all the same.
+        largest: Blocks of at least this many bytes are still returned to the kernel.
 
     Returns:
-        Bytes of a block up to which memory is kept from now on: `largest`, less where the C library takes no more, 0 where it
+        Bytes of a block up to which memory is kept from now on: `largest`; less where the C library takes no more; 0 where it
         refuses or has no such options.
     """
     try:

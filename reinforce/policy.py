@@ -1,8 +1,8 @@
-"""Policy: the distribution that views are drawn from, as one validated set of options; names stand for presets of them. Pure.
+"""Policy: the distribution that views are drawn from, as one validated set of options; a preset is a set with a name. Pure.
 
-What an option does stands in `reinforce.views`: `layout.py`, `draw.py`, `augment.py`, `mix.py`; how a policy is written on the
-command line and in files, in `policy_text.py`. A reinforced dataset stores every option that applies beside the name, so a
-preset that changes later changes no stored data set.
+`reinforce.views` implements the options (`layout.py`, `draw.py`, `augment.py`, `mix.py`) and reads and writes policies as text
+(`policy_text.py`). A reinforced dataset stores the name and every option that applies, so stored data sets stay the same when
+a later version changes a preset.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 CUSTOM = "custom"
 MAX_OPS = 13
-"""Ops drawn per view, at most: the 16 op slots of FORMAT.md without the three of colour jitter."""
+"""Largest number of ops drawn per view: the 16 op slots of FORMAT.md less three for colour jitter."""
 RGB = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may follow crop and flip, `aa=NAME`; how it is drawn stands in `reinforce.views.augment`.
+    """An augmentation that may follow crop and flip, `aa=NAME`; `reinforce.views.augment` draws it.
 
     Attributes:
         options: The options that it takes.
-        slots: Op slots of a view; None: n.
+        slots: Op slots of a view; None: as many as the option `n` says.
         max_m: Largest magnitude.
-        whole_m: Whether the magnitude is a whole number.
+        whole_m: Whether the magnitude must be a whole number.
     """
 
     options: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Preset:
     """A named policy.
 
     Attributes:
-        description: What it is and whose, in a line.
+        description: What it does and who published it, in one line.
         options: Values of the options that are not at their defaults.
     """
 
@@ -111,7 +111,7 @@ class MixOptions:
         mixup_prob: Probability that a pair is mixed at all.
         mixup_switch_prob: Probability of CutMix instead of MixUp where both are on.
         both: MixUp and CutMix are decided independently, each with `mixup_prob`, and may both happen (ImageNet+).
-        repeats: So many consecutive views share their pairs, with a `lam` and box of their own (repeated augmentation).
+        repeats: Number of consecutive views with the same pairs; each view has its own `lam` and box (repeated augmentation).
     """
 
     mixup: float = 0.0
@@ -123,7 +123,7 @@ class MixOptions:
 
 
 class Policy(BaseModel):
-    """Options of a policy; timm's names where timm has them. Which apply depends on `crop`, `aa`, `reprob` and mixing."""
+    """Options of a policy, with timm's names where timm has them; `crop`, `aa`, `reprob` and mixing decide which apply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,6 +1,6 @@
-"""Settings: what a user asks for, everything that decides pixels and labels; and how such models become JSON and back. Pure.
+"""Settings: what a user asks for (everything that decides pixels and labels), and how such models are written as JSON. Pure.
 
-`Settings` is fixed when generation starts, stands in the manifest, and is compared on resume. Unknown keys are refused.
+`Settings` is fixed when generation starts, is part of the manifest, and is compared on resume. Unknown keys are refused.
 Source: FORMAT.md, "Manifest".
 """
 
@@ -15,17 +15,17 @@ from reinforce.policy import Policy
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 256 << 20
-"""Longest JSON that is read."""
+"""Largest JSON that is read, in bytes."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 KIND = r"^[a-z0-9][a-z0-9-]{0,39}$"
-"""What names a kind of something, of which there may be more in a later version."""
+"""Pattern for the name of a kind, where a later version may know more kinds than this one."""
 Scalar = str | int | float | bool | None
 """A value on the command line: `key=value`."""
 M = TypeVar("M", bound=BaseModel)
 
 
 class Model(BaseModel):
-    """Base of what stands in files: frozen, and no key that is not defined."""
+    """Base of the models that are written to files: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, validate_by_name=True)
 
@@ -43,7 +43,7 @@ class TeacherInfo(Model):
 
 
 class SourceInfo(Model):
-    """What the images were read from; the location is not recorded, it differs from machine to machine."""
+    """What the images were read from. The location is not recorded, because it differs from machine to machine."""
 
     kind: str = Field(pattern=KIND, description="as it may be stated in front of a location")
     num_samples: int = Field(ge=1, le=1 << 31)
@@ -52,7 +52,7 @@ class SourceInfo(Model):
 
 
 class Origin(Model):
-    """Where labels come from that were not generated here; what their pixels were is told, and not promised."""
+    """Where imported labels come from. What made their pixels is recorded, but exact replay is not promised."""
 
     format: str = Field(pattern=KIND, description="as `reinforce import` takes it")
     pixels: str = Field(description="what made the pixels that the teacher saw")
@@ -91,12 +91,12 @@ class Settings(Model):
 
     @property
     def probe_views(self) -> int:
-        """Views that are probed, view `row % probe_views` of each row: those of the first record."""
+        """Number of views that probes cover, those of the first record: each row is probed in view `row % probe_views`."""
         return min(self.views, self.stripe_views)
 
     @property
     def num_stripes(self) -> int:
-        """Records of a sample, and stripes of views of a block."""
+        """Number of stripes of a block, which is also the number of records of a sample."""
         return -(-self.views // self.stripe_views)
 
     @property
@@ -106,7 +106,7 @@ class Settings(Model):
 
 
 def to_json(model: BaseModel) -> str:
-    """Canonical text: two spaces, sorted by definition, a newline at the end."""
+    """Canonical text: indented by two spaces, keys in the order of their definition, a newline at the end."""
     return model.model_dump_json(indent=2) + "\n"
 
 
@@ -119,7 +119,7 @@ def read_model(kind: type[M], text: str | bytes, name: str) -> M:
     if len(text) > MAX_BYTES:
         raise StoreError(f"{name} is too large.", found=f"{len(text)} bytes", expected=f"at most {MAX_BYTES}")
     try:
-        return kind.model_validate_json(text, by_alias=True, by_name=False)  # files have one name for each key
+        return kind.model_validate_json(text, by_alias=True, by_name=False)  # in a file, only the alias is a valid key
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
