@@ -1,6 +1,6 @@
-"""Labels: soft labels in sparse form, and the codecs that make bytes of them.
+"""Labels: soft labels in sparse form, and the codecs that turn them into bytes.
 
 Comes in: a teacher's distributions of all views of a sample, float32 `[V, C]`, or a map of scores.
-Goes out: a record, bytes; and from a record sparse labels that are distributions again.
-Read first: `sparse.py`, then `codec.py`, what every codec is; `codecs.py` says which there are.
+Goes out: a record (bytes); and, read from a record, sparse labels, which are distributions.
+Read first: `sparse.py`, then `codec.py`, the base of all codecs; `codecs.py` lists them.
 """

@@ -1,7 +1,7 @@
 """Codec: the soft labels of one sample, float32 `[V, C]`, to the bytes of a record and back, one view at a time.
 
-A codec is a small frozen class; it opens no files. The byte layouts are normative in FORMAT.md, "Records"; which codecs there
-are stands in `reinforce.labels.codecs`.
+A codec is a small frozen class; it opens no files. The byte layouts are normative in FORMAT.md, "Records";
+`reinforce.labels.codecs` lists all codecs.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ class Codec(ABC):
 
     name: ClassVar[str]
     form: ClassVar[str]
-    """What is typed: `topk:K`."""
+    """What a user types, for example `topk:K`."""
     labels: ClassVar[str] = "views"
     """The kind of labels that it stores (`label_kind.py`)."""
     drops_remainder: ClassVar[bool] = False
-    """Whether others who use it train on the stored classes alone: `bench codec` measures that too."""
+    """Whether other software with this form drops the remainder and trains on the stored classes alone; if so, `bench codec`
+    measures that too."""
     description: ClassVar[str]
-    """What it is, in a line."""
+    """What it is, in one line."""
 
     @classmethod
     @abstractmethod
     def parse(cls, option: str) -> Codec:
-        """The codec with an option as it is typed, behind the colon; empty: none was given.
+        """The codec for the text that a user typed after the colon; empty: no option was given.
 
         Raises:
-            UsageError: it has no such option.
+            UsageError: the codec has no such option.
         """
 
     @classmethod
     @abstractmethod
     def from_dict(cls, options: dict[str, Any]) -> Codec:
-        """The codec with the options of `to_dict`, without the name.
+        """The codec with the options that `to_dict` gave, without the name.
 
         Raises:
             ValueError: other options, or values of another type or out of range.
@@ -49,27 +50,27 @@ class Codec(ABC):
 
     @classmethod
     def named(cls) -> dict[str, Codec]:
-        """Settings that have a name of their own."""
+        """Codecs of this class, with certain options, that users can call by a name of their own: name to codec."""
         return {}
 
     @property
     def about(self) -> str:
-        """What it is with these options, in a line."""
+        """What it is with these options, in one line."""
         return self.description
 
     @abstractmethod
     def encode(self, answers: np.ndarray) -> bytes:
-        """Encode what the teacher said of one sample.
+        """Encode the teacher's answers for one sample.
 
         Args:
-            answers: float32 `[V, C]`, each row a distribution; of label maps scores, float32 `[1, h, w, C]`.
+            answers: float32 `[V, C]`, each row a distribution; for label maps scores, float32 `[1, h, w, C]`.
 
         Raises:
-            LabelError: a row is not a distribution, or a score no number.
+            LabelError: a row is not a distribution, or a score is not finite.
         """
 
     def probabilities(self, answers: np.ndarray) -> np.ndarray:
-        """The distributions that `decode_all` gives back up to the codec's error: float32 `[V, C]`."""
+        """The distributions that `decode_all` would return if the codec lost nothing: float32 `[V, C]`."""
         return answers
 
     @abstractmethod
@@ -82,7 +83,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
-        """Decode the soft labels of all views, for less than one by one.
+        """Decode the soft labels of all views; faster than one by one.
 
         Raises:
             LabelError: the record is damaged.
@@ -94,7 +95,7 @@ class Codec(ABC):
 
 
 def encode_stripes(codec: Codec, answers: np.ndarray, stripe_views: int) -> list[bytes]:
-    """The records of one sample, each of `stripe_views` views, the last of what is left."""
+    """The records of one sample, each of `stripe_views` views; the last one has the views that are left."""
     return [codec.encode(answers[first : first + stripe_views]) for first in range(0, len(answers), stripe_views)]
 
 
@@ -117,5 +118,5 @@ def damaged(what: str, found: str, expected: str) -> LabelError:
 
 
 def class_id_bytes(num_classes: int) -> int:
-    """Bytes of an integer that numbers classes: 2, or 4 when C > 65536."""
+    """Bytes of one class id in a record: 2, or 4 when C > 65536."""
     return 2 if num_classes <= 1 << 16 else 4

@@ -1,4 +1,4 @@
-"""Codecs: which there are, by the names that users type and as the manifest has them. A new one is one line in `CODECS`."""
+"""Codecs: the list of all codecs, found by what a user typed or by an entry of a manifest. A new one is a line in `CODECS`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reinforce.labels.topk import TopK
 
 CODECS: dict[str, type[Codec]] = {kind.name: kind for kind in (Sqrt, TopK, MapCodec)}
 NAMED_CODECS = {name: codec for kind in CODECS.values() for name, codec in kind.named().items()}
-"""Settings of a codec that have a name of their own, smallest first."""
+"""Codecs with certain options that have a name of their own, the one with the smallest records first."""
 
 
 def parse_codec(text: str) -> Codec:

@@ -12,14 +12,15 @@ from reinforce.labels.sparse import SparseLabel, SparseLabels
 
 
 class Fidelity(NamedTuple):
-    """Of one sample with V views.
+    """Errors of the decoded labels of one sample with V views.
 
     Attributes:
-        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where over a millionth of the mass is ruled
-            out, that is decoded as zero.
+        kl: KL(teacher || decoded) of each view in nats, float64 `[V]`; infinite where more than a millionth of the teacher's
+            mass is decoded as zero.
         total_variation: Half the L1 distance of each view, float64 `[V]`.
-        top1_bias: Decoded less true probability of the teacher's top class of each view, float64 `[V]`.
-        image_bias: L1 norm of the mean over the views of decoded less true probabilities: what does not average out.
+        top1_bias: Decoded minus true probability of the teacher's top class of each view, float64 `[V]`.
+        image_bias: L1 norm of the mean over the views of (decoded - true) probabilities: the error that remains when errors
+            of single views average out.
     """
 
     kl: np.ndarray
@@ -34,7 +35,7 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     true /= true.sum(dim=1, keepdim=True)
     decoded = SparseLabels.stack(labels, true.shape[1]).dense().double()
     difference = decoded - true
-    # What a half float rounds to zero is no loss to speak of; what is dropped is.
+    # Tiny mass that a half float rounds to zero is ignored; more than a millionth of dropped mass makes KL infinite.
     possible = decoded > 0
     kl = torch.where(possible, torch.xlogy(true, true / decoded), 0.0).sum(dim=1).clamp(min=0)
     kl[torch.where(possible, 0.0, true).sum(dim=1) > 1e-6] = torch.inf

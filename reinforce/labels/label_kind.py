@@ -1,7 +1,7 @@
-"""Label kinds: what is stored of a teacher: a soft label per view, or a map of scores of the whole image.
+"""Label kinds: what is stored of a teacher's answers: a soft label per view, or a map of scores of the whole image.
 
-A kind says what it is asked of a teacher, which policy, codec and views it goes with, what is shown and said of it. A codec
-names the kind that it stores (`Codec.labels`); a new kind is one class and one entry in `LABEL_KINDS`.
+A kind says which answer of a teacher it stores, which policy, codec and number of views fit it, and how it is described to
+users. A codec names the kind that it stores (`Codec.labels`); a new kind is one class and one entry in `LABEL_KINDS`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from reinforce.policy import Policy
 from reinforce.settings import Settings
 
 Labeller = Callable[[torch.Tensor], torch.Tensor]
-"""What a teacher says of a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
+"""A function that gives a teacher's answers for a batch: uint8 `[B, 3, H, W]` to float32 `[B, ...]`."""
 
 
 class Asked(Protocol):
-    """A teacher, as a kind asks it."""
+    """The methods of a teacher that a kind of labels uses."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Distributions float32 `[B, C]`."""
@@ -30,19 +30,21 @@ class Asked(Protocol):
         """Scores at every position, float32 `[B, h, w, C]`."""
 
     def require_maps(self, size: int) -> None:
-        """Refuse a teacher that has none."""
+        """Raise an error if the teacher has no such scores."""
 
 
 class LabelKind(ABC):
-    """One kind.
+    """One kind of labels.
 
     Attributes:
         name: What `--labels` takes.
-        codec: The codec, policy and number of views that it is generated with by default.
-        unit: What one label is of, in the plural.
-        of_any_crop: Whether a label can be had for any crop, so that training draws views of its own; else labels belong to
-            the stored views.
-        note: What `train` says beforehand, where pixels are not exactly those that the teacher saw.
+        codec: The default codec.
+        policy: The default policy.
+        views: The default number of views.
+        unit: What one label describes, in the plural.
+        of_any_crop: True: a label can be computed for any crop, and training draws its own views. False: there are labels of
+            the stored views only.
+        note: What `train` prints before it starts, if the student's pixels are not exactly those that the teacher saw.
     """
 
     name: ClassVar[str]
@@ -55,22 +57,22 @@ class LabelKind(ABC):
 
     @abstractmethod
     def asked(self, teacher: Asked) -> Labeller:
-        """What of a teacher is encoded."""
+        """The method of a teacher whose answers are encoded."""
 
     @abstractmethod
     def about(self, settings: Settings) -> str:
-        """What a data set of such labels is, in words."""
+        """What a data set of such labels contains, in words."""
 
     def count(self, settings: Settings) -> str:
         """How many labels an image has, in words."""
         return f"{settings.views}, stored by {settings.probe_views}"
 
     def fault(self, policy: Policy, views: int, teachers: int) -> str | None:
-        """Why settings do not go with the kind, or None."""
+        """Why settings do not fit this kind; None if they do."""
         return None
 
     def require(self, teacher: Asked, size: int) -> None:
-        """Refuse a teacher that cannot be asked at a view size in pixels.
+        """Refuse a teacher that cannot give such labels for views of a size in pixels.
 
         Raises:
             TeacherError: it cannot.
@@ -123,6 +125,6 @@ LABEL_KINDS: dict[str, LabelKind] = {kind.name: kind for kind in (ViewLabels(), 
 
 
 def kind_of(codec: dict[str, Any]) -> LabelKind:
-    """The kind of labels that the codec of a manifest stores; soft labels of views, where this version does not know it."""
+    """The kind of labels that the codec of a manifest stores; an unknown codec counts as one for soft labels of views."""
     known = CODECS.get(str(codec.get("name")))
     return LABEL_KINDS[known.labels if known is not None else ViewLabels.name]

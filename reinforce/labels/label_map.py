@@ -1,8 +1,8 @@
-"""Label map: the teacher's scores at every position of one whole image, the k highest of each, and labels of crops from it.
+"""Label map: the teacher's k highest scores at every position of one whole image, from which labels of crops are computed.
 
-The teacher runs once per image instead of once per view; the label of any crop is pooled from the map afterwards, so it is
-what the teacher would make of these positions in the context of the whole image, and not what it says of the crop's own
-pixels. Source: ReLabel (Yun et al. 2021, arXiv 2101.05022); FORMAT.md, "Records".
+The teacher runs once per image instead of once per view; the label of any crop is pooled from the map afterwards. So this
+label tells what the teacher saw at these positions within the whole image; it is not the teacher's answer for the crop alone.
+Source: ReLabel (Yun et al. 2021, arXiv 2101.05022); FORMAT.md, "Records".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LabelMap(NamedTuple):
 
     Attributes:
         class_ids: int64 `[h, w, K]`, without repetition at a position.
-        scores: float32 `[h, w, K]`: logits less a number of each position's own, which a softmax does not see.
+        scores: float32 `[h, w, K]`: logits minus one number per position, which does not change a softmax.
         num_classes: C.
     """
 
@@ -65,9 +65,10 @@ class LabelMap(NamedTuple):
 def bin_weights(start: float, stop: float, cells: int) -> np.ndarray:
     """Weights of the cells of one axis in the mean over [start, stop], fractions of its length: float64 `[cells]`.
 
-    As torchvision's `roi_align` on `[start * cells - 0.5, stop * cells - 0.5]` with one bin and `aligned=False`: a length
-    below one cell counts as one, samples stand in the middle of as many equal parts as there are cells begun, each is
-    interpolated linearly between the two cells around it, and beyond the last centre the edge is repeated.
+    The same as torchvision's `roi_align` on `[start * cells - 0.5, stop * cells - 0.5]` with one bin and `aligned=False`. A
+    length below one cell counts as one cell. The length is divided into ceil(length) equal parts, and a sample is taken in
+    the middle of each part, interpolated linearly between the two cells around it. Outside the centres of the first and the
+    last cell, the value of that cell is used.
     """
     first = start * cells - 0.5
     length = max(stop * cells - 0.5 - first, 1.0)
@@ -80,7 +81,7 @@ def bin_weights(start: float, stop: float, cells: int) -> np.ndarray:
 
 
 def mixed_label(own: SparseLabel, other: SparseLabel, share: float, num_classes: int) -> SparseLabel:
-    """`share` of one label and the rest of another; both spread their remainders evenly, as pooled labels do."""
+    """The label `share * own + (1 - share) * other`; both labels must spread their remainders evenly, as pooled labels do."""
     ids = np.union1d(own.class_ids, other.class_ids)
     probs, remainder = np.zeros(len(ids)), 0.0
     for label, part in ((own, share), (other, 1.0 - share)):
@@ -97,9 +98,9 @@ def box_of(params: np.ndarray, spec: PixelSpec, width: int, height: int) -> Box:
 
     Args:
         params: int32 `[P]`, of the view.
-        spec: Its size and layout.
-        width: Of the image in pixels.
-        height: Of the image in pixels.
+        spec: Size of the view, and layout of its params.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
     value = {Field(f): int(v) for f, v in zip(spec.fields, params, strict=False) if f <= max(Field)}
 
@@ -119,8 +120,9 @@ class MapCodec(KeepsK):
     """The k highest scores of each position: class ids and half floats.
 
     Layout (little-endian): `u1` h, `u1` w, `u2 ids [h, w, K]` (`u4` when C > 65536), `f2 scores [h, w, K]`, K = min(k, C).
-    Before that, each position's scores are lowered by the level that stands for all classes not kept there: half-way
-    between their mean and the logarithm of their mean exponential, since pooling over positions evens scores out.
+    What is stored are scores minus the level of their position. The level stands for the scores of all classes not kept
+    there. It lies half-way between the mean of these scores and the logarithm of the mean of their exponentials, because
+    pooling over positions brings scores closer to each other.
     """
 
     name: ClassVar[str] = "map"
@@ -146,7 +148,7 @@ class MapCodec(KeepsK):
 
     @staticmethod
     def pack(ids: np.ndarray, scores: np.ndarray, num_classes: int) -> bytes:
-        """A record of given classes, int `[h, w, K]`, and their scores over those of all others, float `[h, w, K]`."""
+        """A record of given classes, int `[h, w, K]`, and their scores minus the level of all others, float `[h, w, K]`."""
         return bytes(ids.shape[:2]) + ids.astype(f"<u{class_id_bytes(num_classes)}").tobytes() + scores.astype("<f2").tobytes()
 
     def read(self, record: memoryview | bytes, num_classes: int) -> LabelMap:
@@ -162,13 +164,15 @@ class MapCodec(KeepsK):
             raise damaged(
                 "A record has the wrong length.",
                 f"{len(record)} bytes for {height}x{width} positions",
-                f"{_HEADER + count * (id_bytes + 2)} bytes, and a position at least",
+                f"{_HEADER + count * (id_bytes + 2)} bytes, and at least one position",
             )
         ids = np.frombuffer(record, f"<u{id_bytes}", count, _HEADER).astype(np.int64).reshape(height, width, k)
         scores = np.frombuffer(record, "<f2", count, _HEADER + count * id_bytes).astype(np.float32).reshape(ids.shape)
         if int(ids.max()) >= num_classes or not np.isfinite(scores).all():
             raise damaged(
-                "A label map cannot be.", f"class id {ids.max()} or a score that is no number", f"below {num_classes}"
+                "A label map is not valid.",
+                f"class id {ids.max()}, or a score that is not finite",
+                f"class ids below {num_classes}, finite scores",
             )
         if k > 1 and not np.diff(np.sort(ids, axis=-1), axis=-1).all():
             raise damaged("A record names a class twice.", "equal class ids at a position", "each class at most once")
@@ -183,14 +187,14 @@ class MapCodec(KeepsK):
         return [self.read(record, num_classes).pool()]
 
     def probabilities(self, answers: np.ndarray) -> np.ndarray:
-        """What the teacher says of the whole image, float32 `[1, C]`: a softmax over the mean of its scores."""
+        """The teacher's distribution for the whole image, float32 `[1, C]`: a softmax over the mean of its scores."""
         scores = answers.mean(axis=(1, 2), dtype=np.float64)
         odds = np.exp(scores - scores.max(axis=-1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=-1, keepdims=True), np.float32)
 
 
 def _level_of_the_rest(scores: np.ndarray, kept_ids: np.ndarray) -> np.ndarray:
-    """Of scores float64 `[h, w, C]`, the level of the classes that are not kept: float64 `[h, w, 1]`."""
+    """The level (see `MapCodec`) of the classes that are not kept, float64 `[h, w, 1]`, from scores float64 `[h, w, C]`."""
     number = scores.shape[-1] - kept_ids.shape[-1]
     if not number:
         made: np.ndarray = np.max(scores, axis=-1, keepdims=True)

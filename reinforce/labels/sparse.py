@@ -1,8 +1,8 @@
 """Soft labels in sparse form, and the way back to dense rows on any device.
 
 A sparse label is: the class ids that were kept, their probabilities, the remainder, which is the mass of all other classes,
-and the tail, which says how the remainder is spread over them. It is a distribution: nothing negative, and kept plus
-remainder is one.
+and the tail, which says how the remainder is spread over them. It is a distribution: no probability is negative, and the kept
+probabilities and the remainder sum to one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUM_TOLERANCE = 1e-4
 
 
 MAX_LEVEL = 63
-"""Highest level of a tail weight: 2^-63, which is nothing beside the others and still a float."""
+"""Highest level of a tail weight: 2^-63, which is negligible beside other weights but still a normal float32."""
 _WEIGHTS = 0.5 ** torch.arange(256).clamp(max=MAX_LEVEL).float()
 
 
@@ -29,7 +29,7 @@ class Tail(NamedTuple):
     """How a remainder is spread over the classes that were not kept: in proportion to weights of 2^-level.
 
     Attributes:
-        class_ids: int64 `[T]`, without repetition; kept classes may be among them and get nothing.
+        class_ids: int64 `[T]`, without repetition; kept classes may be among them, but get no share of the remainder.
         levels: uint8 `[T]`; above `MAX_LEVEL` counts as `MAX_LEVEL`.
         floor: Weight of every class that is not in `class_ids`, positive.
     """
@@ -96,7 +96,7 @@ class SparseLabels:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseLabels:
-        """The same labels on another device; they travel sparse."""
+        """The same labels on another device; the sparse form is copied, not dense rows."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SparseLabels:
@@ -104,7 +104,7 @@ class SparseLabels:
         return self._each(torch.Tensor.pin_memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes as arrays in one message: shared memory for each of six small tensors costs more than the labels.
+        # Sent to another process as arrays in one message: shared memory for each of six small tensors costs more than a copy.
         tensors = (self.class_ids, self.probs, self.remainder, self.tail_ids, self.tail_levels, self.tail_floor)
         return _from_arrays, (*(t.numpy() for t in tensors), self.num_classes)
 
@@ -121,12 +121,12 @@ class SparseLabels:
 
     def dense(self) -> torch.Tensor:
         """Dense distributions, float32 `[B, C]`, by one gather and three scatters on the labels' own device."""
-        # One more column takes the padding and is cut off again.
+        # Padding has class id C: it goes to one more column, which is cut off at the end.
         rows = self.tail_floor[:, None].repeat(1, self.num_classes + 1)
         weights = _WEIGHTS.to(rows.device)[self.tail_levels.long()]
         rows.scatter_(1, self.tail_ids, weights).scatter_(1, self.class_ids, 0.0)
         rows[:, self.num_classes] = 0.0
-        # A row without a class left has no weight, and a remainder of zero.
+        # If a row keeps all classes, its weights sum to zero, and so its remainder is zero: the clamp avoids 0 / 0.
         rows *= (self.remainder / rows.sum(dim=1).clamp(min=torch.finfo(rows.dtype).tiny))[:, None]
         return rows.scatter_(1, self.class_ids, self.probs)[:, : self.num_classes]
 

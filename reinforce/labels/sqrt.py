@@ -1,8 +1,8 @@
 """`sqrt`: soft labels as steps of sqrt(p) over a dictionary of classes that the views of a sample share.
 
-KL is flat in sqrt(p), so one step width delta is right for large and small probabilities alike, and p >= delta^2 / 4 is an
-adaptive k. What is not kept in a view is spread by tail weights that the views share. Source: FORMAT.md, "Records"; why it is
-built this way, and what was tried beside it: design/sqrt.md.
+An error of a given size in sqrt(p) costs the same KL for large and for small p, so one step width delta fits all
+probabilities, and the threshold p >= delta^2 / 4 is an adaptive k. The mass that a view does not keep is spread by tail
+weights that the views share. Source: FORMAT.md, "Records"; the reasons, and what else was tried: design/sqrt.md.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from reinforce.labels.codec import Codec, class_id_bytes, damaged
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, Tail, check_distributions
 from reinforce.labels.sqrt_selection import Kept, choose
 
-_SKIP, _RAISE, _END = 128, 127, 255  # tokens: a long gap, symbol s less s, the end of a view
+_SKIP, _RAISE, _END = 128, 127, 255  # tokens: a gap of 128 classes, what is added to a symbol, end of a view
 _END_TOKEN, _ESCAPE = bytes([_END]), b"\0"
 MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
 _ONE = 128  # the value of symbol 1 is stored in 1/128 delta^2
-_OTHERS, _RISE = -3 / 8, 1 / 2  # value of a symbol s above 1: s^2 - 3/8, and a half more for the first of the highest of a view
+_OTHERS, _RISE = -3 / 8, 1 / 2  # a symbol s > 1 has the value s^2 - 3/8; the first one of a view's highest symbols, 1/2 more
 _VALUES = tuple((token - _RAISE) ** 2 + _OTHERS for token in range(_END))
 _NO_IDS, _NO_PROBS = np.empty(0, np.int64), np.empty(0, np.float32)
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
 
-# Entropy tables from labels of real teachers: a record is too short to bring its own. FORMAT.md has the same bytes.
+# Entropy tables from labels of real teachers: a record is too short to contain its own. FORMAT.md has the same bytes.
 DICTIONARY = b64decode(
     "N6Qw7MenWhk0EMiSJB3//////w+W/R9Za20jBHd3d3e2EEIIIYQQ+v//////1lprbWutNUIIIXvvLaVMKfPgEPGgVCvTAgAAhIVQ"
     "m9A0KUkZAAAAAAAAAAAAAAAAAAAAAAAAAAAA9GOlIyOD4uHBwaGBgcFgLB4OBwMioUSYmwAAAAEAAAAEAAAACAAAAAIBAQECAQEB"
@@ -42,7 +42,7 @@ _PRIOR = zstandard.ZstdCompressionDict(DICTIONARY)
 
 
 class _Coder(threading.local):
-    """zstd's contexts, one pair per thread, as they cannot be shared."""
+    """zstd's contexts, one pair per thread, because threads cannot share them."""
 
     def __init__(self) -> None:
         level = zstandard.ZstdCompressionParameters.from_level(
@@ -56,11 +56,11 @@ _CODER = _Coder()
 
 
 class _Body(NamedTuple):
-    """A record taken apart, for D classes in its dictionary."""
+    """The parts of a record with D classes in its dictionary."""
 
     one: float  # value of symbol 1, delta^2
     class_ids: np.ndarray  # int64 [D], rising
-    order: np.ndarray  # int64 [D]: the dictionary by falling tail weight, as tokens count it
+    order: np.ndarray  # int64 [D]: positions in the dictionary by falling tail weight; tokens count in this order
     tail: Tail
     remainders: bytes  # [V]
     tokens: bytes  # of all views
@@ -78,7 +78,7 @@ class Sqrt(Codec):
     delta: float
     name: ClassVar[str] = "sqrt"
     form: ClassVar[str] = "sqrt:DELTA"
-    description: ClassVar[str] = "square roots in steps of one's own, 0.02 to 0.5"
+    description: ClassVar[str] = "square roots in steps that you choose, 0.02 to 0.5"
 
     @property
     def about(self) -> str:
@@ -121,7 +121,7 @@ class Sqrt(Codec):
         order = levels.argsort(kind="stable")
         symbols, class_ids = kept.symbols[:, order], kept.class_ids[order]
         left = 1 - np.where(symbols > 0, probs[:, class_ids], 0).sum(axis=1)
-        # The arcsine is to two masses what the root is to one: KL is flat in it near 0 and near 1.
+        # Equal steps of arcsin(sqrt(r)) cost equal KL near r = 0 and near r = 1; steps of sqrt(r) do so near 0 only.
         steps = np.rint(np.arcsin(np.sqrt(left.clip(0, 1))) / (self.delta / 3)).astype(np.uint8)
         floor = int(np.rint(4 * np.log2(self.delta**2 / 4 / kept.floor)).clip(0, 255))
         one = _least_biased_one(probs, class_ids, symbols, 1 - np.array(self._remainders)[steps], kept.one)
@@ -135,7 +135,7 @@ class Sqrt(Codec):
         if not 0 <= view < num_views:
             raise _broken(f"no view {view} among {num_views}")
         body = _open(record, num_views, num_classes)
-        # Counted from the nearer end; behind the last end is nothing.
+        # Search from the nearer end of the record; nothing follows the last end token.
         if 2 * view < num_views:
             tokens = body.tokens.split(_END_TOKEN, view + 1)[view]
         else:
@@ -145,7 +145,7 @@ class Sqrt(Codec):
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
         """See `Codec.decode_all`."""
         body = _open(record, num_views, num_classes)
-        views = zip(body.tokens.split(_END_TOKEN), body.remainders, strict=False)  # behind the last end is nothing
+        views = zip(body.tokens.split(_END_TOKEN), body.remainders, strict=False)  # nothing follows the last end token
         return [self._label(body, tokens, step, num_classes) for tokens, step in views]
 
     def _label(self, body: _Body, tokens: bytes, step: int, num_classes: int) -> SparseLabel:
@@ -153,7 +153,7 @@ class Sqrt(Codec):
         values: list[float] = []
         place, highest, first = -1, 0.0, 0
         try:
-            # A dozen tokens: quicker one by one than as arrays.
+            # A view has about a dozen tokens: a loop is faster than arrays.
             for token in tokens:
                 if token < _SKIP:
                     place += token + 1
@@ -191,7 +191,7 @@ class Sqrt(Codec):
 def _open(record: memoryview | bytes, num_views: int, num_classes: int) -> _Body:
     try:
         size = zstandard.get_frame_parameters(record, format=_FORMAT).content_size
-        if size > 64 + 3 * num_classes + num_views * (3 * num_classes + 2):  # zstd would believe it
+        if size > 64 + 3 * num_classes + num_views * (3 * num_classes + 2):  # checked first, as zstd trusts this number
             raise _broken(f"a content of {size} bytes")
         body = _CODER.decompressor.decompress(record, allow_extra_data=False)
         start = 2 + class_id_bytes(num_classes)
@@ -222,12 +222,12 @@ def _broken(found: str) -> LabelError:
 
 
 def _levels(weights: np.ndarray, delta: float) -> np.ndarray:
-    """Tail weights in halvings of delta^2 / 4: uint8 `[D]`."""
+    """Levels of tail weights: how many times delta^2 / 4 is halved to get each one, uint8 `[D]`."""
     return np.rint(np.log2(delta**2 / 4 / weights)).clip(0, MAX_LEVEL).astype(np.uint8)
 
 
 def _id_steps(class_ids: np.ndarray) -> bytes:
-    """Class ids as steps from one to the next, the first one from -1; a 0 is 255 more, and the step goes on."""
+    """Class ids as steps from one to the next, the first one from -1; a byte 0 adds 255 to the step that follows it."""
     steps = np.diff(class_ids, prepend=-1).tolist()
     return b"".join(_ESCAPE * ((step - 1) // 255) + bytes([(step - 1) % 255 + 1]) for step in steps)
 
@@ -244,16 +244,16 @@ def _tokens(symbols: np.ndarray) -> bytes:
 
 
 def _least_biased_one(probs: np.ndarray, class_ids: np.ndarray, symbols: np.ndarray, mass: np.ndarray, one: float) -> int:
-    """The value of symbol 1 that leaves the mean probability of the views' top classes as it is, in 1/128 delta^2.
+    """The value of symbol 1, in 1/128 delta^2, with which the mean probability of the views' top classes stays unbiased.
 
-    All other values are given by the layout; this one moves mass between the top class and the rest.
+    The layout fixes the values of all other symbols. This one moves mass between the top class and the rest.
 
     Args:
         probs: float64 `[V, C]`.
         class_ids: `[D]`, in the order of `symbols`.
         symbols: int64 `[V, D]`.
         mass: float64 `[V]`, what the decoded probabilities of a view sum to.
-        one: What to take where the top classes say nothing.
+        one: The value to use if no view that keeps its top class has a symbol 1.
     """
     views, top = np.arange(len(probs)), probs.argmax(axis=1)
     is_top = (class_ids == top[:, None]) & (symbols > 0)

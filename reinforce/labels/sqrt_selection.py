@@ -1,8 +1,8 @@
-"""Selection of `sqrt`: what of a sample's soft labels is worth its bytes. The choice that `sqrt` makes when it encodes.
+"""Selection of `sqrt`: which probabilities of a sample's soft labels are worth their bytes; `sqrt` asks this when it encodes.
 
 Every probability is either kept for its view, as a symbol s that stands for about (s delta)^2, or left to the tail, which the
-views of a sample share. KL is flat in sqrt(p), so equal steps of sqrt(p) cost equal KL wherever they are made. A probability
-is kept where the KL it saves is worth the bits it takes: the saving must exceed `RATE * delta^2` nats for each bit.
+views of a sample share. An error of a given size in sqrt(p) costs the same KL for large and for small p. A probability is
+kept where this lowers the KL by more than `RATE * delta^2` nats for each bit that it takes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 RATE = 0.06
-"""Nats that a bit must save, in units of delta^2; between .04 and .08 delta and rate trade along one curve."""
+"""Nats that a bit must save, in units of delta^2; from .04 to .08, it and delta move along the same curve of KL and bytes."""
 CLASS_BITS = 13.0
-"""About what one more class in the dictionary costs: its id and its level."""
+"""Approximate bits that one more class in the dictionary takes, for its id and its level."""
 _ROUNDS = 2
 _TINY = 1e-15
 
@@ -27,7 +27,7 @@ class Kept:
         class_ids: int64 `[D]`, the dictionary, rising: every class kept in some view or with a tail weight of its own.
         symbols: int64 `[V, D]`; 0: left to the tail.
         weights: float64 `[D]`, mean probability over the views in which a class is left to the tail.
-        floor: The same of all classes that are not in the dictionary, their mean.
+        floor: The same, averaged over all classes that are not in the dictionary.
         one: Mean probability where the symbol is 1, in units of delta^2.
     """
 
@@ -47,7 +47,7 @@ def choose(probs: np.ndarray, delta: float) -> Kept:
     """
     views, unit = len(probs), delta * delta
     roots = np.sqrt(probs) / delta
-    # Below half a step nothing is kept: most classes are done with here.
+    # A class below half a step in every view is never kept: this rules out most classes.
     candidates = np.flatnonzero(roots.max(axis=0) >= 0.5)
     p, x = probs[:, candidates], roots[:, candidates]
     steps = np.maximum(np.rint(x), 1).astype(np.int64)
@@ -72,9 +72,9 @@ def choose(probs: np.ndarray, delta: float) -> Kept:
 
 
 def _extend(kept: np.ndarray, weights: np.ndarray, worth: float) -> tuple[np.ndarray, float]:
-    """Add the classes that are never kept, but so far above the others that a weight of their own is worth its bits."""
+    """Add the classes that no view keeps, but so far above the others' mean that a weight of their own is worth its bits."""
     listed = kept
-    for _ in range(4):  # the others get fewer, and their mean lower
+    for _ in range(4):  # each round leaves fewer others, with a lower mean
         floor = float(weights[~listed].mean()) if not listed.all() else _TINY
         listed = kept | ((weights > floor) & (_divergence(weights, floor) > worth))
     floor = float(weights[~listed].mean()) if not listed.all() else _TINY
@@ -84,7 +84,7 @@ def _extend(kept: np.ndarray, weights: np.ndarray, worth: float) -> tuple[np.nda
 def _tail_weights(p: np.ndarray, keep: np.ndarray, unit: float) -> np.ndarray:
     left = len(p) - keep.sum(axis=0)
     mean = np.where(keep, 0, p).sum(axis=0) / np.maximum(left, 1)
-    # A class that every view keeps has no tail; it is put among those with the highest weight.
+    # A class that every view keeps has no tail; it gets a weight among the highest.
     return np.maximum(np.where(left > 0, mean, unit / 8), _TINY)
 
 
@@ -93,6 +93,6 @@ def _mean(p: np.ndarray, where: np.ndarray, otherwise: float) -> float:
 
 
 def _divergence(p: np.ndarray, q: np.ndarray | float) -> np.ndarray:
-    """Each term of KL(p || q) for masses that do not sum to one: never negative, 0 where they agree."""
+    """Each term of KL(p || q) for masses that need not sum to one: never negative, 0 where p = q."""
     made: np.ndarray = p * np.log(np.maximum(p, _TINY) / q) - p + q
     return made

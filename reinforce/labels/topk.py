@@ -17,7 +17,7 @@ MAX_K = 1000
 
 @dataclass(frozen=True)
 class KeepsK(Codec):
-    """A codec that keeps the k highest of something."""
+    """A codec that keeps the k highest probabilities or scores."""
 
     k: int = 10
 
@@ -71,7 +71,7 @@ class TopK(KeepsK):
         """A record of given classes, int `[V, K]`, and their probabilities, float32 `[V, K]`, by falling probability."""
         stored = kept.astype("<f2")
         over = stored.sum(axis=1, dtype=np.float64) > 1.0
-        # A row may sum to a little over one within the tolerance; rounding alone cannot lower what a half float holds exactly.
+        # Rows may sum to slightly over one. Rounding does not lower a value that is exactly a half float, so they are divided.
         total = np.maximum(kept[over].sum(axis=1, dtype=np.float64, keepdims=True), 1.0)
         stored[over] = _towards_zero(kept[over] / total)
         return ids.astype(_id_dtype(num_classes)).tobytes() + stored.tobytes()
@@ -100,7 +100,7 @@ class TopK(KeepsK):
         probs = stored.astype(np.float32).reshape(-1, k)
         with np.errstate(invalid="ignore"):
             totals = probs.sum(axis=1, dtype=np.float64)
-        # NaN fails every comparison, infinity the one with one.
+        # Written so that NaN fails too: every comparison with NaN is false.
         if not (probs.min() >= 0.0 and totals.max() <= 1.0 and int(ids.max()) < num_classes):
             raise damaged(
                 "A record does not decode to a distribution.",
@@ -111,7 +111,7 @@ class TopK(KeepsK):
             raise damaged("A record names a class twice.", "equal class ids in a row", "each class at most once")
         if k < num_classes:
             return [SparseLabel(i, p, 1.0 - float(t)) for i, p, t in zip(ids, probs, totals, strict=True)]
-        # Every class is listed: the rounding goes where the mass is.
+        # Every class is listed, so there is no remainder: the rounding error is shared in proportion to the probabilities.
         whole = np.where(totals[:, None] > 0, probs / np.maximum(totals, 1e-30)[:, None], 1 / k).astype(np.float32)
         return [SparseLabel(i, p, 0.0) for i, p in zip(ids, whole, strict=True)]
 
