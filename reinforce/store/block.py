@@ -1,7 +1,7 @@
 """Block: a fixed run of samples as one zarr group; the unit of work, commit, resume and checksum.
 
-A block is written into a directory with a leading dot, every file is synced, and one rename makes it visible: a reader
-sees a whole block or none (invariant 3). Source: FORMAT.md, "Blocks".
+A block is written into a directory whose name has a leading dot, every file is synced, and one rename makes it visible: a
+reader sees a whole block or none (invariant 3). Source: FORMAT.md, "Blocks".
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
 class BlockData:
     """The content of one block in memory, for S samples, V views, P params columns.
 
-    Samples that are not ok have empty records and zeros elsewhere.
+    Samples whose status is not ok have empty records, and zeros in the arrays.
     """
 
     params: np.ndarray  # int32 [S, V, P]
-    probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V'), V' the views of the first record
+    probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V'), V' being the views of the first record
     sha256: np.ndarray  # uint8 [S, 32], of the encoded bytes
     width_height: np.ndarray  # uint32 [S, 2], of the decoded image
     status: np.ndarray  # uint8 [S]
     label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
     stripe_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
     records: list[bytes] = field(default_factory=list)  # S for the first stripe of views, S for the next, ...
-    reasons: dict[int, str] = field(default_factory=dict)  # row -> why it is not ok
+    reasons: dict[int, str] = field(default_factory=dict)  # row -> why the sample is not ok
 
     @classmethod
     def empty(cls, samples: int, views: int, columns: int, stripe_views: int | None = None) -> BlockData:
@@ -57,24 +57,24 @@ class BlockData:
         )
 
     def set_records(self, row: int, records: list[bytes]) -> None:
-        """Put in the records of one sample, one per stripe."""
+        """Store the records of one sample, one per stripe."""
         self.records[row :: len(self.status)] = records
 
 
 def block_path(root: Path, block: int) -> Path:
-    """Where a block lies."""
+    """The path of a block."""
     return root / "blocks" / f"{block:06d}.zarr"
 
 
 def committed_blocks(root: Path) -> set[int]:
-    """Numbers of the blocks that are whole."""
+    """Numbers of the blocks that are committed."""
     folder = root / "blocks"
     names = os.listdir(folder) if folder.is_dir() else []
     return {int(n[:6]) for n in names if len(n) == 11 and n[:6].isdecimal() and n.endswith(".zarr")}
 
 
 def remove_staging(root: Path) -> None:
-    """Remove what killed writers left half-written. Only for the holder of the lock."""
+    """Remove unfinished blocks of writers that were killed. Only the holder of the lock may call this."""
     folder = root / "blocks"
     for name in os.listdir(folder) if folder.is_dir() else []:
         if name.startswith("."):
@@ -85,7 +85,7 @@ def write_block(root: Path, block: int, data: BlockData) -> None:
     """Write and commit a block.
 
     Raises:
-        OSError: the disk is full or failing. Before the rename nothing of the block is visible, after it all of it is.
+        OSError: the disk is full or failing. Readers then see nothing of the block: only the rename makes it visible.
     """
     with replacing(block_path(root, block)) as staging:
         _write_group(staging, data)
@@ -107,16 +107,16 @@ def _write_group(path: Path, data: BlockData) -> None:
 
 
 def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: list[bytes]) -> None:
-    """Params int32 `[S, v, P]` and records of a run of views."""
+    """Write params, int32 `[S, v, P]`, and records of a run of views."""
     samples, views, columns = params.shape
     offsets = np.zeros(samples + 1, np.uint64)
     offsets[1:] = np.cumsum([len(r) for r in records])
     raw = np.frombuffer(b"".join(records) or b"\0", np.uint8)
-    # One chunk without compression: the file is the records themselves, and a record is a slice of its memory map.
+    # One chunk without compression: the file has the records and nothing else, and a record is a slice of its memory map.
     for name, values in (("records", raw), ("offsets", offsets)):
         plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
         group.create_array(stripe_array(name, stripe), data=values, chunks=values.shape, **plain)
-    # One file, in which one view's columns can be read alone; values of one column stand together for the compressor.
+    # One file, from which the params of a single view can be read. Values of one column are adjacent: they compress better.
     group.create_array(
         stripe_array("params", stripe),
         data=params,
@@ -131,11 +131,13 @@ def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: l
 class Block:
     """Read access to a committed block.
 
-    What training reads, records and one view's params, is in stripes of views, `stripe_views` each. The rest goes through zarr.
+    Records and params, which training reads, are in stripes of `stripe_views` views each. The other arrays are read by zarr.
 
     Args:
         path: The block's directory.
-        samples: S, views: V, columns: P, as the manifest says; a block of another shape is refused.
+        samples: S, as the manifest says; a block of another shape is refused.
+        views: V, likewise.
+        columns: P, likewise.
         stripe_views: Views of a record; default: all.
 
     Raises:
@@ -165,7 +167,7 @@ class Block:
         self.reasons = {int(row): str(reason) for row, reason in reasons.items()}
 
     def stripe(self, number: int) -> Stripe:
-        """Views `number * stripe_views` and those after it, opened at first use."""
+        """The stripe that begins with view `number * stripe_views`, opened at first use."""
         if number not in self._stripes:
             samples, views, columns = self.shape
             own = min(self.stripe_views, views - number * self.stripe_views)
@@ -174,7 +176,7 @@ class Block:
 
     @property
     def stripes(self) -> list[Stripe]:
-        """All of them."""
+        """All stripes."""
         return [self.stripe(number) for number in range(-(-self.shape[1] // self.stripe_views))]
 
     def _read(self, name: str) -> np.ndarray:

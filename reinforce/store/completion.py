@@ -1,4 +1,4 @@
-"""Completion: the sample table and, last, the manifest of a store whose blocks are all there."""
+"""Completion: once all blocks are committed, write the sample table and, last, the manifest."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def write_manifest(root: Path, settings: Settings, env: Environment, table: Samp
 
     Args:
         root: The folder with the blocks.
-        settings: What was made.
-        env: Versions it was made with.
-        table: A row per sample.
-        statistics: Of all blocks.
+        settings: Settings of the data set.
+        env: Versions that it was made with.
+        table: The table, a row per sample.
+        statistics: Means over the labels of all blocks.
 
     Raises:
-        StoreError: what was written does not open.
+        StoreError: the written data set cannot be opened.
     """
     write_atomic(root / SAMPLES, table.to_parquet())
     manifest = Manifest(

@@ -1,4 +1,4 @@
-"""Label means: what the stored labels of a data set are like on average; goes into the manifest."""
+"""Label means: averages over the stored labels of a data set, for the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LabelMeans:
         self.label_errors: list[np.ndarray] = []
 
     def add(self, block: Block, hard_labels: list[int | None]) -> None:
-        """Count the labels of a block; samples that are not ok have none."""
+        """Add the labels of a block; samples that are not ok have none."""
         for row, hard_label in enumerate(hard_labels):
             records = [stripe.record(row) for stripe in block.stripes]
             if not len(records[0]):
@@ -40,7 +40,7 @@ class LabelMeans:
         self.label_errors.append(block.label_error())
 
     def _top(self, label: SparseLabel) -> tuple[int, float]:
-        if not len(label.probs):  # nothing stands out of the tail
+        if not len(label.probs):  # no class was kept, there is only the tail
             dense = SparseLabels.stack([label], self.settings.num_classes).dense()[0]
             return int(dense.argmax()), float(dense.max())
         best = int(label.probs.argmax())

@@ -1,7 +1,7 @@
-"""Label store: params and labels of a reinforced dataset, wherever they stand; what every kind of store has.
+"""Label store: the base of every kind of store, with access to params and labels of a reinforced dataset.
 
-A kind says where a record, the params and the probe of a sample are (`reinforce.store.store`: folders of blocks;
-`reinforce.packs.packed_store`: shards, beside the images). What labels mean follows from these and is written once.
+A kind of store says where the record, the params and the probe of a sample are (`reinforce.store.store`: in folders of blocks;
+`reinforce.packs.packed_store`: in shards, beside the images). How they are decoded is the same for all kinds and is done here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class LabelStore(ABC):
     """A complete reinforced dataset, or a part of one.
 
     Args:
-        root: Where it is.
-        manifest: What it is.
-        samples: Its table.
+        root: Its folder.
+        manifest: Its manifest.
+        samples: Its table of samples.
 
     Attributes:
-        images: The images, where they stand beside the labels.
-        kind: What is stored: soft labels of views, or of any crop.
+        images: The images, if the store has them beside the labels.
+        kind: The kind of labels: soft labels of stored views, or of any crop.
     """
 
     images: Source | None = None
@@ -45,7 +45,7 @@ class LabelStore(ABC):
         self.kind = kind_of(self.settings.codec)
         spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = replace(spec, fields=tuple(manifest.params_fields))
-        # Read for every label: a model's attribute takes a microsecond.
+        # Copied because every label needs them: reading an attribute of a pydantic model takes a microsecond.
         self._views, self._record_views, self._classes = (
             self.settings.views,
             self.settings.stripe_views,
@@ -56,7 +56,7 @@ class LabelStore(ABC):
     @property
     @abstractmethod
     def sha256(self) -> str:
-        """What tells it from every other: the hash of its manifest."""
+        """Hash of the manifest, which differs between any two data sets."""
 
     @property
     @abstractmethod
@@ -70,7 +70,7 @@ class LabelStore(ABC):
 
     @abstractmethod
     def record(self, sample: int, stripe: int) -> bytes | memoryview:
-        """The encoded labels of one stripe of views of a sample; empty where it is not ok."""
+        """The encoded labels of one stripe of views of a sample; empty if the sample is not ok."""
 
     @abstractmethod
     def params_of(self, sample: int, view: int) -> np.ndarray:
@@ -82,11 +82,11 @@ class LabelStore(ABC):
 
     @abstractmethod
     def params_of_view(self, block: int, view: int) -> np.ndarray | None:
-        """Params of one view of all samples of a block, int32 `[S, P]`; None where each sample has its own with its image."""
+        """Params of one view of all samples of a block, int32 `[S, P]`; None if params are stored beside each image instead."""
 
     @abstractmethod
     def pairs_of_view(self, block: int, view: int) -> np.ndarray:
-        """The columns of mixing of one view of all samples of a block, of a policy that mixes: int32 `[S, 6]`."""
+        """The mixing columns of one view of all samples of a block, int32 `[S, 6]`; only for a policy that mixes."""
 
     def samples_of(self, block: int) -> np.ndarray:
         """Indices of the samples of a block, row by row: int64 `[S]`."""
@@ -94,7 +94,7 @@ class LabelStore(ABC):
         return self._order[block * size : (block + 1) * size]
 
     def stripe_of(self, view: int) -> tuple[int, int, int]:
-        """The stripe that a view stands in, its place there, and how many views the stripe has."""
+        """The number of the stripe that has a view, the position of the view in it, and how many views the stripe has."""
         stripe, own = divmod(view, self._record_views)
         return stripe, own, min(self._record_views, self._views - stripe * self._record_views)
 
@@ -110,6 +110,6 @@ class LabelStore(ABC):
         return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.stripe_views)
 
     def map_of(self, sample: int) -> LabelMap:
-        """The label map of one sample, where that is what is stored."""
+        """The label map of one sample, in a store of label maps."""
         assert isinstance(self.codec, MapCodec)
         return self.codec.read(self.record(sample, 0), self.settings.num_classes)

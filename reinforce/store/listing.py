@@ -1,4 +1,4 @@
-"""Listing: the files of a store, and what of its bytes is for what."""
+"""Listing: the files of a store, and how many of its bytes serve which purpose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[str, float]:
-    """Bytes on disk per stored view, by what they are for: labels, params, probes, table (of samples), metadata, total."""
+    """Bytes on disk per stored view, by purpose: labels, params, probes, table (of samples), metadata, total."""
     sizes = dict.fromkeys(("labels", "params", "probes", "table", "metadata"), 0)
     for path in files:
         parts = path.split("/")

@@ -1,6 +1,6 @@
 """Manifest: the JSON that describes a reinforced dataset completely. Pure: text in, validated model out, and back.
 
-`Manifest` adds to the settings what was counted and the sha256 of every other file, and is written last: its presence means
+`Manifest` adds counts, statistics and the sha256 of every other file to the settings. It is written last: its presence means
 "complete". Source: FORMAT.md, "Manifest".
 """
 
@@ -24,7 +24,7 @@ def is_store_path(path: str) -> bool:
 
 
 class Environment(Model):
-    """Versions of what makes pixels and labels. A difference explains a failed replay; it is not refused by itself."""
+    """Versions of the software that makes pixels and labels. They may explain a failed replay; others are not refused."""
 
     reinforce: str
     torch: str
@@ -36,7 +36,7 @@ class Environment(Model):
 
 
 def _fitting(settings: Settings) -> Settings:
-    """Refuse settings that the kind of their labels does not go with."""
+    """Refuse settings that do not fit their kind of labels."""
     fault = kind_of(settings.codec).fault(settings.policy, settings.views, len(settings.teachers))
     if fault is not None:
         raise ValueError(fault)
@@ -55,7 +55,7 @@ class Counts(Model):
 
 
 class Statistics(Model):
-    """Means over all views of all ok samples, of the labels as stored; and what the codec lost, on some of them."""
+    """Means of the stored labels over all views of all ok samples, and the codec's error, measured on some of these samples."""
 
     top1_probability: float
     remainder: float
@@ -99,7 +99,7 @@ class Manifest(Model):
 
 
 class Job(Model):
-    """`job.json`: what stands beside the blocks while a data set is generated; the manifest replaces it."""
+    """`job.json`: lies beside the blocks while a data set is generated; the manifest replaces it."""
 
     schema_version: Literal[1] = 1
     settings: FittingSettings
@@ -107,17 +107,17 @@ class Job(Model):
 
 
 def check_same_settings(existing: Settings, wanted: Settings, out: str) -> None:
-    """Refuse to go on with an output that other settings made.
+    """Refuse to continue an output that was made with other settings.
 
     Raises:
         SettingsError: names the first setting that differs, with both values.
     """
     old, new = _flatten(existing.model_dump(by_alias=False)), _flatten(wanted.model_dump(by_alias=False))
-    # By text, which tells 1 from true, and null from nothing.
+    # Compared as text, because 1 == True in Python; and by presence, because a key with null is not an absent key.
     differing = [k for k in {**old, **new} if (k in old, repr(old.get(k))) != (k in new, repr(new.get(k)))]
     if not differing:
         return
-    # A hash says that something differs; name what it is a hash of by preferring every other difference.
+    # A differing hash does not say what differs: name a setting that is no hash, if there is one.
     key = min(differing, key=lambda k: "sha256" in k)
     cause = {
         "weights_sha256": "other weights",

@@ -1,7 +1,7 @@
-"""Probes: the check that replay is exact (invariant 1). The CRC-32 of one view of every sample, stored at generation.
+"""Probes: the check that replay is exact (invariant 1). A probe is the CRC-32 of one view of a sample, stored at generation.
 
-Before the first training step a few probes are replayed, in well under a second; `reinforce verify --data` replays all.
-A mismatch names what differs and by how much.
+Training replays a few probes before its first step, in well under a second; `reinforce verify --data` replays all of them.
+The error for a mismatch names the versions that differ.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from reinforce.views.status import Status
 
 
 def environment() -> Environment:
-    """Versions of what makes pixels and labels, here and now."""
+    """Versions of the software that makes pixels and labels, as installed here."""
     names = ("reinforce", "torch", "timm", "numpy", "pillow", "simplejpeg")
     return Environment(**{n: version(n) for n in names}, machine=platform.machine())
 
 
 def read_checked(source: Source, index: int, sha256: np.ndarray) -> bytes:
-    """The encoded bytes of a sample, which must be those that the teacher's views were made from.
+    """Read the encoded bytes of a sample and check that the teacher's views were made from these bytes.
 
     Raises:
-        ReplayError: gone, or changed.
+        ReplayError: the image is gone, or has changed.
     """
     key = source.keys[index]
     try:
@@ -60,7 +60,7 @@ def read_checked(source: Source, index: int, sha256: np.ndarray) -> bytes:
 def check_block_probes(
     block: Block, rows: np.ndarray, source: Source, settings: Settings, made_with: Environment, limit: int
 ) -> int:
-    """Replay up to `limit` probes of a block, evenly spread; `rows` are the positions of its samples in `source`, `[S]`.
+    """Replay up to `limit` probes of a block, evenly spread; `rows` are the indices of its samples in `source`, `[S]`.
 
     Returns:
         Number of probes replayed.
@@ -95,7 +95,7 @@ def check_probe(found: int, expected: int, what: str, made_with: Environment) ->
 
 
 def pixels_differ(what: str, found: int, expected: int, made_with: Environment) -> ReplayError:
-    """The error for replayed pixels that are not those of generation; names every version that differs."""
+    """The error for replayed pixels that differ from those of generation; it names every version that differs."""
     here, there = environment().model_dump(), made_with.model_dump()
     differing = [f"{name} {there[name]} then, {here[name]} now" for name in there if there[name] != here[name]]
     return ReplayError(

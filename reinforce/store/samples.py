@@ -39,13 +39,13 @@ class Samples:
 
     Attributes:
         key_column: Key of each sample, string `[N]`.
-        labels: int64 `[N]`, -1 where there is none.
+        labels: int64 `[N]`, hard labels; -1: the sample has none.
         sha256: uint8 `[N, 32]`, of the encoded bytes; zeros where they could not be read.
         width_height: uint32 `[N, 2]`, of the decoded image; zeros where it could not be decoded.
         status: uint8 `[N]`, see `Status`.
-        reasons: Why, for each sample that is not ok, by index.
-        block: int64 `[N]`, the block that has the labels of each sample.
-        row: int64 `[N]`, the row of it.
+        reasons: Why a sample is not ok, by the sample's index.
+        block: int64 `[N]`, number of the block that has the labels of each sample.
+        row: int64 `[N]`, row of each sample in its block.
     """
 
     key_column: pa.StringArray
@@ -62,7 +62,7 @@ class Samples:
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """Key of each sample, as text: seconds and a hundred megabytes for a million of them."""
+        """Key of each sample, as Python strings: this takes seconds and a hundred megabytes for a million samples."""
         return tuple(self.key_column.to_pylist())
 
     def key(self, sample: int) -> str:
@@ -78,14 +78,14 @@ class Samples:
         return cls(pa.array(keys, pa.string()), hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
 
     def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
-        """Enter what block `number` knows of its samples, int64 `[S]`."""
+        """Copy the sample columns of block `number` into the table, at the indices `samples`, int64 `[S]`."""
         for name, values in block.sample_columns().items():
             getattr(self, name)[samples] = values
         self.reasons.update({int(samples[row]): reason for row, reason in block.reasons.items()})
         self.block[samples], self.row[samples] = number, np.arange(len(samples))
 
     def to_parquet(self) -> bytes:
-        """The file's bytes; equal tables give equal bytes with one version of pyarrow."""
+        """The file's bytes; with the same version of pyarrow, equal tables give equal bytes."""
         n = len(self)
         failed = self.status != Status.OK
         unread = np.logical_not(self.sha256.any(axis=1)).tolist()
@@ -106,7 +106,7 @@ class Samples:
 
     @classmethod
     def from_parquet(cls, path: Path | BytesIO, num_samples: int, block_size: int, any_order: bool = False) -> Samples:
-        """Read and check the file, or its content; `any_order`: its samples may stand in the blocks in any order.
+        """Read and check the file, or its content; `any_order`: samples may be in the blocks in any order.
 
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
@@ -129,7 +129,7 @@ class Samples:
         block, row = (column[c].fill_null(-1).to_numpy().astype(np.int64) for c in ("block", "row"))
         in_blocks = (row >= 0) & (row < block_size)
         if not in_blocks.all() or not np.array_equal(np.sort(block * block_size + row), np.arange(num_samples)):
-            raise _damaged(path, "blocks and rows that are not each there once")
+            raise _damaged(path, "places (block and row) that are missing or occur twice")
         if not any_order and np.any(np.diff(block * block_size + row) != 1):
             raise _damaged(path, "samples are not in index order")
         if np.any(status == 255) or not _all_differ(keys):
@@ -152,7 +152,7 @@ class Samples:
 
 
 def _all_differ(keys: pa.StringArray) -> bool:
-    """Whether no key is missing or occurs twice; quick where they rise, as those of a folder do."""
+    """Whether no key is missing or occurs twice; fast if the keys are sorted, as those of a folder are."""
     if keys.null_count:
         return False
     rising = pc.all(pc.less(keys[:-1], keys[1:])).as_py()

@@ -39,11 +39,11 @@ class Store(LabelStore):
         settings = manifest.settings
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(root, manifest, Samples.from_parquet(root / SAMPLES, *shape))
-        self._block = lru_cache(maxsize=None)(self._open_block)  # a memory map and a few small arrays each
-        self._probes = lru_cache(maxsize=None)(self._read_probes)  # two kilobytes each, and zarr takes two milliseconds
+        self._block = lru_cache(maxsize=None)(self._open_block)  # each one takes a memory map and a few small arrays
+        self._probes = lru_cache(maxsize=None)(self._read_probes)  # 2 kB per block, which zarr reads in 2 ms
 
     def __getstate__(self) -> dict[str, object]:
-        # Worker processes started by spawn open the store again.
+        # Worker processes that were started by spawn open the store again.
         return {"root": self.root}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -125,13 +125,13 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def read_job(root: Path) -> Job | None:
-    """What an unfinished generation left, or None."""
+    """The `job.json` of an unfinished generation, or None."""
     text = read_small_file(root / JOB)
     return None if text is None else read_model(Job, text, f"{root / JOB}")
 
 
 def read_small_file(path: Path) -> bytes | None:
-    """The content of a JSON file, at most `MAX_BYTES` and one; None where there is none."""
+    """The content of a JSON file, cut off after `MAX_BYTES` + 1 bytes; None if there is no such file."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)

@@ -1,7 +1,8 @@
-"""Stripe: a run of views of a block, whose params and records stand in files of their own.
+"""Stripe: a run of views of a block, whose params and records are in files of their own.
 
-So the first views of a data set can be had without the others. What training reads is read from the files themselves, whose
-layout FORMAT.md fixes: a slice of a memory map, and one chunk of a shard. Source: FORMAT.md, "Blocks".
+So one can download the first views of a data set without the others. Training reads these files directly, without zarr, as
+FORMAT.md fixes their layout: a record is a slice of a memory map, one view's params are one chunk of a shard.
+Source: FORMAT.md, "Blocks".
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class Stripe:
 
     Args:
         path: The block's directory.
-        number: Which stripe.
-        samples: S, views: its own, columns: P.
+        number: Number of the stripe.
+        samples: S.
+        views: Number of views of this stripe.
+        columns: P.
 
     Raises:
         StoreError: missing, damaged, or of another shape or dtype.
@@ -48,7 +51,7 @@ class Stripe:
             raise damaged(path, "record offsets are out of order or past the end")
 
     def name(self, array: str) -> str:
-        """What one of its arrays is called."""
+        """The name of one of its arrays."""
         return stripe_array(array, self.number)
 
     def _file(self, array: str, chunk: str) -> str:
@@ -62,7 +65,7 @@ class Stripe:
 
     @cached_property
     def _records(self) -> memoryview:
-        # torch's map keeps no file open: a data set has more blocks than a process may have files.
+        # torch's memory map keeps no file open; a data set may have more blocks than a process may have open files.
         return torch.from_file(self._file("records", "0"), shared=False, size=self._size, dtype=torch.uint8).numpy().data
 
     def record(self, row: int) -> memoryview:
@@ -80,7 +83,7 @@ class Stripe:
 
 
 def open_array(path: Path, name: str, kind: str, ndim: int, samples: int, views: int, columns: int) -> int:
-    """Check the metadata of an array, and that its one chunk is there; length of its first axis.
+    """Check the metadata of an array, and that its one chunk exists; returns the length of its first axis.
 
     Raises:
         StoreError: missing, damaged, or of another shape or dtype.
@@ -89,7 +92,7 @@ def open_array(path: Path, name: str, kind: str, ndim: int, samples: int, views:
         length = check_layout(kind, read_metadata(path, f"{name}/zarr.json"), samples, views, columns)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"{name}: {type(error).__name__}: {error}") from None
-    # zarr reads a chunk that is not there as zeros, without a word.
+    # If a chunk is missing, zarr returns zeros without a warning.
     file = os.path.join(path, name, "c", *["0"] * ndim)
     if not os.path.isfile(file) or not os.path.getsize(file):
         raise damaged(path, f"{os.path.relpath(file, path)} is missing or empty")
@@ -97,7 +100,7 @@ def open_array(path: Path, name: str, kind: str, ndim: int, samples: int, views:
 
 
 def read_metadata(path: Path, name: str) -> bytes:
-    """A zarr.json of a block, up to a limit."""
+    """The content of a zarr.json of a block, at most 16 MiB."""
     with open(os.path.join(path, name), "rb") as file:
         return file.read(_MAX_METADATA)
 
@@ -107,7 +110,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
     try:
         array: Any = zarr.open_array(path / name, mode="r", zarr_format=3)
         return np.asarray(array[:])
-    except Exception as error:  # noqa: BLE001 - zarr raises whatever its parsers raise
+    except Exception as error:  # noqa: BLE001 - zarr passes on the errors of its parsers, of any type
         raise damaged(path, f"{name}: {type(error).__name__}: {error}") from None
 
 

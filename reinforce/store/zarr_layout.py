@@ -1,7 +1,7 @@
-"""Zarr layout: the layout of a block's arrays, checked by their metadata, and one inner chunk of `params` read without zarr.
+"""Zarr layout: check the layout of a block's arrays by their metadata, and read one inner chunk of `params` without zarr.
 
-A block is ordinary zarr v3 that any zarr reads. Opening it through zarr takes ten milliseconds and one view's params two more;
-ImageNet has 2,503 blocks. Source: FORMAT.md, "Blocks"; the zarr v3 specification, codec `sharding_indexed`.
+A block is ordinary zarr v3, which any zarr library reads. But with zarr, opening a block takes ten milliseconds and one view's
+params two more, and ImageNet has 2,503 blocks. Source: FORMAT.md, "Blocks"; the zarr v3 specification, `sharding_indexed`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARRAYS = {
     "status": 1,
     "label_error": 2,
 }
-"""The arrays that are of all views, likewise."""
+"""The same for the arrays that belong to no stripe."""
 
 _DTYPES = {
     "records": "uint8",
@@ -42,11 +42,11 @@ _BLOSC_HEADER = 16
 
 
 def stripe_array(name: str, stripe: int) -> str:
-    """What an array is called in a stripe of views: `params`, `params_1`, `params_2`."""
+    """The name of an array in a stripe of views: `params`, `params_1`, `params_2`."""
     return f"{name}_{stripe}" if stripe else name
 
 
-@lru_cache(maxsize=256)  # the blocks of a data set have the same few texts, but for the length of the records
+@lru_cache(maxsize=256)  # the blocks of a data set share a few texts; only the length of the records differs
 def check_layout(name: str, text: bytes, samples: int, views: int, columns: int) -> int:
     """Check the metadata of one array; S, V and P as in FORMAT.md.
 
@@ -76,7 +76,7 @@ def check_layout(name: str, text: bytes, samples: int, views: int, columns: int)
 
 
 def _plain(codec: Any) -> str:
-    # Of single bytes the order is not said.
+    # Metadata of single-byte types has no byte order.
     return str(codec["name"]) + str(codec.get("configuration", {}).get("endian", "little"))
 
 
@@ -102,13 +102,13 @@ def read_inner_chunk(path: str, number: int, count: int, size: int) -> bytes:
 
     Args:
         path: The file: chunks, then an index of offset and length of each, `<u8`, and its CRC-32C.
-        number: Which.
+        number: Number of the chunk.
         count: How many chunks the shard has.
-        size: Its bytes when decompressed.
+        size: Bytes of the chunk when decompressed.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
         RuntimeError: Blosc cannot read the chunk.
     """
     if not 0 <= number < count:
@@ -126,7 +126,7 @@ def read_inner_chunk(path: str, number: int, count: int, size: int) -> bytes:
             raise ValueError("a chunk that is not there")
         file.seek(offset)
         chunk = file.read(length)
-    # Blosc believes its header: bytes when decompressed, and compressed.
+    # Blosc trusts the sizes in the chunk's header (decompressed, compressed): check them before decoding.
     if [int.from_bytes(chunk[i : i + 4], "little") for i in (4, 12)] != [size, length]:
         raise ValueError("a chunk of another size")
     return bytes(blosc.decompress(chunk))

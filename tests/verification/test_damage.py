@@ -136,7 +136,7 @@ def test_a_file_that_the_manifest_forgets_is_found(own_store) -> None:
         (lambda m: m["params_fields"].append(999), "The params layout is not one this version can read"),
         (lambda m: m["settings"]["source"].update(num_samples=25), "24 rows for 25 samples"),
         (lambda m: m["settings"]["source"].update(num_samples=10**15), "settings.source.num_samples"),
-        (lambda m: m["settings"].update(block_size=8), "blocks and rows that are not each there once"),
+        (lambda m: m["settings"].update(block_size=8), "places (block and row) that are missing or occur twice"),
     ],
 )
 def test_an_edited_manifest_is_refused_in_words(own_store, cli, change, where) -> None:
