@@ -1,7 +1,7 @@
-"""Bundle: the files of one stripe of a block as one file to transfer, a zip without compression, read with distrust.
+"""Bundle: the files of one stripe of a block as one file to transfer, a zip without compression. The reader does not trust it.
 
-Reading accepts exactly the names that the manifest has for the stripe, uncompressed, each with its hash: nothing can be
-written elsewhere and nothing can unfold. Source: FORMAT.md, "Publication".
+The reader accepts exactly the names that the manifest lists for the stripe, uncompressed, each with its hash. So a hostile
+bundle cannot write elsewhere, and cannot expand beyond its own size. Source: FORMAT.md, "Publication".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COPY = 1 << 20
 
 
 def stripe_of(path: str) -> tuple[int, int] | None:
-    """Block and stripe that a path of the manifest belongs to; files of all views belong to stripe 0. None: not in a block."""
+    """Block and stripe of a path in the manifest; files of no stripe count as stripe 0. None: the path is in no block."""
     parts = path.split("/")
     if parts[0] != "blocks":
         return None
@@ -44,7 +44,7 @@ def make_bundle(block: Path, files: Mapping[str, str]) -> bytes:
     """Bundle some files of a block; equal files give equal bytes.
 
     Raises:
-        StoreError: a file is not the one that the manifest has the hash of.
+        StoreError: a file does not have the hash that the manifest lists.
     """
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
@@ -79,7 +79,7 @@ def unpack_bundle(file: BinaryIO, files: Mapping[str, str], into: Path) -> None:
         into: Folder of the block.
 
     Raises:
-        StoreError: not a zip, other names than these, compressed, or with other content.
+        StoreError: the bundle is not a zip, is compressed, or has other names or contents than `files` says.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""Card: what people and machines read at the location of a published data set: README.md and croissant.json.
+"""Card: the description of a published data set at its location, README.md for people and croissant.json for programs.
 
 Sources: the Hub's metadata of dataset cards; Croissant 1.1 (MLCommons).
 """
@@ -68,15 +68,15 @@ _CONTEXT = {
 
 
 def croissant(manifest: Manifest, name: str, licences: Licences, files: dict[str, bytes], url: str, date: str) -> bytes:
-    """The data set in Croissant's JSON-LD, with the preview as its record set.
+    """The description in Croissant's JSON-LD, with the preview as its record set.
 
     Args:
-        manifest: What is published.
-        name: Of the data set.
-        licences: As stated.
-        files: Content of the plain files at the location.
-        url: Of the location.
-        date: Of publication, YYYY-MM-DD.
+        manifest: Manifest of the data set.
+        name: Name of the data set.
+        licences: Licences that the publisher stated.
+        files: Path to content of the plain files at the location.
+        url: The location.
+        date: Date of publication, YYYY-MM-DD.
     """
     objects = [
         {
@@ -125,7 +125,7 @@ def _field(name: str, kind: str) -> dict[str, Any]:
 
 
 def summary_line(manifest: Manifest) -> str:
-    """One sentence on what the data set is."""
+    """One sentence that says what the data set is."""
     settings = manifest.settings
     what = kind_of(settings.codec).about(settings)
     teachers = " and ".join(t.name for t in settings.teachers)
@@ -136,12 +136,12 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
     """The README of a published data set, with the Hub's metadata at its top.
 
     Args:
-        manifest: What is published.
-        name: Of the data set.
-        licences: As stated.
+        manifest: Manifest of the data set.
+        name: Name of the data set.
+        licences: Licences that the publisher stated.
         size: Bytes of all files at the location.
         where: The location, as `reinforce pull` takes it.
-        with_images: It is shards that have the images in them.
+        with_images: Whether it is a pack, with the images in its shards.
     """
     settings, statistics = manifest.settings, manifest.statistics
     parts = {

@@ -1,4 +1,4 @@
-"""Fetch: files of a published data set, read from a folder or URL, checked against what was promised of them."""
+"""Fetch: read files of a published data set from a folder or URL, and check them against their published size and hash."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MAX_FILE = 1 << 42
 
 
 def fetch_pieces(url: str, size: int | None) -> Iterator[bytes]:
-    """The content of a file, a few megabytes at a time; `size`: its bytes, where they were promised.
+    """The content of a file, a few megabytes at a time; `size`: its published size in bytes, if there is one.
 
     Raises:
-        SourceError: it cannot be read, or has another length.
+        SourceError: the file cannot be read, or has another length.
     """
     try:
         size = File.open(url).size if size is None else size
@@ -32,11 +32,11 @@ def fetch_pieces(url: str, size: int | None) -> Iterator[bytes]:
 
 
 def fetch_small(url: str, entry: Entry | None) -> bytes:
-    """A file that is read as a whole, checked where its hash is known.
+    """Read a whole file into memory, and check its hash if `entry` has one.
 
     Raises:
-        StoreError: too large, or not the promised one.
-        SourceError: it cannot be read.
+        StoreError: the file is too large, or has another hash.
+        SourceError: the file cannot be read.
     """
     size = File.open(url).size if entry is None else entry.bytes
     if size > MAX_BYTES and not url.endswith(".parquet"):
@@ -50,14 +50,14 @@ def fetch_small(url: str, entry: Entry | None) -> bytes:
 
 
 def published_pack(location: str) -> bytes | None:
-    """The `pack.json` at a location that has one and no publication; otherwise None."""
+    """The `pack.json` at a location, if it has one and no `publication.json`; otherwise None."""
     if _there(f"{location}/{PUBLICATION}") or not _there(f"{location}/{PACK}"):
         return None
     return fetch_small(f"{location}/{PACK}", None)
 
 
 def reachable(locations: Sequence[str]) -> str:
-    """The first of several locations that has something published, without a slash at its end; the first of all if none has."""
+    """The first location at which something is published, without a slash at its end; if none has anything, the first one."""
     places = [location.rstrip("/") for location in locations]
     if len(places) > 1:
         return next((p for p in places if _there(f"{p}/{PUBLICATION}") or _there(f"{p}/{PACK}")), places[0])
@@ -72,7 +72,7 @@ def _there(url: str) -> bool:
 
 
 def fetch_all(jobs: int, fetches: list[Callable[[], int]], on_fetched: Callable[[int], None]) -> None:
-    """Run fetches, so many at once; what one returns is told as it ends. After an error no other is begun.
+    """Run `jobs` fetches at once and call `on_fetched` with the result of each. After an error no further fetch is started.
 
     Raises:
         Interrupted: Ctrl-C.
@@ -91,7 +91,7 @@ def fetch_all(jobs: int, fetches: list[Callable[[], int]], on_fetched: Callable[
 
 
 def differs(name: str, found: str, expected: str) -> StoreError:
-    """The error for a file that is not the promised one."""
+    """The error for a file whose hash is not the published one."""
     return StoreError(
         f"{name} is not the file that was promised.",
         found=f"sha256 {found[:16]}...",

@@ -10,7 +10,7 @@ from reinforce.sharing.publication import Known
 
 
 def known_datasets() -> dict[str, Known]:
-    """All of them, by name."""
+    """All known datasets, by name."""
     found = {}
     for entry in sorted((files("reinforce") / "manifests").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".json") and entry.name != "schema.json":
@@ -20,10 +20,10 @@ def known_datasets() -> dict[str, Known]:
 
 
 def find(what: str) -> tuple[list[str], str | None]:
-    """Locations of what `pull` was asked for, and the sha256 of its `publication.json` where it is known.
+    """Locations of the data set that `pull` was asked for, and the sha256 of its `publication.json`, if known.
 
     Raises:
-        UsageError: a name that is not known, or that other commands bring.
+        UsageError: the name is not known, or another command than `pull` brings this data set.
     """
     if "/" in what or what.startswith("."):
         return [what], None

@@ -12,10 +12,10 @@ from reinforce.store.store import SAMPLES
 
 
 def check_bundles(manifest: Manifest, publication: Publication) -> None:
-    """Refuse bundles that are not one for each block and stripe that the manifest has files of.
+    """Check that the publication has exactly one bundle for each block and stripe in the manifest.
 
     Raises:
-        StoreError: they are not.
+        StoreError: it has not.
     """
     inside = files_by_bundle(manifest.files)
     listed = [(b.block, b.stripe) for b in publication.bundles]
@@ -29,16 +29,16 @@ def check_bundles(manifest: Manifest, publication: Publication) -> None:
 
 
 def part_of(whole: Manifest, digest: str, views: int | None, blocks: Sequence[int] | None) -> Manifest:
-    """The manifest of a part; `whole` itself where that is all.
+    """The manifest of a part; `whole` itself if the part has everything.
 
     Args:
-        whole: Of what was published.
-        digest: sha256 of its file.
+        whole: The published manifest.
+        digest: sha256 of the published manifest's file.
         views: How many, rounded up to whole stripes; None: all.
         blocks: Numbers of blocks; None: all.
 
     Raises:
-        UsageError: views or blocks that are not there.
+        UsageError: the data set does not have these views or blocks.
     """
     settings = whole.settings
     have = list(range(settings.num_blocks)) if whole.blocks is None else whole.blocks

@@ -1,4 +1,4 @@
-"""Preview: a small table of a reinforced dataset that viewers of parquet show, without pixels."""
+"""Preview: a small parquet table of a reinforced dataset, without pixels, which the viewers of data hosts can show."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def preview(store: Store) -> bytes:
 
 
 def class_names(store: Store) -> list[str]:
-    """A name for every class: those of the source in words where they are WordNet ids, ImageNet's, or numbers."""
+    """A name for every class: the source's, WordNet ids in words; else ImageNet's for 1000 classes, or numbers."""
     from timm.data import ImageNetInfo  # a tenth of a second
 
     given, count = store.settings.source.class_names, store.settings.num_classes

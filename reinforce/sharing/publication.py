@@ -1,7 +1,7 @@
-"""Publication: what stands at a location that a reinforced dataset was published to, and the list of known locations.
+"""Publication: the list of the files at a location to which a reinforced dataset was published, and entries of `manifests/`.
 
-`publication.json` is written last; it has the size and sha256 of every file there. Blocks travel as bundles, one file per
-block and stripe of views: a zip without compression. Pure: models only. Source: FORMAT.md, "Publication".
+`publication.json` is written last; it has the size and sha256 of every file there. Blocks are published as bundles, one file
+per block and stripe of views: a zip without compression. Pure: models only. Source: FORMAT.md, "Publication".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Entry(Model):
 
 
 class Bundle(Model):
-    """One file with a stripe of views of a block; that of stripe 0 also has what is of all views."""
+    """One file with a stripe of views of a block; the bundle of stripe 0 also has the block's files of no stripe."""
 
     block: int = Field(ge=0, le=999_999)
     stripe: int = Field(ge=0, le=65535)
@@ -38,12 +38,12 @@ class Bundle(Model):
 
     @property
     def path(self) -> str:
-        """Where it lies at the location."""
+        """Its path at the location."""
         return bundle_path(self.block, self.stripe)
 
 
 class Licences(Model):
-    """Whose terms hold for what; three things that are easily confused."""
+    """Licences of three things that are easily confused: the labels, the images, and the teacher's weights."""
 
     labels: str = Field(default="not stated", max_length=200)
     images: str = Field(default="not stated", max_length=200)
@@ -51,7 +51,7 @@ class Licences(Model):
 
 
 class Publication(Model):
-    """All that was published."""
+    """The list of all published files."""
 
     format: Literal["reinforce-publication"] = "reinforce-publication"
     schema_version: Literal[1] = 1
@@ -73,7 +73,7 @@ class Publication(Model):
 
 
 class Known(Model):
-    """An entry of `manifests/`: a reinforced dataset that one can pull, or bring here with `import`."""
+    """An entry of `manifests/`: a reinforced dataset that one can pull, import, or make with `reinforce demo`."""
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=NAME)
@@ -91,5 +91,5 @@ class Known(Model):
 
 
 def bundle_path(block: int, stripe: int) -> str:
-    """Where a bundle lies at a location."""
+    """The path of a bundle at a location."""
     return f"blocks/{block:06d}.{stripe:03d}.zip"

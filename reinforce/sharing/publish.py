@@ -1,4 +1,4 @@
-"""Publish: bring a reinforced dataset to a place that others read from. Pixels are never among what goes."""
+"""Publish: copy a reinforced dataset to a place that others can read. Images are never copied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from reinforce.store.store import MANIFEST, SAMPLES, Store
 
 @dataclass(frozen=True)
 class Listed:
-    """What goes to the target: sizes in bytes by path; those of bundles are of the files in them."""
+    """The files to publish, path to size in bytes; the size of a bundle is the sum of the files in it."""
 
     files: dict[str, int]
 
@@ -43,7 +43,7 @@ class Listed:
 
 
 def list_publication(root: Path) -> Listed:
-    """What `publish` would send, from sizes on disk; card, preview and the list itself are not made yet.
+    """The files that `publish` would send, with sizes on disk. Card, preview and `publication.json` are not made yet: size 0.
 
     Raises:
         StoreError: not a complete reinforced dataset, or files are missing.
@@ -56,7 +56,7 @@ def list_publication(root: Path) -> Listed:
 
 
 def list_pack(root: Path) -> Listed:
-    """What `publish_pack` would send.
+    """The files that `publish_pack` would send.
 
     Raises:
         StoreError: not a pack, or files are missing.
@@ -69,18 +69,18 @@ def list_pack(root: Path) -> Listed:
 def publish(
     root: Path, to: str, name: str, licences: Licences, on_progress: Progress = lambda done, total: None
 ) -> Publication:
-    """Publish a reinforced dataset, its list of files last.
+    """Publish a reinforced dataset; `publication.json`, the list of its files, is sent last.
 
     Args:
-        root: The data set.
+        root: Folder of the data set.
         to: A folder, a URL that fsspec writes to, or `hf://datasets/USER/NAME`.
-        name: What it is called, `[a-z0-9._-]`.
-        licences: Of labels, images and teacher.
-        on_progress: Told of bundles sent, and how many there are.
+        name: Name of the data set, `[a-z0-9._-]`.
+        licences: Licences of labels, images and teacher.
+        on_progress: Called with the number of bundles sent, and of all bundles.
 
     Raises:
         StoreError: the data set is damaged, or the target cannot be written.
-        UsageError: a target that cannot be one.
+        UsageError: nothing can be published to `to`.
     """
     store = Store(root)
     manifest = store.manifest

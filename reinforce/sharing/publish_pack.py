@@ -1,4 +1,4 @@
-"""Publish a pack: shards with images in them, as they are, where their owners allow it; and pull one, every file checked."""
+"""Publish a pack: its shards, unchanged, with their images, whose owners must allow it; and pull one, every file checked."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from reinforce.sources.pack_manifest import PACK, Pack
 
 
 def pack_files(pack: Pack) -> dict[str, str]:
-    """Path to sha256 of all files of a pack but its manifest."""
+    """Path to sha256 of all files of a pack except `pack.json`."""
     return {**pack.files, **{shard.name: shard.sha256 for shard in pack.shards}}
 
 
 def publish_pack(
     root: Path, to: str, name: str, licences: Licences, on_progress: Progress = lambda done, total: None
 ) -> dict[str, int]:
-    """Send the files of a pack, its manifest last; sizes in bytes by path.
+    """Send the files of a pack, `pack.json` last; returns path to size in bytes.
 
     Raises:
-        StoreError: a file is not the one that the manifest has the hash of, or the target cannot be written.
-        UsageError: shards without labels.
+        StoreError: a file does not have the hash that `pack.json` lists, or the target cannot be written.
+        UsageError: the shards have no labels.
     """
     text = (root / PACK).read_bytes()
     pack = read_model(Pack, text, PACK)
@@ -57,22 +57,22 @@ def publish_pack(
 
 
 def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Progress = lambda done, total: None) -> int:
-    """Fetch a published pack; files that are there already and right stay. Bytes fetched now.
+    """Fetch a published pack; files that exist already with the right hash are kept. Returns the bytes fetched by this call.
 
     Args:
         location: Folder or URL.
-        text: Its `pack.json`.
+        text: Content of the `pack.json` there.
         out: Folder to write.
         jobs: Files that are fetched at once.
-        on_progress: Told of files.
+        on_progress: Called after each file.
 
     Raises:
-        StoreError: a file is not the promised one.
+        StoreError: a file does not have the published hash.
         SettingsError: `out` has another pack.
         Interrupted: Ctrl-C.
     """
     pack = read_model(Pack, text, PACK)
-    labels_manifest(pack)  # refused before anything is fetched, if it is not valid
+    labels_manifest(pack)  # an invalid one is refused before anything is fetched
     files, sizes = pack_files(pack), {shard.name: shard.bytes for shard in pack.shards}
     with writing(out):
         check_output(out, allowed={p.partition("/")[0] for p in files} | {PACK, CARD})
@@ -89,7 +89,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
         with only_writer(out):
             wanted = [(path, sha, sizes.get(path)) for path, sha in sorted(files.items())]
             fetch_all(jobs, [partial(_pull_file, location, *file, out) for file in wanted], count)
-            with suppress(SourceError):  # for people, and not listed
+            with suppress(SourceError):  # the card is for people: it is not in the list of files, and may be missing
                 write_atomic(out / CARD, fetch_small(f"{location}/{CARD}", None))
             write_atomic(out / PACK, text)
     return fetched

@@ -1,7 +1,7 @@
-"""Pull: bring a published data set here, or a part of it. Everything is checked before it is used.
+"""Pull: fetch a published data set, or a part of it. Everything is checked before it is used.
 
-The unit is the block: fetched, checked and unpacked beside the others under a name with a leading dot, then renamed. After a
-kill the same command fetches the blocks that are missing.
+The unit is the block: it is fetched, checked and unpacked under a name with a leading dot, then renamed. If a pull is killed,
+the same command fetches the blocks that are missing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PULL = "pull.json"
 
 
 class PullState(BaseModel):
-    """`pull.json`: what is being pulled, until it is complete."""
+    """`pull.json`: says what is being pulled; removed when the pull is complete."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,11 +43,11 @@ class PullState(BaseModel):
 
 @dataclass(frozen=True)
 class Pulled:
-    """What came.
+    """The result of a pull.
 
     Attributes:
-        manifest: Of the data set that is now there.
-        fetched: Bytes that were transferred now.
+        manifest: Manifest of the data set in `out`.
+        fetched: Bytes that this pull transferred.
         total: Bytes of the whole publication.
     """
 
@@ -70,19 +70,19 @@ def pull(
 
     Args:
         location: Folder or URL that has `publication.json`.
-        out: Folder to write; an interrupted pull of the same in it is continued.
+        out: Folder to write; if an interrupted pull of the same data is in it, that one is continued.
         views: The first so many views, rounded up to whole stripes; default: all.
         blocks: Numbers of blocks; default: all.
         jobs: Files that are fetched at once.
-        expected: sha256 of `publication.json`, where it is known.
-        on_progress: Told of bytes after each file; blocks that were already there count as done.
+        expected: sha256 of `publication.json`, if known.
+        on_progress: Called with bytes after each file; blocks that already exist count as done.
 
     Raises:
-        StoreError: something at the location is not what it is promised to be; nothing of it is kept.
-        SettingsError: `out` has something else.
+        StoreError: a file does not have its published hash or content; it is not kept.
+        SettingsError: `out` has another data set, or another part.
         SourceError: the location cannot be read.
-        UsageError: views or blocks that are not there.
-        Interrupted: Ctrl-C; what has come is kept.
+        UsageError: the data set does not have these views or blocks.
+        Interrupted: Ctrl-C; what was fetched is kept.
     """
     location = location.rstrip("/")
     text = fetch_small(f"{location}/{PUBLICATION}", None)
@@ -119,7 +119,7 @@ def _pull_locked(
         if (out / MANIFEST).read_bytes() != final:
             raise _another(out)
         if set(Store(out).blocks) <= committed_blocks(out):
-            (out / PULL).unlink(missing_ok=True)  # a kill between the two last steps leaves it
+            (out / PULL).unlink(missing_ok=True)  # left behind if a pull was killed between its last two steps
             return Pulled(manifest, 0, total)
         write_atomic(out / PULL, to_json(state).encode())  # a damaged block was removed
         (out / MANIFEST).unlink()
@@ -159,12 +159,12 @@ def _pull_locked(
     fetch_all(jobs, [partial(_pull_block, location, wanted[block], inside, out) for block in missing], count)
     write_atomic(out / MANIFEST, final)
     (out / PULL).unlink()
-    Store(out)  # what came must open
+    Store(out)  # fails if the fetched data set cannot be opened
     return Pulled(manifest, fetched, total)
 
 
 def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:
-    """Fetch one block and commit it; bytes fetched."""
+    """Fetch one block and commit it; returns the bytes fetched."""
     with replacing(block_path(out, bundles[0].block)) as staging:
         for bundle in bundles:
             with tempfile.TemporaryFile(dir=out) as file:

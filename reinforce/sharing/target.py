@@ -1,4 +1,4 @@
-"""Target: where a data set is published to: a folder, a URL that fsspec writes to, or a data set repository on the Hub."""
+"""Target: a place to publish to: a folder, a URL that fsspec writes to, or a data set repository on the Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
 
 class Target(Protocol):
-    """Takes files; what is put last is seen last."""
+    """A place that files are written to; readers see the file that was put last no earlier than the others."""
 
     def put(self, path: str, content: bytes) -> None:
         """Write one file.
@@ -26,13 +26,13 @@ class Target(Protocol):
         """
 
     def put_file(self, path: str, file: Path) -> None:
-        """Write one file from a file on this machine."""
+        """Copy one file from this machine."""
 
     def finish(self) -> None:
-        """After the last file."""
+        """Call this after the last file."""
 
     def abandon(self) -> None:
-        """Instead of `finish`, when something failed."""
+        """Call this instead of `finish` if something failed."""
 
 
 def open_target(to: str) -> Target:
@@ -107,7 +107,7 @@ class UrlTarget:
 
 
 class HubTarget:
-    """A data set repository on the Hugging Face Hub, in one commit; files are gathered in a temporary folder first."""
+    """A data set repository on the Hugging Face Hub; files are collected in a temporary folder and sent in one commit."""
 
     def __init__(self, url: str) -> None:
         match = _HUB.fullmatch(url)
