@@ -1,4 +1,4 @@
-"""Archive: the files of a tar, compressed or not, or of a folder, one after the other; nothing is unpacked to disk."""
+"""Archive: read the files of a tar, compressed or not, or of a folder, one after the other, without unpacking to disk."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file; links and devices are refused.
 
     Raises:
-        SourceError: there is nothing there.
-        StoreError: a damaged or hostile archive.
+        SourceError: there is nothing at `path`.
+        StoreError: the archive is damaged or hostile.
     """
     if path.is_dir():
         for folder, _, names in sorted(os.walk(path)):
@@ -43,7 +43,7 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it keeps all it has seen
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member in memory otherwise
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse() or member.size > MAX_MEMBER:

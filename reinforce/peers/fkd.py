@@ -1,7 +1,7 @@
 """The files of FKD: read for `import`, written for `export`. A torch file per image, `WNID/STEM.tar`: `[coords, flip, label]`.
 
 `coords` are top / H, left / W, h / H, w / W; `label` is `(M,)` class ids, `(M, 2)` an id and its probability, `(M, 2, K)` ids
-and probabilities, or `(M, C)` all of them. Source: Shen and Xing 2022, arXiv 2112.01528, and its published files.
+and probabilities, or `(M, C)` all probabilities. Source: Shen and Xing 2022, arXiv 2112.01528, and its published files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 
 
 class FkdReader(Reader):
-    """See `reinforce.peers.reader`. `tail`: what is not listed is spread evenly (`uniform`), or there is none (`renorm`)."""
+    """See `reinforce.peers.reader.Reader`, and `ReadOptions` for `tail`."""
 
     format = "fkd"
 
@@ -116,10 +116,10 @@ def _array(value: object) -> np.ndarray:
 
 
 def fkd_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
-    """The files of FKD that hold a store's views: name and content; samples without labels have none.
+    """Name and content of FKD's files for the views of a store; samples without labels get no file.
 
     Raises:
-        UsageError: views that its loader could not show, or a key that is no path.
+        UsageError: FKD's loader could not make these views, or a key cannot be a path.
     """
     extra = set(store.spec.fields) - {*_BOX, Field.HFLIP, Field.INTERPOLATION}
     if extra:

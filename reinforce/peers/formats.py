@@ -1,4 +1,4 @@
-"""Formats: whose labels can be imported, and for whose loaders labels can be exported. A new one is one line here."""
+"""Formats: the lists of formats that can be imported and of those that can be exported. A new one is one line here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reinforce.peers.tinyvit import TinyVitReader
 from reinforce.store.label_store import LabelStore
 
 Writer = Callable[[LabelStore, int], Iterator[tuple[str, bytes]]]
-"""`(store, k) -> (name, content) of each file`, with the k likeliest classes of each view."""
+"""A function `(store, k)` that yields (name, content) of each file, with the k most probable classes of each view."""
 
 READERS: dict[str, type[Reader]] = {kind.format: kind for kind in (MlDrReader, FkdReader, TinyVitReader, RelabelReader)}
 WRITERS: dict[str, Writer] = {"ml-dr": ml_dr_files, "fkd": fkd_files}
@@ -24,8 +24,8 @@ def open_reader(format_: str, path: Path, given: ReadOptions) -> Reader:
     """The reader of files of a format.
 
     Raises:
-        UsageError: no such format, or a variant that cannot be imported.
-        StoreError: there are none, or they are damaged.
+        UsageError: there is no such format, or this variant of it cannot be imported.
+        StoreError: there are no files, or they are damaged.
     """
     if format_ not in READERS:
         raise UsageError(f"There is no format {format_!r} to import.", expected=", ".join(READERS))
@@ -33,7 +33,7 @@ def open_reader(format_: str, path: Path, given: ReadOptions) -> Reader:
 
 
 def writer_of(format_: str) -> Writer:
-    """What writes files of a format.
+    """The function that writes files of a format.
 
     Raises:
         UsageError: no such format.

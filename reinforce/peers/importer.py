@@ -1,6 +1,7 @@
-"""Importer: soft labels in someone else's format, and the images that they are of, to a reinforced dataset.
+"""Importer: write a reinforced dataset from soft labels in another system's format and the images they were made from.
 
-Streams: nothing is unpacked to disk, and a few samples are in memory at a time. What is written becomes visible by one rename.
+It streams: nothing is unpacked to disk, and only a few samples are in memory at a time. One rename at the end makes the
+output visible.
 """
 
 from __future__ import annotations
@@ -74,14 +75,14 @@ def import_labels(
     """Write a reinforced dataset of imported labels.
 
     Args:
-        reader: Of the format.
-        source: The images that the labels are of.
+        reader: Reader of the files.
+        source: The images that the labels were made from.
         out: New folder to write.
-        workers: Processes that parse; 0: this one.
-        on_progress: Told of samples.
+        workers: Processes that parse; 0: parse in this process.
+        on_progress: Called with the number of samples done.
 
     Raises:
-        StoreError: labels of unknown or doubled samples, damaged ones, or `out` is there.
+        StoreError: labels are damaged, or of an unknown image, or there are two for one image; or `out` holds files.
     """
     check_output(out)
     with writing(out), replacing(out) as staging:
@@ -95,7 +96,7 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
     spec = pixel_spec(settings.policy, settings.size)
     table = Samples.empty(source.keys, labels)
     statistics = LabelMeans(settings)
-    ordered: list[int] = []  # positions in the order in which they stand in the blocks
+    ordered: list[int] = []  # positions in the source, in the order of the samples in the blocks
     data: BlockData | None = None
 
     def flush() -> None:
@@ -123,9 +124,9 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
 
 
 def _hard_labels(source: Source, num_classes: int) -> tuple[list[str], list[int | None]]:
-    """Class names and hard labels in the classes of the labels; none where they cannot be told.
+    """Class names and hard labels, numbered like the classes of the soft labels; none if that numbering is not known.
 
-    A folder of some of ImageNet's classes, named by WordNet id, is numbered as all of them are.
+    If the folders are some of ImageNet's classes, named by WordNet id, they get their numbers in the whole of ImageNet.
     """
     names, labels = list(source.class_names), [source.label(i) for i in range(len(source))]
     if len(names) == num_classes or not names:
@@ -165,7 +166,7 @@ def _settings(reader: Reader, source: Source, names: list[str], labels: list[int
 
 
 def _all(reader: Reader, source: Source, workers: int) -> Iterator[tuple[int, _Done]]:
-    """Every sample of the source once: first those with labels, as they come, then the others."""
+    """Every sample of the source once: first those with labels, in the order of the files, then the others."""
     position_of = {key: i for i, key in enumerate(source.keys)}
     seen: set[int] = set()
 
@@ -237,7 +238,7 @@ def _position(entry: PeerEntry, position_of: dict[str, int], source: Source) -> 
                 fix="check --data",
             )
         return entry.which
-    # Some files have the paths of their authors' disks before the class folder, some the name alone.
+    # Some files have a path on their authors' disk before the class folder, others only the name of the image.
     parts = entry.which.split("/")
     names = (entry.which, "/".join(parts[-2:]), parts[-1])
     found = next((position_of[name] for name in names if name in position_of), None)
@@ -263,7 +264,7 @@ def _store(data: BlockData, row: int, done: _Done) -> None:
 
 
 def _cut(data: BlockData, rows: int) -> BlockData:
-    """The first rows of a block that was not filled."""
+    """The first rows of a block that is not full."""
     arrays = ("params", "probes", "sha256", "width_height", "status", "label_error")
     columns = {name: getattr(data, name)[:rows] for name in arrays}
     return BlockData(**columns, stripe_views=data.stripe_views, records=data.records[:rows], reasons=data.reasons)

@@ -1,8 +1,8 @@
 """The files of ImageNet+ (ml-dr): read for `import`, written for `export`. A torch file per image, `INDEX.pth.tar`.
 
 Each holds `(index, [{"params": list, "prob": (probabilities, class ids)}, ...])`. Source: Faghri et al. 2023, arXiv 2303.08983,
-and its published files. Views whose partner is any other image (its M* variants) cannot be shown with both members of a pair
-in one batch.
+and its published files. Its M* variants cannot be imported: they mix a view with any other image, and not in pairs, so both
+images of a mixture could not be put into the same batch.
 """
 
 from __future__ import annotations
@@ -136,10 +136,10 @@ def _labels(views: list[dict[str, Any]]) -> list[tuple[list[float], list[int]]]:
 
 
 def slot_of(number: int, magnitude: float) -> list[int]:
-    """Op, interpolation, a and b of one op of the files; the sign is in the magnitude.
+    """Op, interpolation, a and b for one op of the files, given by its number there and its signed magnitude.
 
     Raises:
-        ValueError: no op of theirs, or a magnitude that it does not take.
+        ValueError: the files' format has no such op, or the op does not take this magnitude.
     """
     if not 0 <= number < len(TORCHVISION_OPS) or not math.isfinite(magnitude) or abs(magnitude) > 1e4:
         raise ValueError(number)
@@ -153,17 +153,17 @@ def op_of(slot: list[int]) -> tuple[int, float]:
     """Number and magnitude of a slot, the reverse of `slot_of`.
 
     Raises:
-        ValueError: an op that the files do not have.
+        ValueError: the files' format has no such op.
     """
     op, _, a, b = slot
     return TORCHVISION_OPS.index(Op(op)), torchvision_magnitude(Op(op), a, b, SIZE)
 
 
 def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
-    """The files of ml-dr that hold a store's views: name and content; samples without labels have none.
+    """Name and content of ml-dr's files for the views of a store; samples without labels get no file.
 
     Raises:
-        UsageError: views that its loader could not show.
+        UsageError: ml-dr's loader could not make these views.
     """
     spec, policy = store.spec, store.settings.policy
     fields = {*BOX, Field.HFLIP, Field.INTERPOLATION}

@@ -1,4 +1,4 @@
-"""Reader: what a reader of someone else's soft labels gives to the importer, and what all of them check."""
+"""Reader: the base of all readers of other systems' soft labels, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reinforce.settings import Origin
 
 
 class PeerEntry(NamedTuple):
-    """One sample as it was found: what tells which it is, a key or a position in the source, and its bytes."""
+    """The labels of one sample as found in the files: which sample (a key, or a position in the source), and the bytes."""
 
     which: str | int
     content: bytes
@@ -30,7 +30,7 @@ class PeerViews:
 
     Attributes:
         params: int32 `[V, P]`.
-        record: Their labels, encoded.
+        record: The labels of all views, encoded.
     """
 
     params: np.ndarray
@@ -39,13 +39,13 @@ class PeerViews:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What files do not say of themselves.
+    """Facts that the files do not contain, so the user states them.
 
     Attributes:
         num_classes: C.
-        teachers: Names; None: those that are known of the format.
+        teachers: Names; None: the teachers that are known for the format.
         size: Height and width of the teacher's views in pixels.
-        tail: FKD: mass that is not listed is spread evenly (`uniform`), or there is none (`renorm`).
+        tail: FKD: the mass not listed is spread evenly (`uniform`), or the listed mass is scaled to one (`renorm`).
         axes: ReLabel: order of the last two axes of a map, `hw` or `wh`.
     """
 
@@ -57,7 +57,7 @@ class ReadOptions:
 
     @property
     def names(self) -> list[str]:
-        """Names of the teachers, for formats that do not have them."""
+        """Names of the teachers, for formats whose files do not name them."""
         return self.teachers or ["unknown"]
 
 
@@ -65,14 +65,14 @@ class Reader(ABC):
     """The files of one format.
 
     Attributes:
-        format: What `reinforce import` takes.
-        origin: Goes into the manifest.
-        policy: Whose params the views have.
+        format: Name of the format, as `reinforce import` takes it.
+        origin: Entry for the manifest.
+        policy: The policy whose params layout the views have.
         views: V.
-        codec: Of the records.
+        codec: Codec of the records.
         size: Height and width of the views in pixels.
         num_classes: C.
-        teachers: Names.
+        teachers: Names of the teachers.
     """
 
     format: ClassVar[str]
@@ -87,11 +87,11 @@ class Reader(ABC):
     @classmethod
     @abstractmethod
     def open(cls, path: Path, given: ReadOptions) -> Reader:
-        """Look at the first of the files.
+        """A reader of the files at `path`; it reads the first file to find out the layout.
 
         Raises:
-            StoreError: there are none, or they are damaged.
-            UsageError: a variant that cannot be imported.
+            StoreError: there are no files, or they are damaged.
+            UsageError: this variant of the format cannot be imported.
         """
 
     @abstractmethod
@@ -100,15 +100,15 @@ class Reader(ABC):
 
     @abstractmethod
     def parse(self, content: bytes, width: int, height: int) -> PeerViews:
-        """The views of a sample whose image has that size.
+        """The views of a sample whose image has this width and height in pixels.
 
         Raises:
-            StoreError: they are damaged, or not what the format says.
+            StoreError: the labels are damaged, or do not follow the format.
         """
 
 
 def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Top classes of views as `TopK.pack` wants them: sorted by falling probability, sums of at most one.
+    """Top classes of views in the form that `TopK.pack` needs: sorted by falling probability, sums of at most one.
 
     Args:
         ids: `[V, K]`, whole numbers of any dtype.
@@ -116,7 +116,7 @@ def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.
         num_classes: C.
 
     Raises:
-        StoreError: they are not class ids and probabilities.
+        StoreError: the values are not class ids and probabilities.
     """
     if ids.shape != probs.shape or ids.ndim != 2 or not ids.size:
         raise bad_labels(f"class ids {list(ids.shape)} and probabilities {list(probs.shape)}")
@@ -130,7 +130,7 @@ def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.
     sums = values.sum(axis=1)
     if sums.max() > 1.02:
         raise bad_labels(f"probabilities that sum to {sums.max():.3g}")
-    values /= np.maximum(sums, 1.0)[:, None]  # half floats that were rounded up
+    values /= np.maximum(sums, 1.0)[:, None]  # sums may exceed one where half floats were rounded up
     order = np.argsort(-values, axis=1, kind="stable")
     return np.take_along_axis(whole, order, axis=1), np.take_along_axis(values, order, axis=1).astype(np.float32)
 
@@ -146,7 +146,7 @@ def check_boxes(boxes: np.ndarray, width: int, height: int) -> None:
     """Refuse boxes, int `[V, 4]` (top, left, height, width), that are not within an image.
 
     Raises:
-        StoreError: one is not.
+        StoreError: a box is not within the image.
     """
     ends = boxes[:, :2] + boxes[:, 2:]
     outside = (boxes.min(axis=1) < 0) | (boxes[:, 2:].min(axis=1) < 1) | (ends > (height, width)).any(axis=1)
@@ -162,7 +162,7 @@ def check_boxes(boxes: np.ndarray, width: int, height: int) -> None:
 
 
 def bad_labels(found: str) -> StoreError:
-    """The error for labels that are none."""
+    """The error for labels that are damaged or do not follow the format."""
     return StoreError(
         "Labels of a view are damaged.",
         found=found,

@@ -1,7 +1,7 @@
 """The files of ReLabel: `WNID/STEM.pt`, a tensor `(2, 5, 15, 15)` of scores and class ids, read for `import` as label maps.
 
-Source: Yun et al. 2021, arXiv 2101.05022, and its published files. Which of the two last axes is the height is not certain from
-its code; `axes` says how they were read.
+Source: Yun et al. 2021, arXiv 2101.05022, and its published files. Its code does not make certain which of the last two axes is
+the height; `axes` says how to read them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The files of TinyViT: `logits_top{K}_epoch{e}/rank{r}-keys.txt` and `-values.bin`, read for `import`, without params.
 
-A record per line of keys: int32 seed, int16 `[K]` class ids, float16 `[K]` probabilities. The seeds replay only through its
-authors' fork of timm. Source: Wu et al. 2022, arXiv 2207.10666, and its published files.
+For each line of keys there is a record: int32 seed, int16 `[K]` class ids, float16 `[K]` probabilities. Only the authors' fork
+of timm can make the views from the seeds. Source: Wu et al. 2022, arXiv 2207.10666, and its published files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_KEYS = 2 << 30
 
 
 class TinyVitReader(Reader):
-    """See `reinforce.peers.reader.Reader`; one view per epoch, of those epochs that every sample is in."""
+    """See `reinforce.peers.reader.Reader`; one view per epoch. Samples that are not in every epoch are left out."""
 
     format = "tinyvit"
     codec: TopK
@@ -57,7 +57,7 @@ class TinyVitReader(Reader):
         return {**self.__dict__, "epochs": []}
 
     def _epoch(self, folder: Path) -> dict[str, tuple[np.ndarray, int]]:
-        """Key to the records that have it, uint8 `[n, bytes]`, memory-mapped, and its row there."""
+        """Key to the file that has its record, memory-mapped as uint8 `[n, bytes]`, and the row of the record in it."""
         places: dict[str, tuple[np.ndarray, int]] = {}
         for keys in sorted(folder.glob("rank*-keys.txt")):
             values = keys.with_name(keys.name.replace("-keys.txt", "-values.bin"))

@@ -1,4 +1,4 @@
-"""Pickle reader: reads the plain data that a pickle of someone else's holds, without unpickling it.
+"""Pickle reader: reads plain data from a pickle of unknown origin without unpickling it, which could run code.
 
 The opcodes of numbers, text, containers and a handful of numpy's and torch's constructors are interpreted here; a name in the
 file is looked up in a table of ours (`pickle_names.py`) and never imported, so nothing in the file can run. Everything else is
@@ -28,7 +28,7 @@ def read_pickle(content: bytes, tensors: Tensors | None = None) -> Any:
         tensors: Makes tensors; default: there are none.
 
     Raises:
-        StoreError: damaged, or it holds anything else.
+        StoreError: the pickle is damaged, or has anything else in it.
     """
     return read_first_pickle(content, 0, tensors)[0]
 
@@ -91,7 +91,7 @@ class _Machine:
         return value
 
     def items(self) -> list[Any]:
-        """What stands above the last mark."""
+        """Pop the values above the last mark, and the mark."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:
             at -= 1
