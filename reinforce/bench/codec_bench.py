@@ -26,15 +26,15 @@ def load_probs(path: Path, views: int | None = None, top1: float | None = None) 
 
     Args:
         path: A numpy .npz file with an array `logits` `[images, views, classes]`.
-        views: Only the first so many views.
-        top1: Divide the logits by the temperature at which the mean top-1 probability is this.
+        views: Use only this many views, the first ones.
+        top1: Divide the logits by the temperature that gives this mean top-1 probability.
 
     Returns:
-        float32 `[images, views, classes]`, and what was read.
+        float32 `[images, views, classes]`, and their sizes, temperature and mean top-1 probability.
 
     Raises:
-        DataError: no such file or array, or values that are not finite.
-        UsageError: a top-1 probability that no temperature gives.
+        DataError: there is no such file or array, or values are not finite.
+        UsageError: no temperature gives this top-1 probability.
     """
     try:
         with open(path, "rb") as file:
@@ -81,13 +81,13 @@ def _temperature(logits: np.ndarray, top1: float) -> float:
 
 
 def bench(name: str, probs: np.ndarray) -> list[dict[str, Any]]:
-    """Measure one codec; for `topk` twice, as its remainder can be spread evenly or, as many do, be dropped.
+    """Measure one codec. `topk` is measured twice: with its remainder spread evenly, and with it dropped, as many others do.
 
     Returns:
-        For each: `codec`, `remainder` (spread or dropped), `bytes_per_view` (all bytes of the records), `kl` and `kl_p99` (of
-        KL(teacher || decoded), nats; null: infinite), `total_variation` (half the L1 distance), `top1_bias` and `image_bias`
-        (see `fidelity.Fidelity`), `encode_ms` (a record), `decode_us` (one view from its record), `dense_us` (one row of a
-        batch of 256, collated and densified on the CPU).
+        One or two rows: `codec`, `remainder` (spread or dropped), `bytes_per_view` (all bytes of the records), `kl` and
+        `kl_p99` (of KL(teacher || decoded), nats; null: infinite), `total_variation` (half the L1 distance), `top1_bias` and
+        `image_bias` (see `fidelity.Fidelity`), `encode_ms` (for a record), `decode_us` (for one view from its record),
+        `dense_us` (for one row of a batch of 256, collated and made dense on the CPU).
     """
     codec = parse_codec(name)
     images, views, classes = probs.shape
@@ -138,7 +138,7 @@ def _cycle(images: int, views: int) -> Iterator[tuple[int, int]]:
 
 
 def _fastest(work: Callable[[], object], times: int, repeats: int = _REPEATS) -> float:
-    """Seconds of one call: the best of some repeats, as everything else on a machine only adds to it."""
+    """Seconds of one call: the lowest of some repeats, because other work on the machine can only add time."""
     best = math.inf
     for _ in range(repeats):
         start = time.perf_counter()
@@ -149,7 +149,7 @@ def _fastest(work: Callable[[], object], times: int, repeats: int = _REPEATS) ->
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for reading."""
+    """The rows as a Markdown table."""
     lines = [
         (
             "| codec | remainder | B/view | KL mean | KL p99 | total variation | top-1 bias | bias of an image "

@@ -1,4 +1,4 @@
-"""Generate bench: stage one beside a bare loop of the same teacher over batches that are ready, for as many views."""
+"""Generate bench: compare stage one with a bare loop of the same teacher over prepared batches, for as many views."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reinforce.teachers.teacher import Teacher, labeller_of
 
 
 def contenders(source: Source, teacher: Teacher, settings: Settings, execution: Execution, scratch: Path) -> dict[str, Run]:
-    """The two, as functions of a round's number to seconds for all views of `source`.
+    """The bare loop and `generate`: functions that take a round's number and return the seconds for all views of `source`.
 
     Args:
         source: The images.
-        teacher: Of both.
-        settings: What `generate` makes.
-        execution: How.
+        teacher: The teacher of both contenders.
+        settings: Settings of the data set that `generate` makes.
+        execution: How `generate` runs: batch size, workers, engine.
         scratch: An empty folder.
     """
     labeller, total = labeller_of(teacher, settings), len(source) * settings.views
@@ -45,12 +45,12 @@ def contenders(source: Source, teacher: Teacher, settings: Settings, execution: 
         shutil.rmtree(out)
         return seconds
 
-    labeller(batches[0])  # threads and kernels are there before the first round
+    labeller(batches[0])  # starts threads and loads kernels before the first round
     return {"bare teacher": bare, "generate": whole}
 
 
 def precision_error(source: Source, teacher: Teacher, settings: Settings, batch_size: int) -> tuple[float, float]:
-    """What bfloat16 does to the labels of a few batches: mean KL(fp32 || bf16) in nats, and share of equal top classes."""
+    """How bfloat16 changes the labels of a few batches: mean KL(fp32 || bf16) in nats, and share of equal top classes."""
     batches = ready_batches(source, settings, batch_size)
     found = {}
     chosen = teacher.precision

@@ -1,4 +1,4 @@
-"""Rounds: contenders measured in turn, round after round, so that a machine that slows down slows all of them alike."""
+"""Rounds: measure all contenders in turn, round after round, so that a slow phase of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Run = Callable[[int], float]
-"""Does the work of one round, given its number, and returns what was measured: a rate or a time, never both in one table."""
+"""A function that does the work of the round with a given number and returns the measured value. Within one table all values
+are rates, or all are times."""
 
 
 def measure(
     contenders: Mapping[str, Run], rounds: int, on_run: Callable[[str], None] = lambda text: None
 ) -> list[dict[str, Any]]:
-    """Run every contender once in each round; the order turns around from round to round.
+    """Run every contender once in each round; every second round runs them in reverse order.
 
     Args:
-        contenders: By name; the first is what the others are compared with.
-        rounds: How often.
-        on_run: Told after each run.
+        contenders: Name to contender; the others are compared with the first one.
+        rounds: Number of rounds.
+        on_run: Called with a line of text after each run.
 
     Returns:
-        A row per contender: `name`, `median`, `low`, `high` of what was measured, and `ratio`, the median over the rounds of
-        its value over the first contender's in the same round.
+        A row per contender: `name`, `median`, `low` and `high` of its values, and `ratio`: in each round its value is divided
+        by the first contender's value, and the ratio is the median over the rounds.
     """
     found: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)

@@ -1,7 +1,7 @@
-"""Store bench: what opening a reinforced dataset of any size costs, and beginning an epoch, and reading one label.
+"""Store bench: the cost of opening a reinforced dataset of any size, of beginning an epoch, and of reading one label.
 
-The store is synthetic: a few real blocks, random labels in them, linked under as many names as the size asks for. What is
-read for each block or sample is read; only the page cache holds less than it would.
+The store is synthetic: a few real blocks with random labels, hard-linked under as many names as the size needs. Each block and
+sample is really read. Only the page cache is used less than with a real store, as linked blocks share their pages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFAULT = (
     (10_000, 50, 21_841),
     (100_000, 50, 1000), (1_281_167, 50, 1000), (1_281_167, 300, 1000),
 )  # fmt: skip
-"""(samples, views, classes): growing in each of them, up to ImageNet."""
+"""(samples, views, classes): sizes that grow in each of the three, up to ImageNet's."""
 COLUMNS = {
     "label_bytes": "label B/view",
     "params_bytes": "params B/view",
@@ -81,7 +81,7 @@ def parse_size(text: str) -> tuple[int, int, int]:
     """Samples, views and classes of `SAMPLESxVIEWSxCLASSES`.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text has another form.
     """
     parts = text.split("x")
     if len(parts) != 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 24 for p in parts) or int(parts[1]) > 65535:
@@ -99,7 +99,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot_costs(rows: list[dict[str, Any]], path: Path) -> None:
-    """A picture: opening, beginning an epoch and reading, over the number of views in all, both axes logarithmic.
+    """Draw the cost of opening, of beginning an epoch and of reading, over samples x views, which is a logarithmic axis.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -127,7 +127,7 @@ def plot_costs(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, float]:
-    """Write a store of that size; returns the bytes of a view's label and params in its real blocks."""
+    """Write a store of that size; returns the bytes per view of labels and of params in its real blocks."""
     rng, codec = choice_rng(0), NAMED_CODECS["sqrt"]
     policy = parse_policy("rrc-ra")
     settings = Settings(
@@ -184,7 +184,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
 
 
 def measure_store(root: Path) -> dict[str, float]:
-    """Open, begin epochs and read labels in a fresh process: seconds, microseconds per sample, megabytes of its own memory."""
+    """Open, begin epochs and read labels in a new process; returns seconds, microseconds per sample, megabytes of memory."""
     import json
 
     done = subprocess.run([sys.executable, "-c", _MEASURE, str(root)], capture_output=True, text=True, check=True)
@@ -193,7 +193,7 @@ def measure_store(root: Path) -> dict[str, float]:
 
 
 def _random_block(rng: np.random.Generator, count: int, settings: Settings, fields: tuple[int, ...]) -> BlockData:
-    """Boxes and ops as `rrc-ra` draws them, labels of about 50 likely classes of which 8 are an image's own."""
+    """A block with random boxes and ops for the columns of `rrc-ra`, and labels with up to 50 likely classes for each image."""
     views, classes = settings.views, settings.num_classes
     data = BlockData.empty(count, views, len(fields), settings.stripe_views)
     codec = NAMED_CODECS["sqrt"]

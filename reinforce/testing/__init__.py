@@ -1,6 +1,6 @@
-"""Testing: the laws that a source, codec, op, teacher or engine of one's own must keep, to be called from one's own tests.
+"""Testing: the laws that every source, codec, op, teacher and engine must keep. Call these checks from tests of your own kind.
 
-Comes in: an object of one's own.
-Goes out: nothing, or an AssertionError that says which law it breaks, and where.
-Read first: `operations.py`, the shortest; the others are named after what they hold.
+Comes in: an object of your own class.
+Goes out: nothing, or an AssertionError that says which law the object breaks, and where.
+Read first: `operations.py`, which is short; each other module has the laws of the kind that it is named after.
 """

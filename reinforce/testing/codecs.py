@@ -1,4 +1,4 @@
-"""The laws of a codec of soft labels: whatever a teacher says comes back as distributions, and damage as an error."""
+"""The laws of a codec of soft labels: any answers of a teacher decode to distributions, and damage gives an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOLERANCE = 1e-5
 
 
 def answers_like(sharpness: str, views: int, classes: int, seed: int = 0) -> np.ndarray:
-    """What a teacher may say: float32 `[views, classes]`, each row a distribution, as in `SHARPNESS`."""
+    """Possible answers of a teacher: float32 `[views, classes]`, each row a distribution; `sharpness` is one of `SHARPNESS`."""
     rng = view_rng(seed, 0, 0)
     if sharpness == "one-hot":
         return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
@@ -29,19 +29,19 @@ def answers_like(sharpness: str, views: int, classes: int, seed: int = 0) -> np.
 
 
 def check_codec(codec: Codec, seed: int = 0, classes: tuple[int, ...] = (1, 2, 10, 1000)) -> None:
-    """Hold a codec of soft labels to its laws.
+    """Check that a codec of soft labels keeps its laws.
 
-    Decoded labels are distributions; one view alone decodes as it does among all; the same answers have the same bytes; what is
-    no distribution is refused; a damaged record gives a `LabelError` or distributions, never anything else; `from_dict` reads
-    what `to_dict` says, which is JSON.
+    Decoded labels are distributions; `decode` and `decode_all` give the same label; equal answers give equal bytes; answers
+    that are not distributions are refused; a damaged record gives a `LabelError` or distributions, never anything else;
+    `to_dict` gives JSON, and `from_dict` reads it.
 
     Args:
         codec: The codec, with its options.
-        seed: Of the answers and of the damage that are tried.
+        seed: Seed of the answers and of the damage that are tried.
         classes: Numbers of classes that are tried.
 
     Raises:
-        AssertionError: names the law that is broken.
+        AssertionError: names the broken law.
     """
     config = codec.to_dict()
     require(json.loads(json.dumps(config)) == config, f"{codec}: `to_dict` is not JSON: {config}")

@@ -1,4 +1,4 @@
-"""The laws of an engine: its blocks are those that the local engine makes, and blocks that are there stay as they are."""
+"""The laws of an engine: it makes the same blocks as the local engine, and does not change blocks that already exist."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from reinforce.testing.law import require
 
 
 def check_engine(name: str, source: Source, teacher: Teacher, settings: Settings, scratch: Path, batch_size: int = 16) -> None:
-    """Hold an engine to its laws.
+    """Check that an engine keeps its laws.
 
-    What it makes is what the local engine makes, byte for byte; only missing blocks are made, and those that are there are not
-    touched; progress begins with what is there, never falls, and ends with all samples.
+    Its output equals that of the local engine byte for byte; it makes only missing blocks and does not touch existing ones;
+    progress begins with the samples that are done already, never falls, and ends with all samples.
 
     Args:
         name: Its name, as registered in `ENGINES`.
         source: Images for at least three blocks.
         teacher: The teacher.
-        settings: What to make.
+        settings: Settings of the data set to make.
         scratch: An empty folder.
         batch_size: Views per teacher batch.
 
     Raises:
-        AssertionError: names the law that is broken.
+        AssertionError: names the broken law.
     """
     require(settings.num_blocks >= 3, f"{settings.num_blocks} blocks are too few to tell; a smaller block_size makes more")
     local, out = scratch / "local", scratch / "out"

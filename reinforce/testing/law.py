@@ -1,9 +1,9 @@
-"""Law: how a broken law is told; also under `python -O`, which takes assert statements away."""
+"""Law: raise the error for a broken law; not by an assert statement, as `python -O` removes these."""
 
 from __future__ import annotations
 
 
 def require(holds: bool, said: str) -> None:
-    """Raise AssertionError with what is said, unless the law holds."""
+    """Raise an AssertionError with the text `said`, unless the law holds."""
     if not holds:
         raise AssertionError(said)

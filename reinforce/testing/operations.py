@@ -16,18 +16,18 @@ _SHAPES = ((1, 1), (2, 3), (17, 9), (32, 32))
 
 
 def check_operation(operation: Operation, seed: int = 0, rounds: int = 4) -> None:
-    """Hold an op to the laws of the pixel contract.
+    """Check that an op keeps the laws of the pixel contract.
 
-    A view goes in and a view of the same shape comes out, uint8; the same bytes each time, whatever the memory layout; what
-    goes in is not changed; arguments at the ends of what it takes are no exception, and those beyond are refused.
+    From a view it makes a view of the same shape, uint8. It gives the same bytes each time, for every memory layout of the
+    view, and does not change its input. This holds for the smallest and largest arguments too; others are refused.
 
     Args:
         operation: The op.
-        seed: Of the views and arguments that are tried.
+        seed: Seed of the views and arguments that are tried.
         rounds: How often each shape is tried.
 
     Raises:
-        AssertionError: names the law that is broken, with the arguments.
+        AssertionError: names the broken law, with the arguments.
     """
     rng = view_rng(seed, 0, 0)
     for _, (height, width) in product(range(rounds), _SHAPES):
@@ -72,7 +72,7 @@ def _check_refusals(operation: Operation) -> None:
 
 
 def _images(rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
-    """Noise, extremes (which overflow first), and a constant: uint8 `[3, height, width]`."""
+    """Images of noise, of 0 and 255 only (these overflow first), and of one colour: uint8 `[3, height, width]`."""
     shape = (3, height, width)
     constant = np.empty(shape, np.uint8)
     constant[:] = rng.integers(0, 256, (3, 1, 1), np.uint8)
@@ -80,7 +80,7 @@ def _images(rng: np.random.Generator, height: int, width: int) -> list[np.ndarra
 
 
 def _argument(rng: np.random.Generator, limits: tuple[int, int]) -> int:
-    """One within limits: an end, a small one, or any."""
+    """An argument within limits: the lowest, the highest, a small one, or any."""
     low, high = limits
     small = (max(low, -300), min(high, 300))
     choices = (low, high, int(rng.integers(*small, endpoint=True)), int(rng.integers(low, high, endpoint=True)))

@@ -1,4 +1,4 @@
-"""The laws of a source: an index that can be relied on, and bytes that are the same whoever reads them, in any order."""
+"""The laws of a source: its index is always the same, and so are its bytes, in any order and from any process or thread."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from reinforce.views.decode import decode
 
 
 def check_source(open_again: Callable[[], Source], workers: int = 2, method: str | None = None) -> None:
-    """Hold a source to its laws.
+    """Check that a source keeps its laws.
 
-    Keys are unique, labels are class ids; opened again it has the same index; bytes are the same in any order, from threads,
-    from other processes and from a part of it; every image decodes.
+    Keys are unique, labels are class ids; opened again, it has the same index; bytes are the same in any order, from threads,
+    from other processes and from a part of the source (`take`); every image decodes.
 
     Args:
-        open_again: Opens it; called more than once.
-        workers: Processes that read it; 0: none, and that law is not tried.
-        method: How they are started, `fork`, `spawn` or `forkserver`; None: as Python does by itself.
+        open_again: Opens the source; called more than once.
+        workers: Processes that read it; 0: reading from processes is not checked.
+        method: How these processes are started, `fork`, `spawn` or `forkserver`; None: Python's default.
 
     Raises:
-        AssertionError: names the law that is broken.
+        AssertionError: names the broken law.
     """
     source = open_again()
     said, count = f"{type(source).__name__} {source.location}", len(source)

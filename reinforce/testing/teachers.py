@@ -1,4 +1,4 @@
-"""The laws of a teacher: what stage one relies on, whatever model answers."""
+"""The laws of a teacher: what stage one needs from every model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from reinforce.testing.law import require
 from reinforce.views.seeds import view_rng
 
 _TOLERANCE = 1e-4
-"""How far an answer may be from that in another batch: kernels add in another order."""
+"""How much an answer may differ between batches: kernels add in another order for another batch size."""
 
 
 def check_teacher(teacher: Teacher, size: int, seed: int = 0) -> None:
-    """Hold a teacher to its laws.
+    """Check that a teacher keeps its laws.
 
-    Each answer is a distribution over the classes that it states. It depends on its own view alone: not on what came before,
-    nor on the mode that a training loop sets. The views, uint8, are not changed. Maps are scores of positions, or refused.
+    Each answer is a distribution over the classes that the teacher states. An answer depends on its own view alone: not on the
+    rest of the batch or on earlier calls, and not on training mode. The views, uint8, are not changed. The teacher gives score
+    maps, or refuses to.
 
     Args:
         teacher: The teacher.
         size: View size in pixels.
-        seed: Of the views that are tried.
+        seed: Seed of the views that are tried.
 
     Raises:
-        AssertionError: names the law that is broken.
+        AssertionError: names the broken law.
     """
     names = ", ".join(info.name for info in teacher.infos)
     require(bool(teacher.infos), "a teacher states at least one model in `infos`")
