@@ -1,6 +1,6 @@
-"""Verification: everything about a store or a pack that can be checked, and what is in it.
+"""Verification: all checks of a store or a pack, and a summary of its contents.
 
-Comes in: a folder; with its images pixels are checked too, with its teacher labels.
-Goes out: counts of what was looked at and what failed; nothing is repaired.
-Read first: `verify.py`; `verify_pack.py` does the same for shards, `summary.py` says what there is.
+Comes in: a folder; given its images, pixels are checked too; given its teacher, labels are too.
+Goes out: counts of checked and of failed things; nothing is repaired.
+Read first: `verify.py`; `verify_pack.py` does the same for shards, `summary.py` describes the contents.
 """

@@ -1,4 +1,4 @@
-"""Sample checks: what can be wrong with the params and labels of one sample; and `Check`, which counts what failed."""
+"""Sample checks: find faults in the params and labels of one sample; and `Check`, which counts faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import OP_SLOT_BASE, Field
 
 ALL_VIEWS_LIMIT = 2_000_000
-"""Every label is decoded up to so many views of a block; beyond, one view per sample."""
+"""In a data set of at most this many views, every label is decoded; in a larger one, one view per sample."""
 _KEPT_FAILURES = 10
 
 
@@ -27,7 +27,7 @@ class Check:
     note: str = ""
 
     def add(self, failure: str | None) -> None:
-        """Count one thing; `failure` says what is wrong with it, None that nothing is."""
+        """Count one checked thing; `failure` says what is wrong with it; None: nothing is."""
         self.total += 1
         if failure is not None:
             self.failed += 1

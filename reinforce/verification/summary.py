@@ -1,4 +1,4 @@
-"""Summary: what is in a reinforced dataset, complete or not, as `reinforce inspect` says it."""
+"""Summary: the contents of a reinforced dataset, complete or not, as `reinforce inspect` shows them."""
 
 from __future__ import annotations
 

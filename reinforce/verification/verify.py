@@ -1,6 +1,6 @@
 """Verify: everything about a reinforced dataset that can be checked, from hashes of files to the teacher itself.
 
-Each check counts what it looked at and what failed; nothing is repaired.
+Each check counts the things that it looked at and those that failed; nothing is repaired.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from reinforce.views.pixels import stored_view
 from reinforce.views.seeds import choice_rng, mixing_rngs, view_rng
 from reinforce.views.status import Status
 
-_BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # `pull` brings the last three for people
+_BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # the last three are for people; `pull` fetches them
 CheckProgress = Callable[[str, int, int], None]
 
 
 def verify_store(root: Path, on_progress: CheckProgress = lambda name, done, total: None) -> list[Check]:
-    """Check a store by itself: hashes of all files, the sample table against the blocks, params and labels.
+    """Check a store without its images: hashes of all files, the sample table against the blocks, params and labels.
 
     Raises:
-        StoreError: so broken that it cannot be opened.
+        StoreError: the store is too damaged to be opened.
     """
     guard_table(root / SAMPLES, SAMPLES, read_manifest(root).settings.source.num_samples)
     files = _check_files(root, on_progress)
@@ -77,7 +77,7 @@ def _check_files(root: Path, on_progress: CheckProgress) -> Check:
 
 
 def _check_table(store: Store, check: Check) -> None:
-    """What the manifest says of the sample table: counts by status, and the hash over keys and labels."""
+    """Compare the sample table with the manifest: counts by status, and the hash over keys and labels."""
     samples, source = store.samples, store.settings.source
     counts = {s.name.lower(): int((samples.status == s).sum()) for s in Status}
     if counts != store.manifest.counts.model_dump():
@@ -110,7 +110,7 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
 
 
 class _PixelChecks(Dataset[tuple[str | None, str | None]]):
-    """Item i: what is wrong with the probe of sample i, or, beyond the samples, with a chosen (sample, view)."""
+    """Item i: the fault in the probe of sample i; for i beyond the samples, the fault in a chosen (sample, view)."""
 
     def __init__(self, dataset: ReinforcedDataset, chosen: list[tuple[int, int]]) -> None:
         self.dataset = dataset
@@ -164,16 +164,16 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
 def verify_pixels(
     dataset: ReinforcedDataset, views: int, workers: int, on_progress: CheckProgress = lambda name, done, total: None
 ) -> list[Check]:
-    """Hash every image and replay the probe of every sample; and make `views` random views both ways.
+    """Hash every image and replay the probe of every sample; and compare some random views, drawn again, with their replay.
 
     Args:
-        dataset: Opened with `check=False`.
-        views: How many random (sample, view) pairs are drawn and made anew and compared with their replay.
-        workers: Processes.
-        on_progress: Told after each item.
+        dataset: The data set, opened with `check=False`.
+        views: How many random (sample, view) pairs are drawn again as stage one does, and compared with their replay.
+        workers: Number of worker processes.
+        on_progress: Called after each item.
     """
     if dataset.store.settings.origin is not None:
-        views = 0  # they were not drawn here
+        views = 0  # imported views were not drawn by stage one
     rng = choice_rng(dataset.store.settings.seed)
     total_views = len(dataset) * dataset.store.settings.views
     picks = rng.choice(total_views, size=min(views, total_views), replace=False)
@@ -196,16 +196,16 @@ def verify_labels(
     batch_size: int,
     on_progress: CheckProgress = lambda name, done, total: None,
 ) -> Check:
-    """Run the teacher again on replayed views and compare: KL(teacher || stored) must be the codec's own error.
+    """Run the teacher again on replayed views: KL(teacher || stored) must not exceed the codec's own error.
 
     The codec's own error is measured on the same views: KL(teacher || decode(encode(teacher))).
 
     Args:
-        dataset: Opened.
-        teacher: The one that made the labels.
-        views: At least how many views; samples are taken whole, as a codec encodes them whole.
+        dataset: The data set, opened.
+        teacher: The teacher that made the labels.
+        views: Compare at least this many views; all views of a sample are used, as a codec encodes them together.
         batch_size: Views per teacher batch.
-        on_progress: Told after each sample.
+        on_progress: Called after each sample.
     """
     store, settings = dataset.store, dataset.store.settings
     count = min(-(-views // settings.views), len(dataset))
@@ -233,7 +233,7 @@ def verify_labels(
 
 
 def content_sha256(file: File) -> str:
-    """Hex digest of a file that may be behind a URL."""
+    """Hex digest of the sha256 of a file on disk or at a URL."""
     digest = hashlib.sha256()
     for piece in pieces(file.location, file.size):
         digest.update(piece)
@@ -241,7 +241,7 @@ def content_sha256(file: File) -> str:
 
 
 def require(checks: list[Check]) -> None:
-    """Raise what failed.
+    """Raise an error if any check failed.
 
     Raises:
         StoreError: names the first failure of the first failed check.

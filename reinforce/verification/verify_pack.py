@@ -1,4 +1,4 @@
-"""Verify a pack: hashes of shards and of the files beside them, and params and labels of every sample; its images are in it."""
+"""Verify a pack: hashes of its shards (with the images) and of the files beside them, and every sample's params and labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from reinforce.views.pixels import unmatched
 
 
 def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, total: None) -> list[Check]:
-    """Check shards against the `pack.json` beside them, and what is in them.
+    """Check shards against the `pack.json` beside them, and the samples in them.
 
     Raises:
-        ReinforceError: so broken that it cannot be opened.
+        ReinforceError: the pack is too damaged to be opened.
     """
     assert source.pack is not None
     files, members, pack = Check("files"), Check("members"), source.pack.pack
@@ -60,10 +60,10 @@ def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, 
 
 
 def _check_pairs(store: PackedStore, block: int) -> None:
-    """The pairs that planning reads must be those of the samples.
+    """Check that the pairs beside the shards, which planning an epoch reads, equal those in the samples.
 
     Raises:
-        ReinforceError: they are not.
+        ReinforceError: they differ.
     """
     samples = store.samples_of(block)
     own = np.flatnonzero(np.isin(samples, store.ok_samples))
