@@ -1,4 +1,4 @@
-"""`reinforce bench codec`: what codecs of soft labels cost and lose on logits of your own."""
+"""`reinforce bench codec`: size, error and speed of codecs of soft labels, on your own logits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def command(
         list[str] | None,
         typer.Option(help="Codec to measure, may be repeated; default: all named ones, and topk 5, 10 and 20."),
     ] = None,
-    views: Annotated[int | None, typer.Option(min=1, help="Only the first so many views of each image.")] = None,
+    views: Annotated[int | None, typer.Option(min=1, help="Use only this many views of each image, the first ones.")] = None,
     top1: Annotated[
-        float | None, typer.Option(help="Sharpen or soften by a temperature until the mean top-1 probability is this.")
+        float | None, typer.Option(help="Divide the logits by the temperature that gives this mean top-1 probability.")
     ] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Encode and decode soft labels: bytes per view, KL, biases, and the time of both."""
+    """Encode and decode soft labels; print bytes per view, KL, biases, and the time that both take."""
     from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, table
     from reinforce.store.probes import environment
 

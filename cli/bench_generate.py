@@ -17,7 +17,7 @@ NAME = "generate"
 
 @dataclass(frozen=True, kw_only=True)
 class _Options(GenerationOptions):
-    """Those of `generate`, with less to do by default."""
+    """The options of `generate`, with defaults that make a short run."""
 
     limit: o.Limit = 100
     views: o.Views = 8
@@ -25,7 +25,7 @@ class _Options(GenerationOptions):
 
 
 def command(given: _Options, rounds: o.Rounds = 5, as_json: o.Json = False) -> None:
-    """Seconds of generate against a bare loop of the same teacher over batches that are ready; takes its options."""
+    """Compare generate, in seconds, with a bare loop of the same teacher over prepared batches; takes generate's options."""
     from reinforce.bench.generate_bench import contenders, precision_error
     from reinforce.bench.rounds import measure, table
     from reinforce.cli.generation import prepare

@@ -1,4 +1,4 @@
-"""`reinforce bench loader`: how fast one process decodes and makes views, beside timm's loader on the same files."""
+"""`reinforce bench loader`: how fast one process decodes and makes views, compared with timm's loader on the same files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(
     policy: Annotated[list[str] | None, typer.Option(help="rrc or rrc-ra, may be repeated; default: both.")] = None,
     size: o.Size = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Views in a batch.")] = 64,
-    images: Annotated[int, typer.Option(min=2, help="Views in a round, at least.")] = 700,
+    images: Annotated[int, typer.Option(min=2, help="Least number of views in a round.")] = 700,
     rounds: o.Rounds = 5,
     as_json: o.Json = False,
 ) -> None:

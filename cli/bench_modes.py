@@ -1,4 +1,4 @@
-"""`reinforce bench modes`: replay, plain and online training side by side; conditions stand in tests/bench/README.md."""
+"""`reinforce bench modes`: replay, plain and online training compared; tests/bench/README.md states the conditions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(
     student: o.Student = "mobilenetv3_small_050",
     student_kwargs: o.StudentKwargs = None,
     teacher_weights: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's weights file, where it is a local one.")
+        list[Path] | None, typer.Option(help="The teacher's weights file, if the labels were made with a local one.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
@@ -31,7 +31,7 @@ def command(
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Train the same student by replay, plainly and with the teacher live: images per second and accuracy of each."""
+    """Train the same student by replay, plainly and with a live teacher; print images per second and accuracy of each."""
     from reinforce.store.probes import environment
     from reinforce.teachers.device import default_workers, resolve_device
     from reinforce.teachers.models import parse_kwargs

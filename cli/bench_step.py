@@ -1,4 +1,4 @@
-"""`reinforce bench step`: what replaying adds to a training step, and what a live teacher adds."""
+"""`reinforce bench step`: how much time replay adds to a training step, and how much a live teacher adds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ NAME = "step"
 
 def command(
     student: Annotated[list[str], typer.Option(help="timm model or short name, may be repeated.")],
-    teacher: Annotated[str | None, typer.Option(help="Live teacher to compare with, with random weights.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Model to compare with as a live teacher; its weights are random.")
+    ] = None,
     size: o.Size = 224,
     batch_size: Annotated[int, typer.Option(min=2, help="Views in a batch.")] = 32,
     classes: Annotated[int, typer.Option(min=2, help="Classes.")] = 1000,

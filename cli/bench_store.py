@@ -1,4 +1,4 @@
-"""`reinforce bench store`: what opening a reinforced dataset costs, and beginning an epoch, and reading one sample's label."""
+"""`reinforce bench store`: the cost of opening a reinforced dataset, of beginning an epoch, and of reading one label."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def command(
         list[str] | None,
         typer.Option(help="SAMPLESxVIEWSxCLASSES, may be repeated; default: growing up to 1281167x300x1000."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture of how costs grow; needs matplotlib.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a plot of how the costs grow; needs matplotlib.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Write synthetic stores in a temporary folder, and open and read each in a fresh process."""
+    """Write synthetic stores to a temporary folder, and open and read each one in a new process."""
     from reinforce.bench.store_bench import COLUMNS, DEFAULT, measure_store, parse_size, plot_costs, synthesise, table
     from reinforce.errors import UsageError
     from reinforce.store.probes import environment

@@ -18,7 +18,7 @@ def command(
     seeds: Annotated[int, typer.Option(min=1, help="Students per mode.")] = 3,
     as_json: o.Json = False,
 ) -> None:
-    """Train a teacher, generate, verify, then train the same student plainly and by replay, and compare."""
+    """Train a teacher, generate labels, verify them, train the same student plainly and by replay, and compare."""
     from reinforce.train.demo import run_demo, table
 
     result = run_demo(out, list(range(seeds)), say=lambda text: typer.echo(text, err=True))

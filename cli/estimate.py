@@ -19,19 +19,20 @@ def command(
     given: GenerationOptions,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs that a student trains for.", rich_help_panel=_ESTIMATE)] = 100,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Images in all; default: those of --data.", rich_help_panel=_ESTIMATE)
+        int | None,
+        typer.Option(min=1, help="Number of images to estimate for; default: all of --data.", rich_help_panel=_ESTIMATE),
     ] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(min=0, help="Hours of another device that there are.", rich_help_panel=_ESTIMATE)
+        float | None, typer.Option(min=0, help="Hours that you have on another device.", rich_help_panel=_ESTIMATE)
     ] = None,
     gpu_rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Views per second of the teacher on that device.", rich_help_panel=_ESTIMATE),
+        typer.Option(min=0.001, help="Views per second that the teacher labels on that device.", rich_help_panel=_ESTIMATE),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure, about.", rich_help_panel=_ESTIMATE)] = 45,
+    seconds: Annotated[float, typer.Option(min=1, help="Approximate time to measure for.", rich_help_panel=_ESTIMATE)] = 45,
     as_json: o.Json = False,
 ) -> None:
-    """Try stage one on a few images, and say what all of them would take and when it pays; takes the options of generate."""
+    """Run stage one on a few images; print the hours and bytes for all, and when it pays off. Takes the options of generate."""
     from reinforce.cli.generation import prepare
     from reinforce.errors import UsageError
     from reinforce.generation.estimate import affordable_views, cost, measure_rates

@@ -1,8 +1,8 @@
 """Expand: an argument of a command that stands for the fields of a class, each of which becomes an option.
 
-So an option that a class already defines, name, type, default, bounds and help, is not written again. Two kinds of classes:
-dataclasses of the command line, whose fields are typed as in `options.py`; and models of the library, named by `FieldsOf`
-and imported when the options are asked for, whose fields are options where they have a description.
+So an option whose name, type, default, bounds and help a class already defines is not written a second time. There are two
+kinds of classes. Dataclasses of the command line have fields with types from `options.py`. Models of the library are named by
+`FieldsOf` and imported only when the options are needed; those of their fields that have a description become options.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FieldsOf:
     Attributes:
         where: Module and class, with a colon between.
         panel: Panel of --help.
-        overrides: What is not given is left out, whatever the class has as default.
+        overrides: Options that the user does not give are left out, and the class's defaults are not used.
     """
 
     where: str
@@ -34,7 +34,7 @@ class FieldsOf:
     overrides: bool = False
 
     def parameters(self) -> list[inspect.Parameter]:
-        """An option per described field."""
+        """One option for each field that has a description."""
         module, _, name = self.where.partition(":")
         fields = getattr(import_module(module), name).__pydantic_fields__
         return [self._parameter(name, field) for name, field in fields.items() if field.description is not None]
@@ -50,15 +50,15 @@ class FieldsOf:
         return _keyword(name, Annotated[kind | None if optional else kind, option], default)
 
     def collected(self, **values: Any) -> dict[str, Any]:
-        """What the command is given."""
+        """The dict that the command gets for this argument."""
         return {k: v for k, v in values.items() if v is not None} if self.overrides else values
 
 
-_BOUNDS = {"ge": "min", "le": "max"}  # what is exclusive is left to the model
+_BOUNDS = {"ge": "min", "le": "max"}  # the model itself checks exclusive bounds
 
 
 def _plain(hint: Any) -> Any:
-    """The type that is typed: the first of several, and never None."""
+    """The type of a value on the command line: the first one of a union, and never None."""
     if get_origin(hint) in (Union, UnionType):
         return _plain(next(each for each in get_args(hint) if each is not NoneType))
     return hint
@@ -77,9 +77,11 @@ def _of_dataclass(kind: Any) -> list[inspect.Parameter]:
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer takes it, with options in place of the arguments that stand for several."""
+    """The command in the form that typer needs: an argument that stands for several options is replaced by these options."""
     parameters: list[inspect.Parameter] = []
-    parts: dict[str, tuple[list[str], Callable[..., Any]]] = {}  # argument -> its options, and what makes it of them
+    parts: dict[
+        str, tuple[list[str], Callable[..., Any]]
+    ] = {}  # argument -> names of its options, and the function that makes the argument from their values
     for name, each in inspect.signature(command, eval_str=True).parameters.items():
         marks = [mark for mark in get_args(each.annotation)[1:] if isinstance(mark, FieldsOf)]
         own = [_keyword(name, each.annotation, each.default)]

@@ -1,4 +1,4 @@
-"""`reinforce export`: a reinforced dataset in the format of another loader."""
+"""`reinforce export`: write a reinforced dataset in the format of another project's loader."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NAME = "export"
 
 def command(
     root: o.Dataset,
-    kind: Annotated[str, typer.Option("--format", help="Whose loader it is for: ml-dr or fkd.")],
+    kind: Annotated[str, typer.Option("--format", help="Project whose loader will read the files: ml-dr or fkd.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     topk: Annotated[int, typer.Option(min=1, max=1000, help="Classes per view.")] = 10,
     as_json: o.Json = False,
 ) -> None:
-    """Write a torch file per image, as the loaders of ml-dr or FKD read them; their pixels will differ a little from ours."""
+    """Write a torch file per image for the loader of ml-dr or FKD; the pixels that it makes differ slightly from ours."""
     from reinforce.files import check_output, replacing, writing
     from reinforce.packs.open_labels import open_labels
     from reinforce.peers.formats import writer_of

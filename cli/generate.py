@@ -18,7 +18,8 @@ NAME = "generate"
 def command(
     given: GenerationOptions,
     out: Annotated[
-        Path, typer.Option(help="Folder to write; an interrupted run in it is continued.", rich_help_panel=o.OUTPUT)
+        Path,
+        typer.Option(help="Folder to write; if it has an interrupted run, that run is continued.", rich_help_panel=o.OUTPUT),
     ],
     as_json: o.Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Generation: the options of `generate`, which `estimate` and `bench generate` take too; and what is made of them."""
+"""Generation: the options of `generate`, `estimate` and `bench generate`, and the arguments of stage one made from them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GenerationOptions:
 
 
 class Generation(NamedTuple):
-    """What stage one is called with."""
+    """The arguments of stage one."""
 
     source: Source
     teacher: Teacher
@@ -57,7 +57,7 @@ def prepare(given: GenerationOptions) -> Generation:
     """Open the source and load the teacher.
 
     Raises:
-        ReinforceError: whatever does not fit, before anything is written.
+        ReinforceError: options do not fit each other, the data or the teacher. Nothing has been written then.
     """
     from reinforce.generation.engine import Execution
     from reinforce.generation.engines import engine_of
@@ -105,7 +105,7 @@ def prepare(given: GenerationOptions) -> Generation:
 
 
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
-    """Policy, codec and number of views, by default those of the kind of labels."""
+    """Policy, codec and number of views; the kind of labels has defaults for them."""
     from reinforce.errors import UsageError
     from reinforce.labels.codecs import CODECS, parse_codec
     from reinforce.labels.label_kind import LABEL_KINDS
@@ -124,19 +124,19 @@ def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
         )
     if fault := kind.fault(policy, views, len(given.teacher)):
         raise UsageError(
-            f"These options do not go with --labels {kind.name}.",
+            f"These options do not fit --labels {kind.name}.",
             found=f"policy {policy.name}, views: {views}, teachers: {len(given.teacher)}",
             expected=f"{fault} (--policy {kind.policy} and --views {kind.views}, the defaults)",
-            fix="leave the option out, or --labels views; where views are drawn in training, --policy is for `reinforce train`",
+            fix="leave the option out, or --labels views; where training draws views, `reinforce train` takes --policy",
         )
     return policy, codec, views
 
 
 def teacher_specs(names: list[str], weights: list[Path] | None, kwargs: list[str] | None) -> list[TeacherSpec]:
-    """What `--teacher`, `--teacher-weights` and `--teacher-kwargs` say, one for each teacher.
+    """One spec for each teacher, from `--teacher`, `--teacher-weights` and `--teacher-kwargs`.
 
     Raises:
-        UsageError: not one file per teacher, or kwargs that cannot be read.
+        UsageError: there is not one weights file per teacher, or kwargs cannot be parsed.
     """
     from reinforce.errors import UsageError
     from reinforce.teachers.models import parse_kwargs

@@ -1,4 +1,4 @@
-"""`reinforce import`: labels that others published, as a reinforced dataset."""
+"""`reinforce import`: make a reinforced dataset from labels that others published."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ NAME = "import"
 
 def command(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help="imagenet-plus, fkd, tinyvit or relabel.")],
-    files: Annotated[Path, typer.Argument(metavar="FILES", help="A tar, a tar.gz or a folder; of tinyvit a folder.")],
+    files: Annotated[Path, typer.Argument(metavar="FILES", help="A tar, a tar.gz or a folder; for tinyvit a folder.")],
     data: Annotated[str, typer.Option(help="The images that the labels were made from, as in generate.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     num_classes: Annotated[int, typer.Option(min=1, help="Classes of the labels.")] = 1000,
-    teacher: Annotated[list[str] | None, typer.Option(help="What to call the teacher; most files do not say.")] = None,
-    size: Annotated[int, typer.Option(min=8, max=4096, help="Pixels of the teacher's views; the files do not say.")] = 224,
+    teacher: Annotated[list[str] | None, typer.Option(help="Name of the teacher, as most files do not state it.")] = None,
+    size: Annotated[
+        int, typer.Option(min=8, max=4096, help="Size of the teacher's views in pixels, as the files do not state it.")
+    ] = 224,
     tail: Annotated[
-        Literal["uniform", "renorm"], typer.Option(help="fkd: mass that is not listed is spread evenly, or there is none.")
+        Literal["uniform", "renorm"],
+        typer.Option(help="fkd: spread the mass not listed evenly, or scale the listed mass to one."),
     ] = "uniform",
     axes: Annotated[Literal["hw", "wh"], typer.Option(help="relabel: order of the last two axes of a map.")] = "hw",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that parse; default: one per core.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; nothing in them is run or unpacked."""
+    """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; no code in the files is run."""
     from reinforce.peers.formats import open_reader
     from reinforce.peers.importer import import_labels
     from reinforce.peers.reader import ReadOptions

@@ -1,4 +1,4 @@
-"""`reinforce inspect`: what is in a reinforced dataset."""
+"""`reinforce inspect`: show the contents of a reinforced dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lazy: commands whose options are looked up when they are asked for, so that `reinforce --help` waits for no library."""
+"""Lazy: commands whose options are looked up only when the command is used, so that `reinforce --help` imports no library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 def built(module: ModuleType) -> Any:
-    """The command of a module with its options: what click calls."""
+    """The command of a module with all its options, in the form that click calls."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=SETTINGS)
     app.command(module.NAME)(expanded(module.command))
     return typer.main.get_command(app)
@@ -25,7 +25,7 @@ def add_command(app: typer.Typer, module: ModuleType) -> None:
     """Add the command of a module, its `command` under its `NAME`."""
 
     class Lazy(TyperCommand):
-        """Has a name and a line of help; whoever wants more gets the command itself."""
+        """Has only a name and a line of help; when it is called, the full command takes its place."""
 
         def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
             return built(module).make_context(info_name, args, parent, **extra)
@@ -34,4 +34,4 @@ def add_command(app: typer.Typer, module: ModuleType) -> None:
 
 
 def _nothing() -> None:
-    raise AssertionError("the command itself is called instead")
+    raise AssertionError("never called: `Lazy` calls the full command")

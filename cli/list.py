@@ -1,4 +1,4 @@
-"""`reinforce list`: what there is to choose from, a line each."""
+"""`reinforce list`: the recipes, policies, codecs, students or data sets to choose from, a line each."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _datasets() -> dict[str, str]:
 _LISTS = {"recipes": _recipes, "policies": _policies, "codecs": _codecs, "students": _students, "datasets": _datasets}
 _MORE = {
     "recipes": "--recipe takes a TOML file too; every field can be given on the command line.",
-    "policies": "--policy NAME:option=value changes an option; a TOML file makes a policy of one's own.",
-    "codecs": "reinforce bench codec measures them on logits of your own.",
-    "datasets": "reinforce pull takes these names, and folders and URLs that anyone published to.",
+    "policies": "--policy NAME:option=value changes an option; a TOML file defines your own policy.",
+    "codecs": "reinforce bench codec measures them on your own logits.",
+    "datasets": "reinforce pull takes these names, and any folder or URL with a published data set.",
     "students": "Short names; any name of timm.list_models() works.",
 }

@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     add_command(app, module)
-bench = typer.Typer(help="Measure, and print what was measured with its conditions.", no_args_is_help=True)
+bench = typer.Typer(help="Run a measurement and print its results and conditions.", no_args_is_help=True)
 for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
     add_command(bench, measurement)
 app.add_typer(bench, name="bench")
@@ -60,7 +60,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option that was given several values, timm's way: `--teacher-kwargs a=1 b=2`."""
+    """Repeat the option's name before each of several values, as timm allows `--teacher-kwargs a=1 b=2` and typer does not."""
     result: list[str] = []
     option: str | None = None
     for argument in arguments:
@@ -78,7 +78,7 @@ def spread(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
     keep_freed_memory()
-    # A user who asks for more processes than cores means it.
+    # torch warns if there are more processes than cores; the user chose the number, so no warning is needed.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     arguments, notes = renamed(sys.argv[1:])
     for note in notes:

@@ -1,4 +1,4 @@
-"""Options: those that several commands share, each written once: type, bounds, help, and the panel of --help it stands in."""
+"""Options that several commands share, each defined once: its type, bounds, help, and the panel of --help that lists it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ SOURCES = "a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME
 """What `--data` takes, in words."""
 
 Data = Annotated[str, Option(help=f"Images: {SOURCES}.", rich_help_panel=DATA)]
-Limit = Annotated[int | None, Option(min=1, help="Only so many samples, spread evenly over the index.", rich_help_panel=DATA)]
+Limit = Annotated[
+    int | None, Option(min=1, help="Use only this many samples, spread evenly over the index.", rich_help_panel=DATA)
+]
 Download = Annotated[
-    bool, Option("--download", help="Let torchvision fetch a data set that is not there.", rich_help_panel=DATA)
+    bool, Option("--download", help="Let torchvision download a data set that is missing.", rich_help_panel=DATA)
 ]
 
 Teachers = Annotated[
@@ -36,11 +38,11 @@ ClassMap = Annotated[
 ]
 Precision = Annotated[Literal["fp32", "bf16"], Option(help="Arithmetic of the teacher.", rich_help_panel=TEACHER)]
 
-Views = Annotated[int | None, Option(min=1, max=65535, help="Views per image; default 10, of maps 1.", rich_help_panel=VIEWS)]
+Views = Annotated[int | None, Option(min=1, max=65535, help="Views per image; default 10, for maps 1.", rich_help_panel=VIEWS)]
 Policy = Annotated[
     str | None,
     Option(
-        help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. Default rrc-ra, of maps whole.",
+        help="Name, with options: rrc-ra:scale=0.25-1,m=9; or a TOML file. Default rrc-ra, for maps whole.",
         rich_help_panel=VIEWS,
     ),
 ]
@@ -57,13 +59,13 @@ LabelKind = Annotated[
 Codec = Annotated[
     str | None,
     Option(
-        help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA, topk:K, or map:K. Default sqrt, of maps map:10.",
+        help="sqrt-tiny, sqrt, sqrt-high, sqrt-near, sqrt:DELTA, topk:K, or map:K. Default sqrt, for maps map:10.",
         rich_help_panel=LABELS,
     ),
 ]
 StripeViews = Annotated[
     int,
-    Option(min=1, max=65535, help="Views per stripe: what is stored, witnessed and pulled together.", rich_help_panel=LABELS),
+    Option(min=1, max=65535, help="Views per stripe: these are stored, checked and pulled together.", rich_help_panel=LABELS),
 ]
 BlockSize = Annotated[
     int, Option(min=1, max=1 << 20, help="Samples per block, the unit of commit and resume.", rich_help_panel=LABELS)
@@ -74,12 +76,12 @@ StudentKwargs = Annotated[list[str] | None, Option(help="key=value for timm.crea
 
 TeacherBatch = Annotated[
     int | None,
-    Option(min=1, help="Views per teacher batch; default: 64, on a GPU what fits, up to 512.", rich_help_panel=RUNNING),
+    Option(min=1, help="Views per teacher batch; default: 64; on a GPU as many as fit, up to 512.", rich_help_panel=RUNNING),
 ]
 Workers = Annotated[int | None, Option(min=0, help="Decoding processes; default: by device.", rich_help_panel=RUNNING)]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:i", rich_help_panel=RUNNING)]
-Engine = Annotated[str, Option(help="What runs stage one: local, this process.", rich_help_panel=RUNNING)]
-Rounds = Annotated[int, Option(min=1, help="Times that each contender is run, in turn.", rich_help_panel=RUNNING)]
+Engine = Annotated[str, Option(help="Engine that runs stage one; local: this process.", rich_help_panel=RUNNING)]
+Rounds = Annotated[int, Option(min=1, help="How often each contender is run; they take turns.", rich_help_panel=RUNNING)]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 Dataset = Annotated[Path, Argument(metavar="DIR", help="Reinforced dataset.")]

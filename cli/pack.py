@@ -1,4 +1,4 @@
-"""`reinforce pack`: images, and labels beside them, as webdataset shards."""
+"""`reinforce pack`: write images, with labels beside them, as webdataset shards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ NAME = "pack"
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run in it is continued.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; if it has an interrupted run, that run is continued.")],
     data: Annotated[str, typer.Option(help="Images: any source that `generate` takes.")],
     labels: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Reinforced dataset, whose labels go beside its images.")
+        Path | None, typer.Argument(metavar="[DIR]", help="Reinforced dataset; its labels are stored beside the images.")
     ] = None,
-    shard_size: Annotated[float, typer.Option(min=0.001, help="Size of a shard, about, in megabytes.")] = 500.0,
-    resize: Annotated[int | None, typer.Option(min=8, help="Shorter side in pixels; for images alone.")] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize makes.")] = 92,
+    shard_size: Annotated[float, typer.Option(min=0.001, help="Approximate size of a shard in megabytes.")] = 500.0,
+    resize: Annotated[
+        int | None, typer.Option(min=8, help="Resize images to this shorter side in pixels; only without labels.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of the JPEGs that --resize makes.")] = 92,
     as_json: o.Json = False,
 ) -> None:
     """Write webdataset shards: KEY.jpg and KEY.cls, and KEY.rein with params and labels of all views."""

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: how much is done, how fast, how long it will take."""
+"""Progress of long work, on stderr: how much is done, how fast, and the time left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Progress:
         self.first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Show it, not too often."""
+        """Show the progress, unless it was shown a moment ago."""
         now = time.monotonic()
         if self.first is None:
             self.first, self.started = done, now

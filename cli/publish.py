@@ -1,4 +1,4 @@
-"""`reinforce publish`: bring a reinforced dataset to where others can pull it."""
+"""`reinforce publish`: copy a reinforced dataset to a place from which others can pull it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ NAME = "publish"
 def command(
     root: o.Dataset,
     to: Annotated[str, typer.Option(help="A folder, s3://BUCKET/PATH, or hf://datasets/USER/NAME.")],
-    name: Annotated[str | None, typer.Option(help="What it is called; default: the last part of --to.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: the last part of --to.")] = None,
     license_labels: Annotated[str, typer.Option(help="Licence of the labels and params, such as cc-by-4.0.")] = "not stated",
-    license_images: Annotated[str, typer.Option(help="Licence of the images, which stay where they are.")] = "not stated",
+    license_images: Annotated[str, typer.Option(help="Licence of the images.")] = "not stated",
     license_teacher: Annotated[str, typer.Option(help="Licence of the teacher's weights.")] = "not stated",
-    with_images: Annotated[bool, typer.Option("--with-images", help="DIR is shards with images: send these too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go, and stop.")] = False,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="DIR holds shards with images: publish the images too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files that would be sent, and stop.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Publish labels and params, with a dataset card, Croissant metadata, a preview and hashes of everything; no pixels."""
+    """Publish labels and params, with a dataset card, Croissant metadata, a preview and all hashes; images only on request."""
     import re
 
     from reinforce.errors import UsageError

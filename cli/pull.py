@@ -1,4 +1,4 @@
-"""`reinforce pull`: bring a published data set here, or a part of it."""
+"""`reinforce pull`: fetch a published data set, or a part of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ NAME = "pull"
 
 
 def command(
-    what: Annotated[str, typer.Argument(metavar="NAME|LOCATION", help="Of `reinforce list datasets`, a folder or a URL.")],
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|LOCATION", help="A name from `reinforce list datasets`, a folder or a URL.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; default: the last part of the location.")] = None,
-    views: Annotated[int | None, typer.Option(min=1, help="The first so many views, in whole packs; default: all.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fetch this many views, the first ones, rounded up to whole stripes; default: all."),
+    ] = None,
     blocks: Annotated[str | None, typer.Option(help="Numbers of blocks, such as 0-9,12; default: all.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Of publication.json, if you have it from someone you trust.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Hash of publication.json, if someone you trust told you.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Files that are fetched at once.")] = 8,
     as_json: o.Json = False,
 ) -> None:
@@ -40,7 +45,9 @@ def command(
     if (pack := published_pack(location)) is not None:
         if views is not None or blocks is not None:
             raise UsageError(
-                "Shards come whole.", found="--views or --blocks", fix="leave it out, or train from the URL of some shards"
+                "Shards can only be pulled whole.",
+                found="--views or --blocks",
+                fix="leave the option out, or train from the URL of some shards",
             )
         if (sha256 or expected) not in (None, hashlib.sha256(pack).hexdigest()):
             raise differs("pack.json", hashlib.sha256(pack).hexdigest(), sha256 or expected or "")

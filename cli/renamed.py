@@ -1,15 +1,15 @@
-"""Renamed: options and commands that have a new name. The old one works until the version stated, and says the new one."""
+"""Renamed: options and commands that got a new name. The old name works up to version `LAST`, and a note states the new one."""
 
 from __future__ import annotations
 
 OPTIONS = {"--record-views": "--stripe-views"}
 COMMANDS = {"plan": "estimate"}
 LAST = "0.2"
-"""The last version that takes the old names: the minor version after the one that renamed them."""
+"""The last version that accepts the old names: the minor version after the one that renamed them."""
 
 
 def renamed(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments with new names in place of old ones, and a line for each that was replaced."""
+    """Arguments with new names in place of old ones, and a note to print for each replaced name."""
     result, notes = list(arguments), []
 
     def replace(position: int, old: str, new: str) -> None:

@@ -14,11 +14,11 @@ NAME = "show"
 
 def command(
     root: o.Dataset,
-    data: Annotated[str, typer.Option(help="The images it was generated from.")],
-    sample: Annotated[str, typer.Option(help="Key of the sample: its path below the source without suffix.")],
+    data: Annotated[str, typer.Option(help="The images that the labels were generated from.")],
+    sample: Annotated[str, typer.Option(help="Key of the sample: its path in the source, without suffix.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    views: Annotated[int, typer.Option(min=1, help="At most so many views.")] = 16,
-    top: Annotated[int, typer.Option(min=1, help="Classes named below each view.")] = 3,
+    views: Annotated[int, typer.Option(min=1, help="Largest number of views to draw.")] = 16,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name below each view.")] = 3,
 ) -> None:
     """Draw the views of a sample with the teacher's top classes."""
     from reinforce.errors import UsageError

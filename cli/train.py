@@ -27,7 +27,7 @@ def command(
     val: Annotated[
         list[str] | None,
         typer.Option(
-            help="Labelled images to evaluate on after each epoch, as in --data; further ones as NAME=SOURCE.",
+            help="Labelled images to evaluate on after each epoch, as in --data; further sets as NAME=SOURCE.",
             rich_help_panel=o.DATA,
         ),
     ] = None,
@@ -91,7 +91,7 @@ def command(
 
     summary = train(config, on_step, on_epoch)
     if int(os.environ.get("RANK", "0")):
-        return  # one process of several speaks
+        return  # only one of several processes prints
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
@@ -127,7 +127,7 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 
 def _say_what_is_shown(config: TrainConfig) -> None:
-    """Where the pixels are not exactly those that the teacher saw."""
+    """Print a note if the student's pixels are not exactly those that the teacher saw."""
     from reinforce.labels.label_kind import kind_of
     from reinforce.store.store import MANIFEST, read_manifest
 
@@ -139,4 +139,4 @@ def _say_what_is_shown(config: TrainConfig) -> None:
     elif settings.origin:
         typer.echo(f"labels imported from {settings.origin.format}: pixels are not exactly those that the teacher saw")
     elif config.size or config.sizes:
-        typer.echo("at another size than the teacher's the boxes are the same, but the pixels are not what the teacher saw")
+        typer.echo("at another size than the teacher's, the boxes are the same, but the pixels are not what the teacher saw")

@@ -1,4 +1,4 @@
-"""`reinforce verify`: integrity of a reinforced dataset, of its replay, and of its labels."""
+"""`reinforce verify`: check the files of a reinforced dataset, its replay, and its labels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ NAME = "verify"
 
 def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, or a folder that `reinforce pack` made.")],
-    data: Annotated[str | None, typer.Option(help="Its images: hash each one and replay the stored probes.")] = None,
-    views: Annotated[int, typer.Option(min=0, help="Also make so many random views anew and compare them byte for byte.")] = 0,
+    data: Annotated[str | None, typer.Option(help="Images of the dataset: hash each one and replay the stored probes.")] = None,
+    views: Annotated[
+        int, typer.Option(min=0, help="Also draw this many random views again and compare them byte for byte.")
+    ] = 0,
     teacher: Annotated[
         bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")
     ] = False,
-    teacher_weights: Annotated[list[Path] | None, typer.Option(help="Its weights file, where it was a local one.")] = None,
+    teacher_weights: Annotated[
+        list[Path] | None, typer.Option(help="The teacher's weights file, if it was a local one.")
+    ] = None,
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Check hashes and structure; with --data that pixels replay exactly; with --teacher that labels are the teacher's."""
+    """Check hashes and structure; with --data, that pixels replay exactly; with --teacher, that labels are the teacher's."""
     from reinforce.errors import UsageError
     from reinforce.packs.open_labels import open_pack
     from reinforce.packs.packed_store import PackedStore

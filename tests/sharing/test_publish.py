@@ -149,7 +149,7 @@ def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli
         code, out, _ = cli("pull", source, "--out", tmp_path / "back", "--json")
         assert json.loads(out)["fetched"] == (shards / "shards-000001.tar").stat().st_size
         code, _, err = cli("pull", source, "--views", 2, "--out", tmp_path / "part")
-        assert (code, "Shards come whole" in err) == (2, True)
+        assert (code, "Shards can only be pulled whole" in err) == (2, True)
         train = ("--student", "test_vit", "--student-kwargs", "img_size=32", "--epochs", 1, "--batch-size", 6, "--workers", 1)
         code, _, err = cli("train", "--data", f"{source}/shards-000000.tar", *train, "--out", tmp_path / "run")
         assert code == 0, err
