@@ -18,7 +18,7 @@ from reinforce.errors import ReinforceError, UsageError
 from reinforce.labels.label_map import mixed_label
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.epoch_views import Item, Views
-from reinforce.replay.ring import PREFETCH, Ring
+from reinforce.replay.ring import PREFETCH, InRing, Ring
 from reinforce.replay.targets import Targets
 from reinforce.views.mix import Mixing, mix
 from reinforce.views.rescale import rescale_boxes
@@ -132,15 +132,15 @@ def batches(
     """Make the batches of `plan`, in its order, with the views of the epoch that was set.
 
     With repeats, a batch has the first view of each of its samples, then the second of each, and so on. `sizes` gives the
-    size of each batch in pixels, where it is not the views' own. With workers, a batch's pixels are overwritten after the
-    second batch behind it is asked for: keep a clone, if any.
+    size of each batch in pixels, where it is not the views' own. With workers and without `pin_memory`, a batch's pixels are
+    overwritten after the second batch behind it is asked for: keep a clone, if any.
 
     Raises:
         ReinforceError: what a worker met, as if it had been met here.
     """
     sizes = sizes or [None] * len(plan)
     ring = None
-    if workers and plan and not pin_memory:  # what pins memory copies into it
+    if workers and plan:
         side = max(size or views.size for size in sizes)
         ring = Ring(workers, max(map(len, plan)) * views.repeats * 3 * side**2)
     loader = DataLoader(
@@ -159,7 +159,7 @@ def batches(
         if isinstance(batch, ReinforceError):
             raise batch
         images, targets = batch
-        yield (images if ring is None else ring.view(*images)), targets
+        yield (images.pixels() if isinstance(images, InRing) else images), targets
 
 
 class _Batches(Dataset[Batch]):
@@ -172,15 +172,15 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitems__(self, wanted: list[Any]) -> tuple[Any, Targets] | ReinforceError:
+    def __getitems__(self, wanted: list[Any]) -> tuple[torch.Tensor | InRing, Targets] | ReinforceError:
         slot, size, *samples = wanted
         try:
             return self._batch(samples, size, slot)
         except ReinforceError as error:
             return error
 
-    def _batch(self, samples: list[int], size: int | None, slot: int | None) -> tuple[Any, Targets]:
-        """Images, or where they are in the ring as (slot, shape); and targets."""
+    def _batch(self, samples: list[int], size: int | None, slot: int | None) -> tuple[torch.Tensor | InRing, Targets]:
+        """Images, or where they are in the ring; and targets."""
         by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
         soft = [item.soft for item in items if item.soft is not None]
@@ -198,12 +198,12 @@ class _Batches(Dataset[Batch]):
         targets = Targets(hard, self._stacked(soft), hard[torch.from_numpy(mixing.partner)], share)
         return self._sent(list(mixed), slot), targets
 
-    def _sent(self, images: list[torch.Tensor], slot: int | None) -> torch.Tensor | tuple[int, tuple[int, ...]]:
+    def _sent(self, images: list[torch.Tensor], slot: int | None) -> torch.Tensor | InRing:
         if self.ring is None or slot is None:
             return torch.stack(images)
         shape = (len(images), *images[0].shape)
         torch.stack(images, out=self.ring.view(slot, shape))
-        return slot, shape
+        return InRing(self.ring.key, slot, shape)
 
     def _stacked(self, labels: list[SparseLabel]) -> SparseLabels | None:
         return SparseLabels.stack(labels, self.views.num_classes) if labels else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
-from reinforce.replay.ring import PREFETCH, Ring
+from reinforce.replay.ring import PREFETCH, InRing, Ring
 from reinforce.replay.targets import Targets
 from reinforce.sources.folder import ImageFolder
 from reinforce.views.policy_text import parse_policy
@@ -76,6 +77,31 @@ def test_a_ring_has_a_buffer_for_every_batch_that_can_be_under_way() -> None:
     view[:] = 7
     assert ring.buffers[2][:24].eq(7).all()
     assert view.is_shared()
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # where there is no GPU
+def test_what_a_gpu_reads_goes_through_the_ring_too(images, monkeypatch) -> None:
+    sent: list[InRing] = []
+    monkeypatch.setattr(InRing, "pixels", lambda self, get=InRing.pixels: sent.append(self) or get(self))
+    views = fresh(images)
+    views.set_epoch(0)
+    plan = [np.array([i, i + 1]) for i in range(0, 24, 2)]
+    alone = [(pixels, targets.hard) for pixels, targets in batches(views, plan, workers=0)]
+    for (expected, hard), (pixels, targets) in zip(alone, batches(views, plan, workers=1, pin_memory=True), strict=True):
+        assert torch.equal(pixels.cpu(), expected)
+        assert torch.equal(targets.hard.cpu(), hard)
+    assert [each.slot for each in sent] == [n % (PREFETCH + 2) for n in range(len(plan))]
+
+
+def test_torchs_loader_pins_a_copy_of_what_is_in_the_ring(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which asks for a GPU
+    ring = Ring(workers=1, size=24)
+    ring.view(1, (2, 3, 4))[:] = 7
+    pixels, targets = pin_memory((InRing(ring.key, 1, (2, 3, 4)), Targets(torch.tensor([1, 2]))))
+    ring.view(1, (2, 3, 4))[:] = 9  # the next batch in this buffer
+    assert pixels.eq(7).all()
+    assert not pixels.is_shared()
+    assert targets.hard.tolist() == [1, 2]
 
 
 def test_targets_travel_as_one_message() -> None:
