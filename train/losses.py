@@ -59,7 +59,7 @@ def hard_loss(logits: torch.Tensor, target: Targets, smoothing: float) -> torch.
     total, count = logits.new_zeros(()), logits.new_zeros(())
     for labels, share in ((target.hard, target.share), (target.other, 1 - target.share)):
         each = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="none")
-        total, count = total + (share * each).sum(), count + share[labels >= 0].sum()
+        total, count = total + (share * each).sum(), count + (share * (labels >= 0)).sum()
     return total / count.clamp(min=torch.finfo(count.dtype).tiny)
 
 

@@ -22,7 +22,6 @@ SUM_TOLERANCE = 1e-4
 
 MAX_LEVEL = 63
 """Highest level of a tail weight: 2^-63, which is negligible beside other weights but still a normal float32."""
-_WEIGHTS = 0.5 ** torch.arange(256).clamp(max=MAX_LEVEL).float()
 
 
 class Tail(NamedTuple):
@@ -120,15 +119,19 @@ class SparseLabels:
         )
 
     def dense(self) -> torch.Tensor:
-        """Dense distributions, float32 `[B, C]`, by one gather and three scatters on the labels' own device."""
+        """Dense distributions, float32 `[B, C]`, by three scatters on the labels' own device."""
         # Padding has class id C: it goes to one more column, which is cut off at the end.
         rows = self.tail_floor[:, None].repeat(1, self.num_classes + 1)
-        weights = _WEIGHTS.to(rows.device)[self.tail_levels.long()]
-        rows.scatter_(1, self.tail_ids, weights).scatter_(1, self.class_ids, 0.0)
+        rows.scatter_(1, self.tail_ids, _tail_weights(self.tail_levels)).scatter_(1, self.class_ids, 0.0)
         rows[:, self.num_classes] = 0.0
         # If a row keeps all classes, its weights sum to zero, and so its remainder is zero: the clamp avoids 0 / 0.
         rows *= (self.remainder / rows.sum(dim=1).clamp(min=torch.finfo(rows.dtype).tiny))[:, None]
         return rows.scatter_(1, self.class_ids, self.probs)[:, : self.num_classes]
+
+
+def _tail_weights(levels: torch.Tensor) -> torch.Tensor:
+    """2^-level of uint8 levels, exactly, by the exponent of a float32: a table would be copied to the device in every step."""
+    return ((127 - levels.int().clamp(max=MAX_LEVEL)) << 23).view(torch.float32)
 
 
 def _from_arrays(*given: Any) -> SparseLabels:
