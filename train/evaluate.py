@@ -58,7 +58,7 @@ class Validation:
         """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order; of a rank its part."""
         order = np.array_split(np.arange(len(self.views)), ranks.world)[ranks.rank]
         plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        for images, targets in batches(self.views, plan, workers=workers):
+        for images, targets in batches(self.views, plan, workers=workers, pin_memory=ranks.device.type == "cuda"):
             yield images, self.class_of[targets.hard]
 
     @torch.no_grad()
@@ -76,32 +76,50 @@ class Validation:
         Returns:
             `top1` and `top5` in percent, `nll` in nats, `ece` (15 equal bins of confidence) in percent.
         """
-        outputs, labels = [], []
+        sums = MetricSums(ranks.device)
+        subset = None if self.subset is None else self.subset.to(ranks.device)
         for images, hard in self.batches(batch_size, workers, ranks):
-            outputs.append(logits_of(images.to(ranks.device)).float())
-            labels.append(hard)
-        empty = torch.empty(0, self.views.num_classes), torch.empty(0, dtype=torch.int64)
-        logits = ranks.concat(torch.cat(outputs) if outputs else empty[0], len(self.views))
-        hard = ranks.concat(torch.cat(labels) if labels else empty[1], len(self.views))
-        if self.subset is not None:
-            logits, hard = logits[:, self.subset], torch.searchsorted(self.subset, hard)
-        return classification_metrics(logits, hard)
+            if self.subset is not None:
+                hard = torch.searchsorted(self.subset, hard)
+            logits = logits_of(images.to(ranks.device, non_blocking=True))
+            sums.add(logits if subset is None else logits[:, subset], hard.to(ranks.device))
+        return sums.metrics(len(self.views), ranks)
 
 
 def _are_indices(names: Sequence[str], num_classes: int) -> bool:
     return all(n.isdecimal() and str(int(n)) == n and int(n) < num_classes for n in names)
 
 
+class MetricSums:
+    """What metrics are made of, added up batch by batch on the device: no step waits, and no logits are kept.
+
+    Args:
+        device: Where logits and labels are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Right ones, those among the first five, negative log-likelihood; and in each bin confidence less accuracy.
+        self.sums = torch.zeros(3 + _ECE_BINS, dtype=torch.float64, device=device)
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a batch: logits `[B, C]`, labels int64 `[B]`."""
+        logits = logits.float()
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        bins = (confidence * _ECE_BINS).long().clamp(max=_ECE_BINS - 1)
+        self.sums[0] += top[:, 0].sum()
+        self.sums[1] += top.any(dim=1).sum()
+        self.sums[2] += F.cross_entropy(logits, labels, reduction="none").double().sum()
+        self.sums[3:].index_add_(0, bins, confidence.double() - (predicted == labels).double())
+
+    def metrics(self, count: int, ranks: Ranks) -> dict[str, float]:
+        """Metrics over `count` images of all ranks; see `Validation.evaluate`."""
+        top1, top5, nll, *gaps = (ranks.sum(self.sums) / count).tolist()
+        return {"top1": 100 * top1, "top5": 100 * top5, "nll": nll, "ece": 100 * sum(map(abs, gaps))}
+
+
 def classification_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Metrics of logits float `[N, C]` against labels int64 `[N]`; see `Validation.evaluate`."""
-    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    correct = (predicted == labels).float()
-    bins = (confidence * _ECE_BINS).long().clamp(max=_ECE_BINS - 1)
-    gap = torch.zeros(_ECE_BINS).index_add_(0, bins, confidence - correct).abs().sum() / len(labels)
-    return {
-        "top1": 100 * float(top[:, 0].float().mean()),
-        "top5": 100 * float(top.any(dim=1).float().mean()),
-        "nll": float(F.cross_entropy(logits, labels)),
-        "ece": 100 * float(gap),
-    }
+    sums = MetricSums(logits.device)
+    sums.add(logits, labels)
+    return sums.metrics(len(labels), Ranks(0, 1, logits.device))

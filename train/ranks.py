@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -53,17 +52,6 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether any rank says so."""
         return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
-
-    def concat(self, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """The rows of all ranks in order, on the CPU, where each has its part of `np.array_split(range(count), world)`."""
-        if self.world == 1:
-            return rows.cpu()
-        sizes = [len(part) for part in np.array_split(np.arange(count), self.world)]
-        padded = rows.new_zeros((max(sizes), *rows.shape[1:]), device=self.device)
-        padded[: len(rows)] = rows.to(self.device)
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes, strict=True)])
 
     def average_gradients(self, module: nn.Module) -> None:
         """Make the gradients of a module that DDP does not wrap those of all ranks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,25 @@ def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path
     metrics = check.evaluate(lambda images: next(ideal), CPU_RANK, 4, 0)
     assert metrics["top1"] == 100.0
     assert metrics["nll"] < 1e-6
+
+
+def test_logits_are_added_up_and_not_kept(val) -> None:
+    check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 0.875)
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive, all_logits = [], torch.randn(9, 3, generator=torch.Generator().manual_seed(1))
+    rest = iter(all_logits.split(2))
+
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
+        logits = next(rest).clone()
+        made.append(weakref.ref(logits))
+        alive.append(sum(each() is not None for each in made))
+        return logits
+
+    metrics = check.evaluate(logits_of, CPU_RANK, 2, 0)
+    assert len(alive) == 5
+    assert max(alive) <= 2  # a batch's, and those of the one before
+    labels = torch.cat([hard for _, hard in check.batches(4, 0, CPU_RANK)])
+    assert metrics == pytest.approx(classification_metrics(all_logits, labels), rel=1e-6)
 
 
 def test_validation_images_are_resized_and_centre_cropped(val) -> None:

@@ -211,7 +211,6 @@ def test_synchronised_batch_statistics_want_cuda(data, tmp_path) -> None:
 def test_one_process_needs_no_other() -> None:
     alone = Ranks(0, 1, torch.device("cpu"))
     rows = torch.arange(6.0).view(3, 2)
-    assert torch.equal(alone.concat(rows, 3), rows)
     assert torch.equal(alone.sum(rows), rows)
     assert alone.any(True)
     assert not alone.any(False)
