@@ -58,6 +58,7 @@ def command(
     from reinforce.teachers.models import parse_kwargs
     from reinforce.train.config import TrainConfig
     from reinforce.train.loop import train
+    from reinforce.train.ranks import local_processes
     from reinforce.train.recipe import load_recipe
 
     main_val, more_val = _val_folders(val or [])
@@ -76,7 +77,7 @@ def command(
         teachers=teacher_specs(teacher or [], teacher_weights, teacher_kwargs),
         teacher_weights=list(teacher_weights or []),
         recipe=load_recipe(recipe, overrides),
-        workers=default_workers(resolve_device(running["device"])) if workers is None else workers,
+        workers=default_workers(resolve_device(running["device"]), local_processes()) if workers is None else workers,
     )
     if not as_json:
         _say_what_is_shown(config)
