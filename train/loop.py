@@ -67,7 +67,7 @@ def _fit(run: Run, start: Position, on_step: OnStep, on_epoch: OnEpoch) -> dict[
         run.save_best(line)
         run.save(Position(epoch + 1))
         on_epoch(line)
-        if run.stopping and epoch + 1 < run.epochs:
+        if epoch + 1 < run.epochs and run.stopping():
             raise interrupted()
     return run.summarise()
 
@@ -98,7 +98,7 @@ def _epoch(run: Run, start: Position, on_step: OnStep) -> Line:
 
 def _save_between(run: Run, at: Position, begin: int, steps: int) -> None:
     """Save between two updates, where it is time to or the run is to stop; at the end of an epoch that is done anyway."""
-    every, stopping = run.config.save_every, run.stopping
+    every, stopping = run.config.save_every, run.stopping()
     due = every and at.step // every > begin // every
     if (stopping or due) and at.step < steps:
         run.save(at)

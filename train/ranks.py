@@ -31,11 +31,13 @@ class Ranks:
         rank: Number of this process, 0 is the one that writes.
         world: Number of processes.
         device: Where this process computes.
+        hosts: The same processes by their host memory (gloo), for what must not wait for a device; None: one process.
     """
 
     rank: int
     world: int
     device: torch.device
+    hosts: dist.ProcessGroup | None = None
 
     @property
     def writes(self) -> bool:
@@ -49,10 +51,6 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
-        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
-
     def average_gradients(self, module: nn.Module) -> None:
         """Make the gradients of a module that DDP does not wrap those of all ranks."""
         if self.world > 1:
@@ -65,6 +63,37 @@ class Ranks:
         """Until all ranks are here."""
         if self.world > 1:
             dist.barrier()
+
+
+class AnyRank:
+    """Whether any rank says yes, asked again and again, at the same places by all.
+
+    The answer of several processes is that to the question before: it travels between host memories while the next batch is
+    computed, so that neither the host nor the device waits for it. A yes stays a yes.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.yes = False
+        self._asked: tuple[torch.Tensor, dist.Work] | None = None
+
+    def ask(self, mine: bool) -> bool:
+        """Say yes or no, and hear whether any rank said yes one question ago; a process alone hears itself."""
+        if self.ranks.world == 1:
+            return mine
+        if self._asked is not None:
+            votes, work = self._asked
+            work.wait()
+            self.yes, self._asked = bool(votes > 0), None
+        if not self.yes:  # all ranks hear the same, so all of them ask on or none does
+            votes = torch.tensor(float(mine))
+            self._asked = votes, dist.all_reduce(votes, group=self.ranks.hosts, async_op=True)
+        return self.yes
+
+
+def local_processes() -> int:
+    """How many processes of this run torchrun started on this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager
@@ -88,7 +117,8 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), world, chosen)
+        hosts = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield Ranks(dist.get_rank(), world, chosen, hosts)
     except RuntimeError as error:
         # What a collective says when its peer is gone: gloo "Connection closed by peer", nccl "remote process exited".
         if not any(word in str(error) for word in ("peer", "remote process", "Gloo", "NCCL", "Timed out")):

@@ -16,7 +16,7 @@ from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_we
 from reinforce.train.config import TrainConfig
 from reinforce.train.epoch_plan import EpochPlan
 from reinforce.train.metrics import Line, Metrics
-from reinforce.train.ranks import Ranks
+from reinforce.train.ranks import AnyRank, Ranks
 from reinforce.train.setup import Parts
 from reinforce.train.step import Stepper
 from reinforce.views.seeds import torch_seed
@@ -55,7 +55,7 @@ class Run:
     def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
         recipe = config.recipe
         self.config, self.parts, self.ranks, self.stop = config, parts, ranks, stop
-        self.task = parts.task
+        self.task, self._any_rank = parts.task, AnyRank(ranks)
         check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
         first = self.epoch_plan(0)  # what cannot be visited is refused before anything is written
         self.stepper = Stepper(self.task, recipe, first.updates, ranks)
@@ -87,10 +87,9 @@ class Run:
         images = images.to(self.ranks.device, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if self.parts.channels_last else images
 
-    @property
     def stopping(self) -> bool:
-        """Whether any rank was asked to stop."""
-        return self.ranks.any(self.stop.is_set())
+        """Whether any rank was asked to stop; of several processes, before they were last asked. All ask at the same places."""
+        return self._any_rank.ask(self.stop.is_set())
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the student, and of its average, on each validation set."""

@@ -1,6 +1,8 @@
 """One process of a run under torchrun, for tests: trains, and writes which samples and views it saw in each step.
 
-Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder. `die` and `stop` are a rank and a step.
+Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder. Keys are fields of the recipe or of the run,
+`die=[rank, step]`, which ends that process there, `signal=[rank, step]`, which asks it to stop, and `stop=[rank, step]`, which is Ctrl-C. SEEN also gets
+`RANK-waits.json`: how many sums over all ranks each step waited for.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from reinforce.errors import ReinforceError
 from reinforce.replay.epoch_views import ReplayedViews
@@ -25,10 +28,11 @@ def main(arguments: list[str]) -> None:
     images, labels, val, out, seen = map(Path, arguments[:5])
     given = {k: json.loads(v) for k, v in (item.split("=", 1) for item in arguments[5:])}
     recipe = {"epochs": 2, "batch_size": 8, **{k: v for k, v in given.items() if k in Recipe.model_fields}}
-    rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k not in ("die", "stop")}
+    rest = {k: v for k, v in given.items() if k not in Recipe.model_fields and k not in ("die", "signal", "stop")}
     steps: list[list[list[int]]] = []
     items, forward = ReplayedViews.items, ReplayTask.forward
     current: list[list[int]] = []
+    all_reduce, waits = dist.all_reduce, dict[int, int]()
     rank = int(os.environ.get("RANK", "0"))
 
     def noting_items(self: ReplayedViews, index: int, size: int | None = None) -> object:
@@ -42,9 +46,16 @@ def main(arguments: list[str]) -> None:
             os._exit(3)
         if given.get("stop") == [rank, len(steps)]:
             os.kill(os.getppid(), signal.SIGINT)  # Ctrl-C at torchrun, which tells every process
+        if given.get("signal") == [rank, len(steps)]:
+            os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, *args)
 
-    ReplayedViews.items, ReplayTask.forward = noting_items, noting_forward
+    def noting_sum(*args: object, **options: object) -> object:
+        if not options.get("async_op") and steps:
+            waits[len(steps) - 1] = waits.get(len(steps) - 1, 0) + 1
+        return all_reduce(*args, **options)
+
+    ReplayedViews.items, ReplayTask.forward, dist.all_reduce = noting_items, noting_forward, noting_sum
     torch.set_num_threads(1)
     config = TrainConfig(
         student="test_vit", data=images, labels=labels, val=val, out=out, recipe=load_recipe("kd", recipe), workers=0, **rest
@@ -56,6 +67,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(error.exit_code)
     finally:
         (seen / f"{rank}.json").write_text(json.dumps(steps))
+        (seen / f"{rank}-waits.json").write_text(json.dumps([waits.get(step, 0) for step in range(len(steps))]))
 
 
 if __name__ == "__main__":

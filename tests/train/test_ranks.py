@@ -23,7 +23,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
-from reinforce.train.ranks import Ranks
+from reinforce.train.ranks import AnyRank, Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
@@ -31,10 +31,9 @@ from tests import forked
 from tests.conftest import make_settings, write_folder
 from tests.train import rank_train
 from tests.train.conftest import metrics_of
+from tests.train.torchrun import ROOT, run
 
 pytestmark = pytest.mark.unit
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +45,6 @@ def data(images, teacher, tmp_path_factory) -> list[Path]:
         source, teacher, make_settings(source, teacher, policy=parse_policy("usi"), views=3), root / "labels", Execution(16, 0)
     )
     return [images, root / "labels", write_folder(root / "val", per_class=3, first=300)]
-
-
-def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int | None, str, list[list]]:
-    """Exit code, what was said, and what each rank saw: two under torchrun, one in a process of its own."""
-    seen = out.with_name(out.name + "-seen")
-    seen.mkdir(exist_ok=True)
-    arguments = [*map(str, [*data, out, seen]), *(f"{k}={json.dumps(v)}" for k, v in given.items())]
-    if world == 1:
-        code, said = forked.run(rank_train.main, arguments)
-    else:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, *torchrun, rank_train.__file__, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
-        code, said = done.returncode, done.stderr
-    files = [seen / f"{rank}.json" for rank in range(world)]
-    return code, said, [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 @pytest.mark.process
@@ -212,8 +194,9 @@ def test_one_process_needs_no_other() -> None:
     alone = Ranks(0, 1, torch.device("cpu"))
     rows = torch.arange(6.0).view(3, 2)
     assert torch.equal(alone.sum(rows), rows)
-    assert alone.any(True)
-    assert not alone.any(False)
+    stop = AnyRank(alone)
+    assert not stop.ask(False)
+    assert stop.ask(True)
     assert alone.writes
 
 
