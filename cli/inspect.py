@@ -60,7 +60,8 @@ def command(
             rows["complete"] += f"; a part of {summary['part_of'][:12]}"
         rows["samples"] = f"{counts['ok']} ok, {counts['missing']} missing, {counts['corrupt']} corrupt"
         rows[f"bytes/{what}"] = ", ".join(f"{name} {size:.2f}" for name, size in summary["bytes_per_view"].items())
-        rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
+        if stats["top1_probability"] is not None:
+            rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
         if stats["codec_samples"]:
             rows["codec error"] = (
                 f"KL {stats['codec_kl']:.4f} nats, top-1 bias {stats['codec_top1_bias']:+.1e}, "

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reinforce.errors import SourceError
+from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews
 from reinforce.replay.loader import batches
 from reinforce.sources.source import Source
@@ -52,7 +53,8 @@ class Validation:
         self.class_of = torch.tensor([names.index(n) for n in source.class_names])
         self.subset = self.class_of.sort().values if subset and len(self.class_of) < num_classes else None
         policy = make_policy({"name": "none", "crop_pct": crop_pct}, "none")
-        self.views = FreshViews(source, np.arange(len(source)), np.array(source.labels), policy, size, num_classes)
+        labels = HardLabels(np.array(source.labels))
+        self.views = FreshViews(source, np.arange(len(source)), labels, policy, size, num_classes)
 
     def batches(self, batch_size: int, workers: int, ranks: Ranks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order; of a rank its part."""

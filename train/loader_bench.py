@@ -21,6 +21,7 @@ from reinforce.generation.generate import generate, limit_source
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.settings import Settings, SourceInfo
@@ -80,7 +81,8 @@ def contenders(data: Path, policy: str, size: int, batch_size: int, images: int,
         pin_memory=False,
         device=torch.device("cpu"),
     )
-    fresh = FreshViews(source, np.arange(len(source)), np.zeros(len(source), np.int64), chosen, size, CLASSES)
+    unknown = HardLabels(np.full(len(source), -1))
+    fresh = FreshViews(source, np.arange(len(source)), unknown, chosen, size, CLASSES)
     replayed = ReplayedViews(_labelled(source, chosen, size, scratch / "labels"))
     smaller = ReplayedViews(_labelled(packed, chosen, size, scratch / "packed-labels"))
     return {

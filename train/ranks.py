@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -117,7 +118,7 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        hosts = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        hosts: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield Ranks(dist.get_rank(), world, chosen, hosts)
     except RuntimeError as error:
         # What a collective says when its peer is gone: gloo "Connection closed by peer", nccl "remote process exited".

@@ -10,7 +10,8 @@ from reinforce.errors import SourceError, UsageError
 from reinforce.packs.open_labels import match_keys, open_labels, packed
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
-from reinforce.replay.epoch_views import FreshViews, PooledViews, ReplayedViews, Views
+from reinforce.replay.drawn_labels import CropLabels, DrawnLabels, HardLabels
+from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
@@ -131,5 +132,6 @@ def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: 
         )
     if not num_classes:
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
-    fresh = (source, samples, labels, policy, size, num_classes, config.seed)
-    return (PooledViews(*fresh, dataset=dataset) if dataset else FreshViews(*fresh)), class_names
+    labeller: DrawnLabels = HardLabels(labels) if dataset is None else CropLabels(dataset)
+    decoded = None if dataset is None else dataset.decoded
+    return FreshViews(source, samples, labeller, policy, size, num_classes, config.seed, decoded), class_names

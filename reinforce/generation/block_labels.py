@@ -15,10 +15,10 @@ import torch
 
 from reinforce.errors import SourceError
 from reinforce.generation.label_stream import LabelStream
-from reinforce.labels.codec import Codec, encode_stripes
+from reinforce.labels.codec import encode_stripes
 from reinforce.labels.codecs import codec_from_dict
-from reinforce.labels.fidelity import measure
-from reinforce.labels.label_kind import Labeller
+from reinforce.labels.fidelity import Fidelity
+from reinforce.labels.label_kind import Labeller, kind_of
 from reinforce.settings import Settings
 from reinforce.store.block import BlockData
 from reinforce.views.layout import pixel_spec
@@ -63,7 +63,7 @@ def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, set
     Args:
         made: Gives the views of `block_items`, in order; no more of it is read than these.
         block: Its number.
-        labeller: What the codec encodes, of uint8 `[B, 3, H, W]`: distributions float32 `[B, C]`, or scores `[B, h, w, C]`.
+        labeller: What the codec encodes, of uint8 `[B, 3, H, W]`: float32 `[B, ...]`, such as distributions `[B, C]`.
         settings: What to make.
         batch_size: Views per teacher batch.
 
@@ -73,10 +73,13 @@ def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, set
     samples, items = block_samples(settings, block), block_items(settings, block)
     columns = len(pixel_spec(settings.policy, settings.size).fields)
     data = BlockData.empty(len(samples), settings.views, columns, settings.stripe_views)
-    codec = codec_from_dict(settings.codec)
+    codec, kind = codec_from_dict(settings.codec), kind_of(settings.codec)
     label_all = _label_mixed if settings.policy.mix else _label_alone
     for row, answers in label_all(islice(made, len(items)), data, block, labeller, settings, batch_size):
-        _store(data, row, codec, answers, measured=samples[row] % MEASURE_EVERY == 0)
+        records = encode_stripes(codec, answers, data.stripe_views)
+        data.set_records(row, records)
+        if samples[row] % MEASURE_EVERY == 0:
+            _note_loss(data, row, kind.lost(codec, records, answers, data.stripe_views))
     return data
 
 
@@ -112,8 +115,6 @@ def _label_mixed(
         ok = np.flatnonzero(data.status == Status.OK)
         if not len(ok):
             return
-        if answers is None:
-            answers = np.empty((len(ok), settings.views, settings.num_classes), np.float32)
         stop = first + len(chunk[ok[0]].pixels)
         for view in range(first, stop):
             rngs = mixing_rngs(settings.seed, block, view, options.repeats)
@@ -122,7 +123,10 @@ def _label_mixed(
             drawn = np.stack([chunk[row].params[view - first] for row in ok])
             data.params[ok, view] = np.concatenate([drawn, columns], axis=1)
             pixels = torch.from_numpy(mix(np.stack([chunk[row].pixels[view - first].numpy() for row in ok]), mixing))
-            answers[:, view] = np.concatenate([labeller(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            asked = np.concatenate([labeller(batch).cpu().numpy() for batch in pixels.split(batch_size)])
+            if answers is None:
+                answers = np.empty((len(ok), settings.views, *asked.shape[1:]), np.float32)
+            answers[:, view] = asked
             for i in np.flatnonzero(ok % settings.probe_views == view):
                 data.probes[ok[i]] = pixel_crc(pixels[i])
         first = stop
@@ -136,10 +140,7 @@ def _note(data: BlockData, row: int, item: SampleViews) -> None:
         data.reasons[row] = item.reason or ""
 
 
-def _store(data: BlockData, row: int, codec: Codec, answers: np.ndarray, measured: bool) -> None:
-    records = encode_stripes(codec, answers, data.stripe_views)
-    data.set_records(row, records)
-    if measured:
-        lost = measure(codec, records, answers, data.stripe_views)
+def _note_loss(data: BlockData, row: int, lost: Fidelity | None) -> None:
+    if lost is not None:
         # Rounded, so that another number of threads does not change these bytes, as it does not change the records.
         data.label_error[row] = np.round([lost.kl.mean(), lost.top1_bias.mean(), lost.image_bias], 6)

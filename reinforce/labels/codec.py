@@ -7,17 +7,20 @@ A codec is a small frozen class; it opens no files. The byte layouts are normati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from reinforce.errors import LabelError
-from reinforce.labels.sparse import SparseLabel
+from reinforce.labels.box import Box
+
+Label = Any
+"""What a codec decodes for one view: of classes a `SparseLabel`, else what its kind of labels knows (`label_kind.py`)."""
 
 
 class Codec(ABC):
-    """Distributions to bytes and back."""
+    """What a teacher said of the views of a sample, to bytes and back to labels."""
 
     name: ClassVar[str]
     form: ClassVar[str]
@@ -74,20 +77,28 @@ class Codec(ABC):
         return answers
 
     @abstractmethod
-    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
-        """Decode the soft label of one view.
+    def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> Label:
+        """Decode the label of one view.
 
         Raises:
             LabelError: the record is damaged.
         """
 
     @abstractmethod
-    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
-        """Decode the soft labels of all views; faster than one by one.
+    def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[Label]:
+        """Decode the labels of all views, faster than one by one.
 
         Raises:
             LabelError: the record is damaged.
         """
+
+    def decode_crops(self, record: memoryview | bytes, boxes: Sequence[Box], num_classes: int) -> list[Label]:
+        """The labels of any crops, where the kind of labels has them (`of_any_crop`).
+
+        Raises:
+            LabelError: the record is damaged, or its labels belong to the stored views.
+        """
+        raise LabelError(f"{self.name} has labels of the stored views.", expected="label maps, for labels of other crops")
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def encode_stripes(codec: Codec, answers: np.ndarray, stripe_views: int) -> list
 
 def decode_stripes(
     codec: Codec, records: Iterable[memoryview | bytes], num_views: int, num_classes: int, stripe_views: int
-) -> list[SparseLabel]:
+) -> list[Label]:
     """The soft labels of all views of one sample.
 
     Raises:

@@ -1,18 +1,24 @@
 """Label kinds: what is stored of a teacher's answers: a soft label per view, or a map of scores of the whole image.
 
 A kind says which answer of a teacher it stores, which policy, codec and number of views fit it, and how it is described to
-users. A codec names the kind that it stores (`Codec.labels`); a new kind is one class and one entry in `LABEL_KINDS`.
+users; and how its labels are collated, mixed, checked and compared with the teacher. A codec names the kind that it stores
+(`Codec.labels`) and decodes labels of a type that the kind knows. A new kind is one class and one entry in `LABEL_KINDS`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 import torch
 
+from reinforce.labels.codec import Codec, Label
 from reinforce.labels.codecs import CODECS
+from reinforce.labels.fidelity import Fidelity, measure
+from reinforce.labels.label_map import mixed_label
+from reinforce.labels.sparse import SparseLabel, SparseLabels, kl_divergence
 from reinforce.policy import Policy
 from reinforce.settings import Settings
 
@@ -33,6 +39,19 @@ class Asked(Protocol):
         """Raise an error if the teacher has no such scores."""
 
 
+class LabelBatch(Protocol):
+    """Labels of a batch as tensors: made where images are decoded, sent to the process that trains, moved to its device."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The same on another device."""
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+
+    def dense(self) -> torch.Tensor:
+        """What a loss compares with: a row per label, float32 `[B, ...]`."""
+
+
 class LabelKind(ABC):
     """One kind of labels.
 
@@ -45,6 +64,8 @@ class LabelKind(ABC):
         of_any_crop: True: a label can be computed for any crop, and training draws its own views. False: there are labels of
             the stored views only.
         note: What `train` prints before it starts, if the student's pixels are not exactly those that the teacher saw.
+        distance_name: What `distance` measures between the teacher's answer and the stored label.
+        distance_unit: Unit of `distance`; empty: it has none.
     """
 
     name: ClassVar[str]
@@ -54,6 +75,8 @@ class LabelKind(ABC):
     unit: ClassVar[str]
     of_any_crop: ClassVar[bool]
     note: ClassVar[str | None] = None
+    distance_name: ClassVar[str]
+    distance_unit: ClassVar[str] = ""
 
     @abstractmethod
     def asked(self, teacher: Asked) -> Labeller:
@@ -79,8 +102,68 @@ class LabelKind(ABC):
         """
         return
 
+    @abstractmethod
+    def collate(self, labels: Sequence[Label], num_classes: int) -> LabelBatch:
+        """One batch of labels."""
 
-class ViewLabels(LabelKind):
+    @abstractmethod
+    def mixed(self, own: Label, other: Label, share: float, num_classes: int) -> Label:
+        """The label of two images that are mixed, of which `share` is the first, from a label of each by itself."""
+
+    @abstractmethod
+    def label_fault(self, label: Label) -> str | None:
+        """What is wrong with a label that was decoded, or None."""
+
+    @abstractmethod
+    def distance(self, codec: Codec, answers: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
+        """How far labels are from what the teacher says of the same views now, not negative: float64 `[V]`.
+
+        Args:
+            codec: Theirs.
+            answers: What `asked` gave, float32 `[V, ...]`.
+            labels: One per view.
+        """
+
+    def lost(self, codec: Codec, records: list[bytes], answers: np.ndarray, stripe_views: int) -> Fidelity | None:
+        """What the records of a sample lost of the teacher's answers, `[V, ...]`; None where that is not measured."""
+        return None
+
+    def distribution(self, label: Label) -> SparseLabel | None:
+        """A label as probabilities of the classes, for statistics and pictures; None where it is none."""
+        return None
+
+
+class ClassLabels(LabelKind):
+    """Labels that are distributions over the classes, in sparse form."""
+
+    distance_name, distance_unit = "KL(teacher || stored)", "nats"
+
+    def collate(self, labels: Sequence[SparseLabel], num_classes: int) -> SparseLabels:
+        return SparseLabels.stack(labels, num_classes)
+
+    def mixed(self, own: SparseLabel, other: SparseLabel, share: float, num_classes: int) -> SparseLabel:
+        return mixed_label(own, other, share, num_classes)
+
+    def label_fault(self, label: SparseLabel) -> str | None:
+        ids, probs, remainder, tail = label
+        total = float(probs.sum(dtype=np.float64)) + remainder
+        doubled = any(len(set(each.tolist())) != len(each) for each in (ids, tail.class_ids))
+        if doubled or probs.min(initial=0) < 0 or remainder < 0 or abs(total - 1) > 1e-6:
+            return f"not a distribution: sum {total:.8f}, remainder {remainder:.3g}, {len(ids)} classes"
+        return None
+
+    def distance(self, codec: Codec, answers: np.ndarray, labels: Sequence[SparseLabel]) -> np.ndarray:
+        truth = torch.from_numpy(codec.probabilities(answers))
+        return kl_divergence(truth, SparseLabels.stack(labels, truth.shape[1]).dense()).numpy()
+
+    def lost(self, codec: Codec, records: list[bytes], answers: np.ndarray, stripe_views: int) -> Fidelity:
+        return measure(codec, records, answers, stripe_views)
+
+    def distribution(self, label: SparseLabel) -> SparseLabel:
+        return label
+
+
+class ViewLabels(ClassLabels):
     """A soft label for each stored view."""
 
     name = "views"
@@ -95,7 +178,7 @@ class ViewLabels(LabelKind):
         return f"soft labels of {settings.views} augmented views of each image"
 
 
-class MapLabels(LabelKind):
+class MapLabels(ClassLabels):
     """The scores at every position of the whole image (ReLabel, arXiv 2101.05022)."""
 
     name = "map"

@@ -8,31 +8,20 @@ Source: ReLabel (Yun et al. 2021, arXiv 2101.05022); FORMAT.md, "Records".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 
 from reinforce.errors import LabelError
+from reinforce.labels.box import WHOLE, Box
 from reinforce.labels.codec import class_id_bytes, damaged
 from reinforce.labels.sparse import SparseLabel
 from reinforce.labels.topk import KeepsK
-from reinforce.views.params import Field, PixelSpec
 
 MAX_GRID = 255
 _HEADER = 2
-
-
-class Box(NamedTuple):
-    """A rectangle of an image, in fractions of its height and width."""
-
-    top: float
-    left: float
-    bottom: float
-    right: float
-
-
-WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 class LabelMap(NamedTuple):
@@ -91,27 +80,6 @@ def mixed_label(own: SparseLabel, other: SparseLabel, share: float, num_classes:
         probs += row
         remainder += each * (num_classes - len(ids))
     return SparseLabel(ids, probs.astype(np.float32), remainder)
-
-
-def box_of(params: np.ndarray, spec: PixelSpec, width: int, height: int) -> Box:
-    """The rectangle of an image that a view shows before any op moves it.
-
-    Args:
-        params: int32 `[P]`, of the view.
-        spec: Size of the view, and layout of its params.
-        width: Width of the image in pixels.
-        height: Height of the image in pixels.
-    """
-    value = {Field(f): int(v) for f, v in zip(spec.fields, params, strict=False) if f <= max(Field)}
-
-    def along(start: Field, length: Field, resize: Field, window: Field, whole: int) -> tuple[float, float]:
-        scale = value[length] / value.get(resize, spec.size)  # pixels of the image per pixel of the view
-        first = value[start] + value.get(window, 0) * scale
-        return first / whole, (first + spec.size * scale) / whole
-
-    top, bottom = along(Field.CROP_TOP, Field.CROP_HEIGHT, Field.RESIZE_HEIGHT, Field.WINDOW_TOP, height)
-    left, right = along(Field.CROP_LEFT, Field.CROP_WIDTH, Field.RESIZE_WIDTH, Field.WINDOW_LEFT, width)
-    return Box(top, left, bottom, right)
 
 
 @final
@@ -185,6 +153,11 @@ class MapCodec(KeepsK):
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
         """The label of the whole image; see `Codec.decode_all`."""
         return [self.read(record, num_classes).pool()]
+
+    def decode_crops(self, record: memoryview | bytes, boxes: Sequence[Box], num_classes: int) -> list[SparseLabel]:
+        """The label of each crop; see `Codec.decode_crops`."""
+        label_map = self.read(record, num_classes)
+        return [label_map.pool(box) for box in boxes]
 
     def probabilities(self, answers: np.ndarray) -> np.ndarray:
         """The teacher's distribution for the whole image, float32 `[1, C]`: a softmax over the mean of its scores."""

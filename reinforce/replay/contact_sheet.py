@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from reinforce.errors import UsageError
+from reinforce.labels.box import WHOLE, box_of
+from reinforce.labels.codec import Label
 from reinforce.labels.label_kind import kind_of
-from reinforce.labels.label_map import box_of
-from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
@@ -20,7 +21,7 @@ from reinforce.views.layout import pixel_spec
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
 
-Tile = tuple[str, torch.Tensor, SparseLabel]
+Tile = tuple[str, torch.Tensor, Label]
 """Title, pixels uint8 `[3, size, size]`, label."""
 
 _GAP, _LINE, _FONT_SIZE, _MIN_WIDTH = 8, 15, 12, 112
@@ -55,8 +56,10 @@ def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int
         x, y = _GAP + view % columns * (side + _GAP), _GAP + view // columns * cell_height
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        probs = SparseLabels.stack([label], settings.num_classes).dense()[0]
         pen.text((x, y + side), title, "gray", font)
+        if (distribution := kind.distribution(label)) is None:
+            continue
+        probs = SparseLabels.stack([distribution], settings.num_classes).dense()[0]
         for line, c in enumerate(np.argsort(-probs.numpy(), kind="stable")[:top], start=1):
             pen.text((x, y + side + line * _LINE), f"{names[c]}  {probs[c]:.3f}", "black", font)
     return sheet
@@ -70,9 +73,10 @@ def _views(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]
 def _crops(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]:
     """The whole image that a label map is of, and crops as `rrc` draws them."""
     store, sample, policy = dataset.store, int(dataset.samples[index]), parse_policy("rrc")
-    image, label_map, spec = dataset.decoded(index), store.map_of(sample), pixel_spec(policy, store.settings.size)
+    image, spec = dataset.decoded(index), pixel_spec(policy, store.settings.size)
     height, width = image.shape[:2]
-    yield "whole image", dataset.replay(index, 0), label_map.pool()
-    for crop in range(count - 1):
-        params = draw(fresh_view_rng(dataset.seed, sample, crop), policy, spec.size, width, height)
-        yield f"crop {crop}", apply(image, params, spec), label_map.pool(box_of(params, spec, width, height))
+    crops = [draw(fresh_view_rng(dataset.seed, sample, crop), policy, spec.size, width, height) for crop in range(count - 1)]
+    whole, *labels = store.crop_labels_of(sample, [WHOLE, *(box_of(params, spec, width, height) for params in crops)])
+    yield "whole image", dataset.replay(index, 0), whole
+    for crop, (params, label) in enumerate(zip(crops, labels, strict=True)):
+        yield f"crop {crop}", apply(image, params, spec), label

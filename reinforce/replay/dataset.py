@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.errors import ReplayError, UsageError
-from reinforce.labels.sparse import SparseLabels
 from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.sources.open_source import open_source
@@ -99,7 +98,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         view, sample = self.view_of(index), int(self.samples[index])
-        label = SparseLabels.stack([self.store.label_of(sample, view)], self.num_classes).dense()[0]
+        label = self.store.kind.collate([self.store.label_of(sample, view)], self.num_classes).dense()[0]
         return self.replay(index, view), label, int(self.store.samples.labels[sample])
 
     @property

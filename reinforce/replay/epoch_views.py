@@ -1,26 +1,26 @@
-"""Epoch views: stored ones with the teacher's labels, or fresh ones, with labels from maps or none; for the loader."""
+"""Epoch views: stored ones with the teacher's labels, or fresh ones with what a labeller knows of them; for the loader."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from reinforce.errors import DataError, ImageError
-from reinforce.labels.label_map import box_of
-from reinforce.labels.sparse import SparseLabel
+from reinforce.labels.codec import Label
+from reinforce.labels.label_kind import LabelBatch
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.drawn_labels import DrawnLabels
 from reinforce.sources.source import Source
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import Mixing, draw_mixing
-from reinforce.views.params import PixelSpec
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import fresh_mixing_rngs, fresh_view_rng
 
@@ -30,12 +30,12 @@ class Item(NamedTuple):
 
     Attributes:
         image: uint8 `[3, size, size]`, before any mixing.
-        soft: The teacher's label of the mixed view, or, from a label map, of this one; None where there is no stored label.
+        soft: The teacher's label; of the mixed view, if a stored one, else of this one. None where there is none.
         hard: The sample's own label, -1 where there is none.
     """
 
     image: torch.Tensor
-    soft: SparseLabel | None
+    soft: Label | None
     hard: int
 
 
@@ -51,10 +51,6 @@ class Views(Protocol):
     @property
     def repeats(self) -> int:
         """Views of a sample that the epoch which was set shows."""
-
-    @property
-    def labels_alone(self) -> bool:
-        """Whether soft labels are of each view by itself, to be mixed as the images are."""
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -73,11 +69,20 @@ class Views(Protocol):
     def items(self, index: int, size: int | None = None) -> list[Item]:
         """The views of one sample from one decode, one per repeat; at `size` pixels, or at their own."""
 
+    def soft_labels(
+        self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None
+    ) -> LabelBatch | None:
+        """The soft labels of a batch, as it is after mixing.
+
+        Args:
+            items: Its views.
+            mixing: How they are mixed with each other; None: not at all.
+            share: float32 `[B]`, of each view in its mixed one.
+        """
+
 
 class ReplayedViews:
     """The stored views and labels."""
-
-    labels_alone = False
 
     def __init__(self, dataset: ReinforcedDataset) -> None:
         self.dataset = dataset
@@ -126,28 +131,33 @@ class ReplayedViews:
             for repeat, params in enumerate(data.params_of(index))
         ]
 
+    def soft_labels(self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None) -> LabelBatch:
+        # The teacher saw the mixed view.
+        return self.dataset.store.kind.collate([item.soft for item in items], self.num_classes)
+
 
 @dataclass
 class FreshViews:
-    """Views drawn anew in every epoch, without labels of a teacher.
+    """Views drawn anew in every epoch.
 
     Attributes:
         source: The images.
         samples: Positions in the source: int64 `[N]`.
-        labels: Hard label of each of them, -1 where there is none: int64 `[N]`.
+        labeller: What is known of each view beside its pixels.
+        decoded: How the image of a sample is read, where it must be one that the labeller knows; None: from the source.
         visits: Which views of a sample, counted from its first, the epoch shows; one per repeat.
     """
 
     source: Source
     samples: np.ndarray
-    labels: np.ndarray
+    labeller: DrawnLabels
     policy: Policy
     size: int
     num_classes: int
     seed: int = 0
+    decoded: Callable[[int], np.ndarray] | None = None
     visits: range = range(1)
     mixing: list[Mixing] | None = field(default=None, init=False)
-    labels_alone: ClassVar[bool] = False
 
     @property
     def repeats(self) -> int:
@@ -174,13 +184,25 @@ class FreshViews:
     def items(self, index: int, size: int | None = None) -> list[Item]:
         size = size or self.size
         position, image, spec = int(self.samples[index]), self._image(index), pixel_spec(self.policy, size)
+        height, width = image.shape[:2]
         rngs = [fresh_view_rng(self.seed, position, visit) for visit in self.visits]
-        drawn = [draw(rng, self.policy, size, image.shape[1], image.shape[0]) for rng in rngs]
-        labels = self._soft_labels(index, drawn, spec, image)
-        hard = int(self.labels[index])
-        return [Item(apply(image, params, spec), soft, hard) for params, soft in zip(drawn, labels, strict=True)]
+        drawn = [draw(rng, self.policy, size, width, height) for rng in rngs]
+        soft = self.labeller.soft(index, drawn, spec, (width, height))
+        hard = self.labeller.hard(index)
+        return [Item(apply(image, params, spec), label, hard) for params, label in zip(drawn, soft, strict=True)]
+
+    def soft_labels(
+        self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None
+    ) -> LabelBatch | None:
+        labels = [item.soft for item in items]
+        if mixing is not None and share is not None:
+            each = zip(labels, mixing.partner, share.tolist(), strict=True)
+            labels = [self.labeller.mixed(own, labels[other], of_own) for own, other, of_own in each]
+        return self.labeller.collate(labels)
 
     def _image(self, index: int) -> np.ndarray:
+        if self.decoded is not None:
+            return self.decoded(index)
         position = int(self.samples[index])
         try:
             return decode(self.source.read(position))
@@ -188,27 +210,3 @@ class FreshViews:
             reason = error.what if isinstance(error, ImageError) else error.strerror
             fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
             raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None
-
-    def _soft_labels(
-        self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray
-    ) -> Sequence[SparseLabel | None]:
-        return [None] * len(drawn)
-
-
-@dataclass
-class PooledViews(FreshViews):
-    """Views drawn anew in every epoch, each with the label that its crop has in the teacher's map of the whole image.
-
-    Attributes:
-        dataset: The stored maps, and the images that they are of.
-    """
-
-    dataset: ReinforcedDataset = field(kw_only=True)
-    labels_alone: ClassVar[bool] = True
-
-    def _image(self, index: int) -> np.ndarray:
-        return self.dataset.decoded(index)
-
-    def _soft_labels(self, index: int, drawn: list[np.ndarray], spec: PixelSpec, image: np.ndarray) -> Sequence[SparseLabel]:
-        label_map = self.dataset.store.map_of(int(self.dataset.samples[index]))
-        return [label_map.pool(box_of(params, spec, image.shape[1], image.shape[0])) for params in drawn]

@@ -15,8 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ReinforceError, UsageError
-from reinforce.labels.label_map import mixed_label
-from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.epoch_views import Item, Views
 from reinforce.replay.ring import PREFETCH, InRing, Ring
 from reinforce.replay.targets import Targets
@@ -183,19 +181,16 @@ class _Batches(Dataset[Batch]):
         """Images, or where they are in the ring; and targets."""
         by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
-        soft = [item.soft for item in items if item.soft is not None]
         hard = torch.tensor([item.hard for item in items])
         if not self.views.mixing:
-            return self._sent([item.image for item in items], slot), Targets(hard, self._stacked(soft))
+            return self._sent([item.image for item in items], slot), Targets(hard, self.views.soft_labels(items))
         images = torch.stack([item.image for item in items])
         mixing = _in_batch(self.views.mixing, np.array(samples))
         mixing = mixing._replace(boxes=rescale_boxes(mixing.boxes, self.views.size, images.shape[-1]))
         mixed = torch.from_numpy(mix(images.numpy(), mixing))
-        share = torch.from_numpy(mixing.share(images.shape[-1]))
-        if self.views.labels_alone:
-            each = zip(soft, mixing.partner, share.tolist(), strict=True)
-            soft = [mixed_label(own, soft[other], of_own, self.views.num_classes) for own, other, of_own in each]
-        targets = Targets(hard, self._stacked(soft), hard[torch.from_numpy(mixing.partner)], share)
+        share = mixing.share(images.shape[-1])
+        soft = self.views.soft_labels(items, mixing, share)
+        targets = Targets(hard, soft, hard[torch.from_numpy(mixing.partner)], torch.from_numpy(share))
         return self._sent(list(mixed), slot), targets
 
     def _sent(self, images: list[torch.Tensor], slot: int | None) -> torch.Tensor | InRing:
@@ -204,9 +199,6 @@ class _Batches(Dataset[Batch]):
         shape = (len(images), *images[0].shape)
         torch.stack(images, out=self.ring.view(slot, shape))
         return InRing(self.ring.key, slot, shape)
-
-    def _stacked(self, labels: list[SparseLabel]) -> SparseLabels | None:
-        return SparseLabels.stack(labels, self.views.num_classes) if labels else None
 
 
 def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:

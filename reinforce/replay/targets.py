@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reinforce.labels.sparse import SparseLabels
+from reinforce.labels.label_kind import LabelBatch
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Targets:
     """
 
     hard: torch.Tensor
-    soft: SparseLabels | None = None
+    soft: LabelBatch | None = None
     other: torch.Tensor | None = None
     share: torch.Tensor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes as arrays in one message, as the sparse labels.
+        # Between processes as arrays in one message, as the soft labels.
         arrays = [None if t is None else t.numpy() for t in (self.hard, self.other, self.share)]
         return _from_arrays, (self.soft, *arrays)
 
@@ -44,7 +44,7 @@ class Targets:
         return Targets(self.hard.pin_memory(), None if self.soft is None else self.soft.pin_memory(), *pinned)
 
 
-def _from_arrays(soft: SparseLabels | None, *arrays: np.ndarray | None) -> Targets:
+def _from_arrays(soft: LabelBatch | None, *arrays: np.ndarray | None) -> Targets:
     hard, other, share = (None if a is None else torch.from_numpy(a) for a in arrays)
     assert hard is not None
     return Targets(hard, soft, other, share)

@@ -153,7 +153,9 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
         "codec": " ".join(str(v) for v in settings.codec.values()),
         "size": f"{size / 1e6:,.1f} MB, {size / max(1, manifest.counts.ok * settings.views):.1f} bytes per view",
         "pixels": _pixels(settings),
-        "top class": f"probability {statistics.top1_probability:.3f} on average"
+        "top class": (
+            "none" if statistics.top1_probability is None else f"probability {statistics.top1_probability:.3f} on average"
+        )
         + (f", the hard label in {100 * statistics.hard_label_agreement:.1f} %" if statistics.hard_label_agreement else ""),
         "lost by the codec": f"{statistics.codec_kl:.4f} nats" if statistics.codec_kl is not None else "not measured",
         "precision": settings.precision,

@@ -7,16 +7,16 @@ A kind of store says where the record, the params and the probe of a sample are 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from reinforce.labels.codec import decode_stripes
+from reinforce.labels.box import Box
+from reinforce.labels.codec import Label, decode_stripes
 from reinforce.labels.codecs import codec_from_dict
 from reinforce.labels.label_kind import kind_of
-from reinforce.labels.label_map import LabelMap, MapCodec
-from reinforce.labels.sparse import SparseLabel
 from reinforce.sources.source import Source
 from reinforce.store.manifest import Manifest
 from reinforce.store.samples import Samples
@@ -98,18 +98,17 @@ class LabelStore(ABC):
         stripe, own = divmod(view, self._record_views)
         return stripe, own, min(self._record_views, self._views - stripe * self._record_views)
 
-    def label_of(self, sample: int, view: int) -> SparseLabel:
-        """Sparse soft label of one view of one sample."""
+    def label_of(self, sample: int, view: int) -> Label:
+        """Label of one view of one sample."""
         stripe, own, views = self.stripe_of(view)
         return self.codec.decode(self.record(sample, stripe), own, views, self._classes)
 
-    def labels_of(self, sample: int) -> list[SparseLabel]:
-        """Sparse soft labels of all views of one sample."""
+    def labels_of(self, sample: int) -> list[Label]:
+        """Labels of all views of one sample."""
         settings = self.settings
         records = (self.record(sample, stripe) for stripe in range(settings.num_stripes))
         return decode_stripes(self.codec, records, settings.views, settings.num_classes, settings.stripe_views)
 
-    def map_of(self, sample: int) -> LabelMap:
-        """The label map of one sample, in a store of label maps."""
-        assert isinstance(self.codec, MapCodec)
-        return self.codec.read(self.record(sample, 0), self.settings.num_classes)
+    def crop_labels_of(self, sample: int, boxes: Sequence[Box]) -> list[Label]:
+        """Labels of crops of one sample, if its kind of labels has labels of any crop."""
+        return self.codec.decode_crops(self.record(sample, 0), boxes, self._classes)

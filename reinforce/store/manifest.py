@@ -57,8 +57,8 @@ class Counts(Model):
 class Statistics(Model):
     """Means of the stored labels over all views of all ok samples, and the codec's error, measured on some of these samples."""
 
-    top1_probability: float
-    remainder: float
+    top1_probability: float | None = Field(description="null: labels that are no distributions over classes")
+    remainder: float | None = Field(description="as top1_probability")
     hard_label_agreement: float | None = Field(description="share of views whose top class is the hard label")
     codec_samples: int = Field(ge=0, description="samples on which the codec was measured, with all their views")
     codec_kl: float | None = Field(description="mean KL(teacher || stored) on them, nats")

@@ -66,9 +66,5 @@ def bad_labels(store: LabelStore, key: str, sample: int, view: int | None) -> st
         labels = store.labels_of(sample) if view is None else [store.label_of(sample, view)]
     except LabelError as error:
         return f"{key}: {error.what}"
-    for ids, probs, remainder, tail in labels:
-        total = float(probs.sum(dtype=np.float64)) + remainder
-        doubled = any(len(set(each.tolist())) != len(each) for each in (ids, tail.class_ids))
-        if doubled or probs.min(initial=0) < 0 or remainder < 0 or abs(total - 1) > 1e-6:
-            return f"{key}: not a distribution: sum {total:.8f}, remainder {remainder:.3g}, {len(ids)} classes"
-    return None
+    faults = (fault for label in labels if (fault := store.kind.label_fault(label)) is not None)
+    return next((f"{key}: {fault}" for fault in faults), None)

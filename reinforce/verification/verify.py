@@ -17,9 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import ReinforceError, StoreError
 from reinforce.files import file_sha256
-from reinforce.labels.codec import encode_stripes
-from reinforce.labels.fidelity import measure
-from reinforce.labels.sparse import SparseLabels, kl_divergence
+from reinforce.labels.codec import decode_stripes, encode_stripes
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW
 from reinforce.sources.location import File, pieces
@@ -196,9 +194,9 @@ def verify_labels(
     batch_size: int,
     on_progress: CheckProgress = lambda name, done, total: None,
 ) -> Check:
-    """Run the teacher again on replayed views: KL(teacher || stored) must not exceed the codec's own error.
+    """Run the teacher again on replayed views: stored labels must be as near to its answers as the codec can bring them.
 
-    The codec's own error is measured on the same views: KL(teacher || decode(encode(teacher))).
+    The kind of labels defines the distance: for soft labels it is KL(teacher || stored).
 
     Args:
         dataset: The data set, opened.
@@ -207,26 +205,22 @@ def verify_labels(
         batch_size: Views per teacher batch.
         on_progress: Called after each sample.
     """
-    store, settings = dataset.store, dataset.store.settings
+    store, settings, kind = dataset.store, dataset.store.settings, dataset.store.kind
     count = min(-(-views // settings.views), len(dataset))
     picks = choice_rng(settings.seed).choice(len(dataset), size=count, replace=False).tolist()
-    stored_kl, own_kl = [], []
+    stored, own = [], []
     labeller = labeller_of(teacher, settings)
-
-    def own_error(answers: np.ndarray) -> np.ndarray:
-        records = encode_stripes(store.codec, answers, settings.stripe_views)
-        return measure(store.codec, records, answers, settings.stripe_views).kl
-
+    shape = (settings.views, settings.num_classes, settings.stripe_views)
     for done, index in enumerate(picks, start=1):
         pixels = torch.stack([dataset.replay(index, view) for view in range(settings.views)])
         answers = torch.cat([labeller(batch).cpu() for batch in pixels.split(batch_size)]).numpy()
-        stored = SparseLabels.stack(store.labels_of(int(dataset.samples[index])), settings.num_classes)
-        truth = torch.from_numpy(store.codec.probabilities(answers))
-        stored_kl.append(kl_divergence(truth, stored.dense()).numpy())
-        own_kl.append(own_error(answers))
+        again = decode_stripes(store.codec, encode_stripes(store.codec, answers, settings.stripe_views), *shape)
+        stored.append(kind.distance(store.codec, answers, store.labels_of(int(dataset.samples[index]))))
+        own.append(kind.distance(store.codec, answers, again))
         on_progress("labels", done * settings.views, count * settings.views)
-    mean_stored, mean_own = float(np.mean(stored_kl)), float(np.mean(own_kl))
-    note = f"KL(teacher || stored) {mean_stored:.2e}, codec's own error {mean_own:.2e} nats over {count * settings.views} views"
+    mean_stored, mean_own = float(np.mean(stored)), float(np.mean(own))
+    unit = f" {kind.distance_unit}" if kind.distance_unit else ""
+    note = f"{kind.distance_name} {mean_stored:.2e}, codec's own error {mean_own:.2e}{unit} over {count * settings.views} views"
     check = Check("labels against the teacher", note=note)
     check.add(None if mean_stored <= 1.01 * mean_own + 1e-4 else f"{note}: other weights, pixels or precision made the labels")
     return check

@@ -13,7 +13,7 @@ from reinforce.errors import StoreError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.labels.codecs import CODECS
-from reinforce.labels.label_kind import LABEL_KINDS, Asked, LabelKind, Labeller, kind_of
+from reinforce.labels.label_kind import LABEL_KINDS, Asked, ClassLabels, LabelKind, Labeller, kind_of
 from reinforce.labels.topk import KeepsK, TopK
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
@@ -26,7 +26,7 @@ from tests.conftest import make_settings
 pytestmark = pytest.mark.unit
 
 
-class Smoothed(LabelKind):
+class Smoothed(ClassLabels):
     """Half of what the teacher says, the rest spread over all classes; of a few views."""
 
     name = "smoothed"

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from torchvision.ops import roi_align
 
 from reinforce.errors import LabelError
-from reinforce.labels.label_map import WHOLE, Box, MapCodec, box_of, mixed_label
+from reinforce.labels.box import WHOLE, Box, box_of
+from reinforce.labels.label_map import MapCodec, mixed_label
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from reinforce.errors import ReplayError
-from reinforce.labels.label_map import box_of
+from reinforce.labels.box import box_of
 from reinforce.replay.dataset import ReinforcedDataset
-from reinforce.replay.epoch_views import PooledViews
+from reinforce.replay.drawn_labels import CropLabels
+from reinforce.replay.epoch_views import FreshViews
 from reinforce.replay.loader import batch_plan, batches, partners
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
@@ -26,10 +27,11 @@ from tests.labels.conftest import dense
 pytestmark = pytest.mark.unit
 
 
-def pooled_views(images: Path, maps: Path, policy: str) -> PooledViews:
+def pooled_views(images: Path, maps: Path, policy: str) -> FreshViews:
     dataset = ReinforcedDataset(maps, images, seed=1)
-    labels = dataset.store.samples.labels[dataset.samples]
-    return PooledViews(dataset.source, dataset.source_index, labels, parse_policy(policy), 32, len(CLASSES), 1, dataset=dataset)
+    return FreshViews(
+        dataset.source, dataset.source_index, CropLabels(dataset), parse_policy(policy), 32, len(CLASSES), 1, dataset.decoded
+    )
 
 
 def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
@@ -39,11 +41,12 @@ def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
         views.set_epoch(epoch)
         for index in range(len(views)):
             (item,) = views.items(index)
-            image = views.dataset.decoded(index)
+            image = views.decoded(index)
             params = draw(fresh_view_rng(1, index, epoch), views.policy, 32, image.shape[1], image.shape[0])
             spec = pixel_spec(views.policy, 32)
             assert torch.equal(item.image, apply(image, params, spec))
-            label = views.dataset.store.map_of(index).pool(box_of(params, spec, image.shape[1], image.shape[0]))
+            store = views.labeller.dataset.store
+            label = store.codec.read(store.record(index, 0), 3).pool(box_of(params, spec, image.shape[1], image.shape[0]))
             assert np.array_equal(dense(item.soft, 3), dense(label, 3))
             seen.append(dense(label, 3))
     half = len(seen) // 2
@@ -99,7 +102,7 @@ def test_an_image_that_changed_is_not_trained_on(own_images, maps) -> None:
     path = own_images / "apple" / "001.jpg"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(ReplayError, match="not the one that the teacher saw"):
-        views.items(views.dataset.source.keys.index("apple/001"))
+        views.items(views.source.keys.index("apple/001"))
 
 
 def test_plain_and_online_modes_draw_the_same_views(images, maps, weights, tmp_path, cli) -> None:

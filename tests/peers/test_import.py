@@ -204,7 +204,7 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
     require(verify_store(out))
     for sample in range(24):
         scores, ids = made[store.samples.key(sample)]
-        found = store.map_of(sample)
+        found = store.codec.read(store.record(sample, 0), store.settings.num_classes)
         order = (1, 2, 0) if axes == "hw" else (2, 1, 0)
         assert np.allclose(found.scores, scores.transpose(order), atol=0.01)
         assert np.array_equal(found.class_ids, ids.transpose(order))

@@ -11,6 +11,7 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
 from reinforce.sources.folder import ImageFolder
@@ -90,7 +91,7 @@ def test_repeats_visit_every_view_and_each_sample_once_in_so_many_epochs(views, 
 
 def test_fresh_views_are_mixed_too_and_anew_in_every_epoch(images) -> None:
     source = ImageFolder.open(images)
-    views = FreshViews(source, np.arange(24), np.array(source.labels), parse_policy(POLICY), SIZE, len(CLASSES))
+    views = FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy(POLICY), SIZE, len(CLASSES))
     found = []
     for epoch in (0, 0, 1):
         views.set_epoch(epoch)

@@ -9,6 +9,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.replay.ring import PREFETCH, InRing, Ring
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 def fresh(images, policy="rrc", size=32):
     source = ImageFolder.open(images)
-    return FreshViews(source, np.arange(24), np.array(source.labels), parse_policy(policy), size, len(CLASSES))
+    return FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy(policy), size, len(CLASSES))
 
 
 @pytest.mark.process
