@@ -105,7 +105,7 @@ def _run(line: Connection, at: Point | None, work: Callable[..., object], argume
         except ReinforceError as error:
             code = error.exit_code
             said.write(f"error: {error}")
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever ended the work is told to the parent
             code = 70
             said.write(traceback.format_exc())
     line.send(said.getvalue())

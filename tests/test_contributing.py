@@ -12,6 +12,8 @@ from typer.main import get_command
 from reinforce.cli.main import bench
 from tests.test_layout import rooms
 
+pytestmark = pytest.mark.unit
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 BORDERS = set("┌┬┐├┼┤└┴┘─│")

@@ -80,7 +80,7 @@ def test_a_rule_that_is_broken_says_where(tmp_path, monkeypatch) -> None:
 def rooms() -> dict[str, set[str]]:
     """Each room in the order of the table, and the rooms that it may import."""
     page = (ROOT / "reinforce" / "design" / "rooms.md").read_text()
-    rows = re.findall(r"^\| ([a-z]+) \| [^|]+ \| ([a-z, -]+) \|$", page, re.M)[1:]  # without the heading
+    rows = re.findall(r"^\| ([a-z]+) \| [^|]+ \| ([a-z, -]+) \|$", page, re.MULTILINE)[1:]  # without the heading
     order = [name for name, _ in rows]
     allowed: dict[str, set[str]] = {}
     for place, (name, told) in enumerate(rows):
@@ -169,7 +169,7 @@ def test_generators_are_made_in_one_place() -> None:
     names = ("default_rng", "PCG64", "SeedSequence", "seed_everything")
     others = [path for path in CODE if path.name != "seeds.py"]
     assert breaks(others, lambda node: reads(node, *names)) == []
-    assert not [name_of(p) for p in others if re.search(r"^\s*(import|from) random\b", p.read_text(), re.M)]
+    assert not [name_of(p) for p in others if re.search(r"^\s*(import|from) random\b", p.read_text(), re.MULTILINE)]
 
 
 def test_the_library_asks_no_questions() -> None:

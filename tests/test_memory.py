@@ -9,6 +9,8 @@ import pytest
 
 from reinforce.memory import set_thresholds
 
+pytestmark = pytest.mark.process
+
 MMAP, TRIM = -3, -1
 
 

@@ -31,6 +31,8 @@ from tests.conftest import make_settings
 from tests.peers.label_files import write_ml_dr
 from tests.peers.test_import import write_tinyvit
 
+pytestmark = pytest.mark.process
+
 SLOW = pytest.mark.slow  # a process that is not forked imports torch for some seconds
 
 

@@ -33,6 +33,8 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, make_settings
 from tests.train.batch import CPU, student
 
+pytestmark = pytest.mark.process
+
 
 @dataclass(frozen=True)
 class Rows:

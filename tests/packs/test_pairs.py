@@ -16,6 +16,8 @@ from reinforce.sources.location import File
 from reinforce.sources.open_source import open_source
 from reinforce.store.store import Store
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def own(packs, tmp_path: Path) -> Path:

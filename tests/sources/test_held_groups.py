@@ -16,6 +16,8 @@ from reinforce.sources.held_groups import HeldGroups
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 
+pytestmark = pytest.mark.unit
+
 GROUP, ROWS, GROUPS = 100_000, 10, 12
 
 

@@ -22,6 +22,8 @@ from reinforce.teachers.models import create, read_state_dict
 from reinforce.teachers.torch_file import read_torch
 from tests.peers.label_files import saved
 
+pytestmark = pytest.mark.unit
+
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
 
 

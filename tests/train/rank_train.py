@@ -1,8 +1,8 @@
 """One process of a run under torchrun, for tests: trains, and writes which samples and views it saw in each step.
 
 Usage: rank_train.py IMAGES LABELS VAL OUT SEEN [key=value ...]; SEEN is a folder. Keys are fields of the recipe or of the run,
-`die=[rank, step]`, which ends that process there, `signal=[rank, step]`, which asks it to stop, and `stop=[rank, step]`, which is Ctrl-C. SEEN also gets
-`RANK-waits.json`: how many sums over all ranks each step waited for.
+`die=[rank, step]`, which ends that process there, `signal=[rank, step]`, which asks it to stop, and `stop=[rank, step]`, which
+is Ctrl-C. SEEN also gets `RANK-waits.json`: how many sums over all ranks each step waited for.
 """
 
 from __future__ import annotations

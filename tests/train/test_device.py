@@ -23,6 +23,8 @@ from reinforce.train.step import Stepper
 from reinforce.train.step_bench import a_batch
 from reinforce.train.tasks import ReplayTask
 
+pytestmark = pytest.mark.unit
+
 META = torch.device("meta")
 CLASSES = 10
 

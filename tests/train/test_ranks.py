@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import chain
 from pathlib import Path
@@ -26,9 +25,7 @@ from reinforce.train.ranks import AnyRank, Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
-from tests import forked
 from tests.conftest import make_settings, write_folder
-from tests.train import rank_train
 from tests.train.conftest import metrics_of
 from tests.train.torchrun import ROOT, run
 
