@@ -8,10 +8,10 @@ from collections.abc import Callable
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
 _OLD_LIMIT = 1 << 25
-"""Largest threshold that older glibc takes (half of its HEAP_MAX_SIZE); a larger one is refused there."""
+"""Largest threshold that older versions of glibc accept (half of HEAP_MAX_SIZE)."""
 
 Mallopt = Callable[[int, int], int]
-"""C's `mallopt(option, value)`: 1 where the value was taken, 0 where it was refused."""
+"""C's `mallopt(option, value)`; it returns 1 if it accepted the value, 0 if it refused it."""
 
 
 def keep_freed_memory(largest: int = 1 << 30) -> int:
@@ -26,8 +26,8 @@ def keep_freed_memory(largest: int = 1 << 30) -> int:
         largest: Blocks of at least this many bytes are still returned to the kernel.
 
     Returns:
-        Bytes of a block up to which memory is kept from now on: `largest`; less where the C library takes no more; 0 where it
-        refuses or has no such options.
+        The size in bytes up to which freed blocks are kept from now on: `largest`; less if the C library accepts only less; 0
+        if it accepts nothing or has no such options.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -37,8 +37,8 @@ def keep_freed_memory(largest: int = 1 << 30) -> int:
 
 
 def set_thresholds(mallopt: Mallopt, largest: int) -> int:
-    """Set both thresholds of malloc, or none; what `keep_freed_memory` returns."""
-    # The first threshold goes first: to set the other one stops glibc from adapting the first, which then stays at 128 kB, and
-    # every larger block would go back to the kernel at once.
+    """Set both thresholds of malloc, or none; returns the same as `keep_freed_memory`."""
+    # The order matters: setting M_TRIM_THRESHOLD stops glibc from adapting M_MMAP_THRESHOLD. If that is refused afterwards, it
+    # would stay at 128 kB, and every larger block would be returned to the kernel at once.
     kept = next((size for size in (largest, min(largest, _OLD_LIMIT)) if mallopt(_M_MMAP_THRESHOLD, size)), 0)
     return kept if kept and mallopt(_M_TRIM_THRESHOLD, _NEVER) else 0

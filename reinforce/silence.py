@@ -1,7 +1,7 @@
-"""Silence: what a library warns of is kept from the user during a call, in the thread that calls and in no other.
+"""Silence: hide a library's warnings and log lines during a call, in the calling thread only.
 
-`warnings.catch_warnings` and a logger's level hold for the whole process: what other threads warn of meanwhile is lost, and two
-threads that leave in another order than they came leave everything silent for good.
+`warnings.catch_warnings` and a logger's level change the whole process. During the call, warnings of other threads are lost. If
+two threads leave in another order than they entered, all warnings stay hidden for good.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ _lock = threading.Lock()
 
 
 class _InThisThread(type):
-    """The class of a category that every warning belongs to while the thread that warns is silent."""
+    """Metaclass of a category to which every warning belongs, as long as the thread that warns is silent."""
 
     def __subclasscheck__(cls, other: type) -> bool:
         return bool(_here.silent)
 
 
 class _Silenced(Warning, metaclass=_InThisThread):
-    """Not raised by anyone: the category of the one filter that stays in Python's list."""
+    """The category of the one filter that stays in Python's list; no code raises it."""
 
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Python's warnings of this thread are ignored, whatever filters there are.
+    """Ignore Python's warnings in this thread, for any warning filters.
 
-    Filters that another thread puts in front meanwhile come first; nobody but the user's own program should do that.
+    A filter that another thread adds during the call comes before ours and may show warnings; only the user's own program
+    should add filters.
     """
     if not warnings.filters or warnings.filters[0][2] is not _Silenced:
         warnings.simplefilter("ignore", _Silenced)
@@ -49,13 +50,14 @@ def no_warnings() -> Iterator[None]:
 
 @contextmanager
 def no_log(package: str) -> Iterator[None]:
-    """What this thread logs below an error in a package's loggers is dropped: those that are there when it begins."""
+    """Drop what this thread logs below level ERROR to the package's loggers that exist when the context begins."""
     thread = threading.get_ident()
 
     def audible(record: logging.LogRecord) -> bool:
         return record.thread != thread or record.levelno >= logging.ERROR
 
-    # A logger's filters see only what is logged to itself, so each gets one. Lists are replaced: other threads read them.
+    # A logger's filter sees only records logged to this very logger, so each logger gets one. The list of filters is replaced,
+    # not changed in place, because other threads may be reading it.
     names = [name for name in list(logging.root.manager.loggerDict) if name == package or name.startswith(f"{package}.")]
     loggers = [logging.getLogger(name) for name in (package, *names)]
     with _lock:

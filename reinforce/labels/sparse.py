@@ -130,7 +130,7 @@ class SparseLabels:
 
 
 def _tail_weights(levels: torch.Tensor) -> torch.Tensor:
-    """2^-level of uint8 levels, exactly, by the exponent of a float32: a table would be copied to the device in every step."""
+    """2^-level for uint8 levels, exact, by setting a float32's exponent: a table would be copied to the device each step."""
     return ((127 - levels.int().clamp(max=MAX_LEVEL)) << 23).view(torch.float32)
 
 

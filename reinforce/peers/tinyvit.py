@@ -53,7 +53,7 @@ class TinyVitReader(Reader):
         return cls(path, given.num_classes, given.names, given.size)
 
     def __getstate__(self) -> dict[str, object]:
-        # To a worker process that is not forked, which parses: the files behind the memory maps would travel with them.
+        # For worker processes that are not forked: they only parse records. Pickling the memory maps would send whole files.
         return {**self.__dict__, "epochs": []}
 
     def _epoch(self, folder: Path) -> dict[str, tuple[np.ndarray, int]]:

@@ -1,8 +1,8 @@
 """Pickle reader: reads plain data from a pickle of unknown origin without unpickling it, which could run code.
 
-The opcodes of numbers, text, containers and a handful of numpy's and torch's constructors are interpreted here; a name in the
-file is looked up in a table of ours (`pickle_names.py`) and never imported, so nothing in the file can run. Everything else is
-refused by its name. Source: pickletools in Python's library.
+It interprets the opcodes of numbers, text, containers and a handful of numpy's and torch's constructors. A name in the file is
+looked up in a fixed table (`pickle_names.py`) and never imported, so nothing in the file can run. Everything else is refused by
+its name. Source: pickletools in Python's library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_pickle(content: bytes, tensors: Tensors | None = None) -> Any:
 
     Args:
         content: The pickle, protocol 2 to 5.
-        tensors: Makes tensors; default: there are none.
+        tensors: Makes tensors; None: a pickle with tensors is refused.
 
     Raises:
         StoreError: the pickle is damaged, or has anything else in it.
@@ -34,10 +34,10 @@ def read_pickle(content: bytes, tensors: Tensors | None = None) -> Any:
 
 
 def read_first_pickle(content: bytes, at: int, tensors: Tensors | None = None) -> tuple[Any, int]:
-    """The data of a pickle that begins at a byte and has others behind it, and where it ends.
+    """The data of the pickle that begins at byte `at`, and where it ends; other pickles may follow it.
 
     Raises:
-        StoreError: damaged, or it holds anything else.
+        StoreError: the pickle is damaged, or has anything else in it.
     """
     machine = _Machine(content, at, tensors)
     try:
