@@ -9,7 +9,7 @@ import pytest
 
 from reinforce.memory import set_thresholds
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.unit
 
 MMAP, TRIM = -3, -1
 
@@ -43,6 +43,7 @@ def test_a_threshold_that_is_refused_is_noticed(limits, kept, settings) -> None:
     assert library.set == settings
 
 
+@pytest.mark.process
 def test_this_machines_library_answers_and_a_library_without_mallopt_is_left_alone() -> None:
     # In a process of its own: it holds for all of it.
     code = "import ctypes; from reinforce.memory import keep_freed_memory as keep; found = keep(1 << 24);"

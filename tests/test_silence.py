@@ -51,7 +51,7 @@ def test_two_threads_that_decode_leave_the_warnings_of_all_others_as_they_were(s
     def work(name: bytes) -> None:
         try:
             assert decode(name).shape == (3, 2, 3)
-        except BaseException as error:  # noqa: BLE001 - a failed assertion too is told to the test
+        except BaseException as error:  # noqa: BLE001 - told below, by the thread of the test
             failed.append(error)
 
     decode(PNG)  # the one filter that stays is there from the first one on

@@ -22,6 +22,7 @@ from reinforce.peers.importer import import_labels
 from reinforce.peers.ml_dr import MlDrReader
 from reinforce.peers.tinyvit import TinyVitReader
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.replay.loader import batch_plan, batches, partners
 from reinforce.sources.folder import ImageFolder
@@ -74,7 +75,7 @@ def test_batches_of_shards_are_the_same(start_method: str, images: Path, store: 
 
 def test_batches_of_fresh_views_are_the_same(start_method: str, images: Path) -> None:
     source = ImageFolder.open(images)
-    assert equal(FreshViews(source, np.arange(24), np.array(source.labels), parse_policy("usi"), 32, 3))
+    assert equal(FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy("usi"), 32, 3))
 
 
 def test_stage_one_makes_the_same_files(start_method: str, images: Path, teacher, tmp_path: Path) -> None:
@@ -99,6 +100,7 @@ def test_labels_are_imported_the_same(start_method: str, images: Path, tmp_path:
     assert content(tmp_path / "0") == content(tmp_path / "1")
 
 
+@pytest.mark.unit
 def test_a_worker_that_parses_tinyvits_labels_is_not_sent_all_of_them(images: Path, tmp_path: Path) -> None:
     keys = [f"a/{number}" for number in range(5000)]
     write_tinyvit(tmp_path / "tiny", keys)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"reinforce": "reinforce", "train": "reinforce/train", "cli": "reinforce/cli", "manifests": "reinforce/manifests"}
 DIST_INFO = f"reinforce-{reinforce.__version__}.dist-info"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 def tracked() -> list[str]:

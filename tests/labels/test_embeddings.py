@@ -33,7 +33,7 @@ from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, make_settings
 from tests.train.batch import CPU, student
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.process  # whose batches come from a worker
 
 
 @dataclass(frozen=True)

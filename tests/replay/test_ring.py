@@ -80,6 +80,7 @@ def test_a_ring_has_a_buffer_for_every_batch_that_can_be_under_way() -> None:
     assert view.is_shared()
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # where there is no GPU
 def test_what_a_gpu_reads_goes_through_the_ring_too(images, monkeypatch) -> None:
     sent: list[InRing] = []

@@ -73,6 +73,7 @@ def test_fetching_is_refused_where_a_kind_does_not_say_how(listing: Path, cli, t
     assert (code, "--download is for data sets of torchvision" in err) == (1, True)
 
 
+@pytest.mark.process
 def test_it_keeps_the_laws(listing: Path) -> None:
     check_source(lambda: open_source(listing))
 
