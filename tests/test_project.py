@@ -66,6 +66,7 @@ def test_hooks_run_the_commands_of_make_check() -> None:
     assert all(hook["language"] == "system" and hook["always_run"] and not hook["pass_filenames"] for hook in hooks)
 
 
+@pytest.mark.process
 def test_a_hook_fails_where_it_should(tmp_path: Path) -> None:
     hooks = {h["id"]: shlex.split(h["entry"]) for h in read_yaml(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]}
 
