@@ -157,6 +157,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         with pytest.raises(SystemExit) as done:
             main.main()
-        return (done.value.code or 0, *capsys.readouterr())
+        return (int(done.value.code or 0), *capsys.readouterr())
 
     return call

@@ -36,7 +36,7 @@ def read(path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_written_takes_its_place_and_nothing_is_left_beside_it(tmp_path, kind) -> None:
+def test_what_is_written_takes_its_place_and_nothing_is_left_beside_it(tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         (tmp_path / "out").mkdir()  # an empty one may be there
     write(tmp_path / "out", kind, "first")
@@ -49,7 +49,7 @@ def test_what_is_written_takes_its_place_and_nothing_is_left_beside_it(tmp_path,
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("failing", ["the block", "fsync", "replace"])
-def test_what_fails_leaves_all_as_it_was(tmp_path, monkeypatch, kind, failing) -> None:
+def test_what_fails_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, failing: str) -> None:
     write_atomic(tmp_path / "beside", b"x")
     if kind == "file":
         write(tmp_path / "out", kind, "old")
@@ -66,7 +66,7 @@ def test_what_fails_leaves_all_as_it_was(tmp_path, monkeypatch, kind, failing) -
     assert kind == "folder" or read(tmp_path / "out") == "old"
 
 
-def test_a_folder_with_something_in_it_is_not_replaced(tmp_path) -> None:
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path / "out", "folder", "theirs")
     with pytest.raises(OSError, match="not empty"):
         write(tmp_path / "out", "folder", "ours")
@@ -76,7 +76,7 @@ def test_a_folder_with_something_in_it_is_not_replaced(tmp_path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path, kind) -> None:
+def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path, kind: str) -> None:
     program = (
         "import os, sys, signal; from pathlib import Path; from reinforce.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as t:\n"
@@ -92,7 +92,7 @@ def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path, kind) -> None:
     assert (read(tmp_path / "out"), os.listdir(tmp_path)) == ("whole", ["out"])
 
 
-def test_two_writers_of_a_cache_do_not_meet(tmp_path) -> None:
+def test_two_writers_of_a_cache_do_not_meet(tmp_path: Path) -> None:
     with replacing(tmp_path / "chunk", shared=True) as one, replacing(tmp_path / "chunk", shared=True) as two:
         one.write_text("whole")
         two.write_text("whole")
@@ -100,7 +100,7 @@ def test_two_writers_of_a_cache_do_not_meet(tmp_path) -> None:
     assert os.listdir(tmp_path) == ["chunk"]
 
 
-def test_the_current_folder_is_refused_and_a_link_is_followed(tmp_path, monkeypatch) -> None:
+def test_the_current_folder_is_refused_and_a_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "here")
     write(tmp_path / "link", "folder", "new")
@@ -114,7 +114,7 @@ def test_the_current_folder_is_refused_and_a_link_is_followed(tmp_path, monkeypa
     assert os.listdir(tmp_path / "empty") == []
 
 
-def test_an_output_that_holds_other_files_is_refused(tmp_path) -> None:
+def test_an_output_that_holds_other_files_is_refused(tmp_path: Path) -> None:
     check_output(tmp_path / "absent")
     check_output(tmp_path)
     (tmp_path / ".lock").touch()

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -114,7 +115,7 @@ def test_every_manifest_key_stands_on_the_page() -> None:
         assert f"| `settings.{key}` |" in section("Manifest")
 
 
-def test_arrays_on_disk_are_those_of_the_page(store) -> None:
+def test_arrays_on_disk_are_those_of_the_page(store: Path) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section("Blocks"), re.MULTILINE)
     block = store / "blocks" / "000000.zarr"
     assert sorted(p.name for p in block.iterdir() if p.is_dir()) == sorted(name for name, _ in rows)

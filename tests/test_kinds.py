@@ -26,7 +26,7 @@ def pytest_run(folder: Path, text: str, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_test_without_a_kind_or_with_two_stops_the_collection(tmp_path) -> None:
+def test_a_test_without_a_kind_or_with_two_stops_the_collection(tmp_path: Path) -> None:
     code, said = pytest_run(tmp_path, "def test_bare(): pass\n")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "test_some.py::test_bare: has no kind" in said
@@ -44,7 +44,7 @@ def test_of_its_own(): os.system("true")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("unit", "test_as_the_module"), ("process", "test_of_its_own")])
-def test_what_a_test_says_takes_the_place_of_what_its_module_says(kind: str, name: str, tmp_path) -> None:
+def test_what_a_test_says_takes_the_place_of_what_its_module_says(kind: str, name: str, tmp_path: Path) -> None:
     code, said = pytest_run(tmp_path, OF_BOTH, "-m", kind, "-v")
     assert code == 0, said
     assert re.findall(r"::(\w+) PASSED", said) == [name]
@@ -76,7 +76,7 @@ def test_fixtures_count_too(child): pass
 """
 
 
-def test_a_unit_test_that_reaches_outside_fails(tmp_path) -> None:
+def test_a_unit_test_that_reaches_outside_fails(tmp_path: Path) -> None:
     tests = "".join(f"def test_{name}(): {code}\n" for name, code in REACHES.items())
     code, said = pytest_run(tmp_path, INSIDE + tests, "-v", "--tb=line")
     assert code == pytest.ExitCode.TESTS_FAILED

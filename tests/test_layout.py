@@ -67,7 +67,7 @@ def test_the_files_that_are_looked_at_are_there() -> None:
     assert set(PURE) | set(WITHOUT_GENERATOR) <= set(BY_NAME)
 
 
-def test_a_rule_that_is_broken_says_where(tmp_path, monkeypatch) -> None:
+def test_a_rule_that_is_broken_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "a.py").write_text("x = 1\ny = np.random.default_rng(x)\nopen('f')\n")
     assert breaks([tmp_path / "a.py"], lambda node: reads(node, "default_rng")) == ["a.py:2: np.random.default_rng"]

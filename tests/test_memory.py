@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ class Library:
         ({"mmap": 0, "trim": 1}, 0, {}),  # the trim threshold alone would make larger blocks slower than before
     ],
 )
-def test_a_threshold_that_is_refused_is_noticed(limits, kept, settings) -> None:
+def test_a_threshold_that_is_refused_is_noticed(limits: Any, kept: Any, settings: Any) -> None:
     library = Library(**limits)
     assert set_thresholds(library.mallopt, 1 << 30) == kept
     assert library.set == settings

@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_demo_measures_what_it_prints(demo) -> None:
+def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict]) -> None:
     _, result = demo
     assert result["teacher_top1"] > 90
     assert result["checks"]["views made anew"] == [200, 200]
@@ -43,7 +43,7 @@ def test_the_demo_measures_what_it_prints(demo) -> None:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_blocks_of_the_readme_run(demo) -> None:
+def test_the_blocks_of_the_readme_run(demo: tuple[Path, dict]) -> None:
     where, _ = demo
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = []

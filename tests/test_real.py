@@ -60,7 +60,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_label_map_of_the_real_teacher_knows_the_whole_images(tmp_path) -> None:
+def test_a_label_map_of_the_real_teacher_knows_the_whole_images(tmp_path: Path) -> None:
     source, out = REAL_DATA / "imagenette" / "train", tmp_path / "maps"
     done = run_cli(
         "generate", "--labels", "map", "--data", source, "--teacher", "mobilenetv2_100", "--teacher-weights", TEACHER,
@@ -75,13 +75,13 @@ def test_a_label_map_of_the_real_teacher_knows_the_whole_images(tmp_path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_200_of_200_views_replay_in_a_fresh_process_with_other_workers(labels) -> None:
+def test_200_of_200_views_replay_in_a_fresh_process_with_other_workers(labels: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", VIEWS_AGAIN, labels, REAL_DATA / "imagenette" / "train"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "200", done.stderr
 
 
-def test_labels_are_the_teachers_up_to_the_codecs_own_error(labels) -> None:
+def test_labels_are_the_teachers_up_to_the_codecs_own_error(labels: Path) -> None:
     done = run_cli("verify", labels, "--data", REAL_DATA / "imagenette" / "train", "--teacher-weights", TEACHER, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     checks = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
@@ -89,7 +89,7 @@ def test_labels_are_the_teachers_up_to_the_codecs_own_error(labels) -> None:
     assert "codec's own error" in checks["labels against the teacher"]["note"]
 
 
-def test_the_real_teacher_knows_most_views_of_its_own_classes(labels) -> None:
+def test_the_real_teacher_knows_most_views_of_its_own_classes(labels: Path) -> None:
     summary = json.loads(run_cli("inspect", labels, "--json").stdout)
     assert summary["statistics"]["hard_label_agreement"] > 0.7
     assert summary["statistics"]["codec_samples"] == 7  # every sixteenth of 100
@@ -97,7 +97,7 @@ def test_the_real_teacher_knows_most_views_of_its_own_classes(labels) -> None:
     assert summary["bytes_per_view"]["labels"] < 14  # four views of ten classes
 
 
-def test_photographs_at_original_sizes_without_labels(tmp_path) -> None:
+def test_photographs_at_original_sizes_without_labels(tmp_path: Path) -> None:
     out = tmp_path / "labels"
     done = run_cli(
         "generate", "--data", REAL_DATA / "imagenet_sample", "--teacher", "mobilenetv2_100", "--teacher-weights", TEACHER,

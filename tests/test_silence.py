@@ -6,6 +6,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import timm
@@ -27,7 +28,7 @@ class Slow:
         self.begun = {b"SLOW0": threading.Event(), b"SLOW1": threading.Event()}
         self.go_on = {name: threading.Event() for name in self.begun}
 
-    def opened(self, file, name) -> Image.Image:
+    def opened(self, file: Any, name: Any) -> Image.Image:
         which = file.read()
         warnings.warn("a warning of the decoder", stacklevel=1)
         self.begun[which].set()
@@ -45,7 +46,7 @@ def slow() -> Iterator[Slow]:
     del Image.OPEN["SLOW"]
 
 
-def test_two_threads_that_decode_leave_the_warnings_of_all_others_as_they_were(slow) -> None:
+def test_two_threads_that_decode_leave_the_warnings_of_all_others_as_they_were(slow: Slow) -> None:
     failed: list[BaseException] = []
 
     def work(name: bytes) -> None:
@@ -69,7 +70,7 @@ def test_two_threads_that_decode_leave_the_warnings_of_all_others_as_they_were(s
     assert not failed, failed
 
 
-def test_nothing_that_the_user_set_makes_a_warning_of_the_decoder_an_error(slow) -> None:
+def test_nothing_that_the_user_set_makes_a_warning_of_the_decoder_an_error(slow: Slow) -> None:
     for go_on in slow.go_on.values():
         go_on.set()
     with warnings.catch_warnings():
@@ -91,7 +92,9 @@ def test_silence_within_silence_ends_with_the_outer_one() -> None:
 TIMM = logging.getLogger("timm.models._builder")
 
 
-def test_what_timm_logs_is_dropped_in_the_call_and_heard_after_it_and_in_other_threads(caplog) -> None:
+def test_what_timm_logs_is_dropped_in_the_call_and_heard_after_it_and_in_other_threads(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def log(text: str) -> None:
         TIMM.warning(text)
 
@@ -109,7 +112,7 @@ def test_what_timm_logs_is_dropped_in_the_call_and_heard_after_it_and_in_other_t
     assert TIMM.filters == []
 
 
-def test_a_model_is_made_in_silence_and_timm_is_as_it_was_afterwards(caplog) -> None:
+def test_a_model_is_made_in_silence_and_timm_is_as_it_was_afterwards(caplog: pytest.LogCaptureFixture) -> None:
     @timm.models.register_model
     def talkative(**options: object) -> nn.Module:
         TIMM.warning("said while the model is made")

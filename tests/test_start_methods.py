@@ -26,6 +26,7 @@ from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.replay.loader import batch_plan, batches, partners
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_pixels
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
@@ -38,7 +39,7 @@ SLOW = pytest.mark.slow  # a process that is not forked imports torch for some s
 
 
 @pytest.fixture(params=["fork", pytest.param("spawn", marks=SLOW), pytest.param("forkserver", marks=SLOW)])
-def start_method(request) -> Iterator[str]:
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
     """The method that is chosen as a program does, for all of the process."""
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(request.param, force=True)
@@ -78,7 +79,7 @@ def test_batches_of_fresh_views_are_the_same(start_method: str, images: Path) ->
     assert equal(FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy("usi"), 32, 3))
 
 
-def test_stage_one_makes_the_same_files(start_method: str, images: Path, teacher, tmp_path: Path) -> None:
+def test_stage_one_makes_the_same_files(start_method: str, images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, policy=parse_policy("usi"))
     for workers in (0, 1):

@@ -29,6 +29,7 @@ from reinforce.teachers.models import create
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation, classification_metrics
 from reinforce.train.loop import train
+from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST
 
@@ -94,7 +95,7 @@ def evaluate(weights: Path, val: Path, classes: list[int], size: int, num_classe
     validation = Validation(source, list(source.class_names), len(classes), size, 0.875)
     outputs, labels = [], []
     with torch.no_grad():
-        for images, hard in validation.batches(100, 0):
+        for images, hard in validation.batches(100, 0, Ranks(0, 1, torch.device("cpu"))):
             outputs.append(student((images.float() - mean) / std)[:, classes])
             labels.append(hard)
     return classification_metrics(torch.cat(outputs), torch.cat(labels))

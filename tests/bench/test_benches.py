@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 def test_contenders_take_turns_and_are_compared_within_a_round() -> None:
     order = []
 
-    def contender(name: str, values: list[float]):
+    def contender(name: str, values: list[float]) -> Any:
         def run(number: int) -> float:
             order.append((number, name))
             return values[number]
@@ -82,7 +82,7 @@ def test_what_a_plan_says_follows_from_its_rates() -> None:
     assert affordable_views(2.0, 100.0, 1000) == 720
 
 
-def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
+def test_plan_tries_stage_one_and_speaks(images: Path, weights: Path, cli: Cli) -> None:
     line = ("estimate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 3)
     code, out, err = cli(*line, "--seconds", 1, "--device", "cpu", "--json")
     assert code == 0, err
@@ -103,7 +103,9 @@ def test_plan_tries_stage_one_and_speaks(images, weights, cli) -> None:
     assert "belong together" in err
 
 
-def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cli, monkeypatch) -> None:
+def test_bench_generate_runs_the_teacher_alone_and_stage_one(
+    images: Path, weights: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
     line = (*line, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--workers", 0, "--device", "cpu")
     said = bench(cli, monkeypatch, "seconds", 1, *line)
@@ -114,7 +116,7 @@ def test_bench_generate_runs_the_teacher_alone_and_stage_one(images, weights, cl
     assert "kl_to_fp32" not in said["conditions"]
 
 
-def test_bench_generate_says_what_bfloat16_does_to_the_labels(images, weights, cli) -> None:
+def test_bench_generate_says_what_bfloat16_does_to_the_labels(images: Path, weights: Path, cli: Cli) -> None:
     line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
     code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 1, "--precision", "bf16", "--json")
     assert code == 0, err
@@ -125,7 +127,7 @@ def test_bench_generate_says_what_bfloat16_does_to_the_labels(images, weights, c
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_bench_loader_runs_every_loader_on_the_same_files(images, cli, monkeypatch) -> None:
+def test_bench_loader_runs_every_loader_on_the_same_files(images: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("loader", "--data", images, "--size", 32, "--batch-size", 8, "--images", 48, "--rounds", 1)
     said = bench(cli, monkeypatch, "views/s of one process", 0, *line)
     assert list(said["policies"]) == ["rrc", "rrc-ra"]
@@ -139,7 +141,7 @@ def test_bench_loader_runs_every_loader_on_the_same_files(images, cli, monkeypat
 
 
 @pytest.mark.slow
-def test_bench_step_compares_the_modes_on_one_batch(cli, monkeypatch) -> None:
+def test_bench_step_compares_the_modes_on_one_batch(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("step", "--student", "test_resnet", "--teacher", "test_vit2", "--size", 160, "--batch-size", 4)
     said = bench(cli, monkeypatch, "ms per step", 1, *line, "--classes", 20, "--steps", 1, "--rounds", 1, "--device", "cpu")
     (rows,) = said["students"].values()
@@ -176,7 +178,7 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_the_gpu_script_runs_on_a_cpu(images, tmp_path) -> None:
+def test_the_gpu_script_runs_on_a_cpu(images: Path, tmp_path: Path) -> None:
     script = Path(__file__).parent / "gpu.sh"
     where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     line = ["bash", script, "--device", "cpu", "--images", images / "apple", "--out", tmp_path / "out"]

@@ -21,7 +21,7 @@ class Said:
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys) -> Callable[..., Said]:
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run the command in this process: what a fresh one would take five seconds for. An uncaught exception fails the test."""
 
     def call(*arguments: object) -> Said:
@@ -48,7 +48,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def places(images, store, weights, val, tmp_path) -> dict[str, str]:
+def places(images: Path, store: Path, weights: Path, val: Path, tmp_path: Path) -> dict[str, str]:
     """Words that a command line of the tests may use in braces."""
     root = tmp_path / "places"
     root.mkdir()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tests.conftest import SIZE, TEACHER
 pytestmark = pytest.mark.unit
 
 
-def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli, places, tmp_path) -> None:
+def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     common = ["--device", "cpu", "--workers", 0, "--json"]
     line = [
@@ -63,7 +65,7 @@ def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli, place
     assert not json.loads(said.out)["ok"]
 
 
-def test_the_same_commands_speak_to_people(cli, places, tmp_path) -> None:
+def test_the_same_commands_speak_to_people(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
     common = ["--device", "cpu", "--workers", 0]
     line = ["generate", "--data", places["images"], "--teacher", TEACHER, "--teacher-weights", places["weights"]]
     said = cli(*line, "--out", tmp_path / "labels", "--size", SIZE, "--views", 2, "--codec", "topk:2", *common)
@@ -88,7 +90,7 @@ def test_the_same_commands_speak_to_people(cli, places, tmp_path) -> None:
     assert "epoch 1: 3/3 steps" in said.err
 
 
-def test_a_teachers_arguments_are_spread_and_recorded(cli, places, tmp_path) -> None:
+def test_a_teachers_arguments_are_spread_and_recorded(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
     line = ["generate", "--data", places["images"], "--teacher", TEACHER, "--teacher-weights", places["weights"]]
     line += [
         "--out",
@@ -113,7 +115,7 @@ def test_a_teachers_arguments_are_spread_and_recorded(cli, places, tmp_path) -> 
     check(again, 2, "was made with another", "drop_rate", "0.25", "0.5")
 
 
-def test_bench_compares_the_modes_in_json_and_as_a_table(cli, places, tmp_path) -> None:
+def test_bench_compares_the_modes_in_json_and_as_a_table(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
     line = ["bench", "modes", "--data", places["images"], "--labels", places["store"], "--val", places["val"]]
     line += ["--student", "test_resnet", "--teacher-weights", places["weights"], "--epochs", 1, "--batch-size", 8]
     line += ["--workers", 0, "--device", "cpu"]
@@ -137,7 +139,7 @@ def test_bench_compares_the_modes_in_json_and_as_a_table(cli, places, tmp_path) 
     ("recipes", ["usi", "meal-v2", "cosub", "self", "kd"]), ("policies", ["usi", "tinyvit", "imagenet-plus-m-r", "none"]),
     ("codecs", ["sqrt-tiny", "sqrt ", "topk:K"]), ("students", ["vit_s", "tresnet_m"]),
 ])  # fmt: skip
-def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli, what, words) -> None:
+def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli: Any, what: str, words: Any) -> None:
     said = cli("list", what)
     lines = said.out.splitlines()
     assert said.code == 0
@@ -147,7 +149,7 @@ def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli, what, word
     assert set(json.loads(cli("list", what, "--json").out)) == {line.split("  ")[0] for line in lines}
 
 
-def test_a_list_of_something_else_is_wrong_usage(cli) -> None:
+def test_a_list_of_something_else_is_wrong_usage(cli: Any) -> None:
     assert cli("list", "teachers").code == 2
 
 
@@ -155,7 +157,9 @@ def test_a_list_of_something_else_is_wrong_usage(cli) -> None:
 
 
 @pytest.mark.parametrize(("views", "columns", "rows"), [(16, 3, 2), (4, 2, 2), (1, 1, 1)])
-def test_show_writes_a_picture_with_a_cell_per_view(cli, places, tmp_path, views, columns, rows) -> None:
+def test_show_writes_a_picture_with_a_cell_per_view(
+    cli: Any, places: dict[str, str], tmp_path: Path, views: int, columns: int, rows: int
+) -> None:
     out = tmp_path / "sheet.png"
     said = cli("show", places["store"], "--data", places["images"], "--sample", "bread/002", "--out", out, "--views", views)
     side, gap, line = 4 * SIZE, 8, 15  # views are shown at 128 pixels at least; a caption and three classes
@@ -166,7 +170,7 @@ def test_show_writes_a_picture_with_a_cell_per_view(cli, places, tmp_path, views
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (width, height))
 
 
-def test_show_shows_the_pixels_that_the_teacher_saw(cli, places, tmp_path) -> None:
+def test_show_shows_the_pixels_that_the_teacher_saw(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
     from reinforce import ReinforcedDataset
 
     out = tmp_path / "sheet.png"

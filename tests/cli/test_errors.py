@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,13 +122,17 @@ BAD_DATA = [
 
 @pytest.mark.process
 @pytest.mark.parametrize(("line", "found", "expected"), WRONG_USAGE, ids=[line for line, *_ in WRONG_USAGE])
-def test_wrong_usage_says_what_was_found_and_what_is_expected(cli, places, line, found, expected) -> None:
+def test_wrong_usage_says_what_was_found_and_what_is_expected(
+    cli: Any, places: dict[str, str], line: Any, found: Any, expected: Any
+) -> None:
     check(cli(*line.format(**places).split()), 2, found, expected)
     assert not Path(places["out"]).exists()
 
 
 @pytest.mark.parametrize(("line", "found", "help_"), BAD_DATA, ids=[line for line, *_ in BAD_DATA])
-def test_bad_data_says_what_is_wrong_and_what_to_do(cli, places, line, found, help_) -> None:
+def test_bad_data_says_what_is_wrong_and_what_to_do(
+    cli: Any, places: dict[str, str], line: Any, found: Any, help_: Any
+) -> None:
     check(cli(*line.format(**places).split()), 1, found, help_)
     assert not Path(places["out"]).exists()
 
@@ -140,7 +145,7 @@ def test_bad_data_says_what_is_wrong_and_what_to_do(cli, places, line, found, he
         (f"{SHOW} --sample apple/001 --out {{root}}/folder.png", "folder.png"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_named(cli, places, line, found) -> None:
+def test_an_output_that_cannot_be_written_is_named(cli: Any, places: dict[str, str], line: Any, found: str) -> None:
     (Path(places["root"]) / "folder.png").mkdir()
     said = cli(*line.format(**places).split())
     assert said.code in (1, 2)
@@ -155,7 +160,7 @@ WITH_JSON = [
 
 @pytest.mark.process
 @pytest.mark.parametrize("line", WITH_JSON)
-def test_an_error_leaves_stdout_empty_with_json_too(cli, places, line) -> None:
+def test_an_error_leaves_stdout_empty_with_json_too(cli: Any, places: dict[str, str], line: Any) -> None:
     said = cli(*line.format(**places).split(), "--json")
     assert said.code in (1, 2)
     assert said.out == ""
@@ -164,13 +169,13 @@ def test_an_error_leaves_stdout_empty_with_json_too(cli, places, line) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("line", [GENERATE, TRAIN, BENCH])
-def test_a_cuda_device_where_there_is_none_is_refused(cli, places, line) -> None:
+def test_a_cuda_device_where_there_is_none_is_refused(cli: Any, places: dict[str, str], line: Any) -> None:
     arguments = line.replace(" --device cpu", "").format(**places).split()
     check(cli(*arguments, "--device", "cuda"), 2, "Device 'cuda' is not there", "0 CUDA devices", "--device auto")
 
 
 @pytest.mark.process
-def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path) -> None:
+def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path: Path) -> None:
     done = run_cli("generate", "--data", tmp_path / "nowhere", "--teacher", TEACHER, "--out", tmp_path / "out", "--json")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -179,7 +184,9 @@ def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_command_says_so_with_its_exit_code(cli, monkeypatch, places) -> None:
+def test_an_interrupted_command_says_so_with_its_exit_code(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]
+) -> None:
     import reinforce.verification.summary
 
     def interrupt(root: Path) -> None:
@@ -189,7 +196,7 @@ def test_an_interrupted_command_says_so_with_its_exit_code(cli, monkeypatch, pla
     assert cli("inspect", places["store"]).code == 130
 
 
-def test_every_error_ends_as_its_exit_code(cli, monkeypatch, places) -> None:
+def test_every_error_ends_as_its_exit_code(cli: Any, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
     import reinforce.verification.summary
 
     def kinds(kind: type[ReinforceError]) -> list[type[ReinforceError]]:

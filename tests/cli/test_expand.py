@@ -42,7 +42,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize("part", [p for p in PARTS if p.__module__ == configs.__name__], ids=lambda p: p.__name__)
-def test_what_is_described_in_a_config_is_an_option_with_its_default(part) -> None:
+def test_what_is_described_in_a_config_is_an_option_with_its_default(part: Any) -> None:
     found, described = options(train), 0
     for name, field in part.__pydantic_fields__.items():
         if field.description is None:
@@ -83,7 +83,7 @@ def test_a_command_gets_what_was_given() -> None:
     ("reinforce tr", "train"), ("reinforce train --stud", "--student-kwargs"), ("reinforce bench ge", "generate"),
     ("reinforce train --alpha-r", "--alpha-ramp-epochs"), ("reinforce train --mode re", "replay"),
 ])  # fmt: skip
-def test_the_shell_completes_commands_options_and_choices(words, expected) -> None:
+def test_the_shell_completes_commands_options_and_choices(words: str, expected: str) -> None:
     env = {**os.environ, "_REINFORCE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     program = "import sys; sys.argv = ['reinforce']; from reinforce.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)

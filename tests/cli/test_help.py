@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ _BY_HAND = ("generate", "train", "estimate", "inspect", "verify", "show", "demo"
 COMMANDS = (*_BY_HAND, "pack", "publish", "pull", "import", "export", "list")
 
 
-def test_help_lists_every_command(cli) -> None:
+def test_help_lists_every_command(cli: Any) -> None:
     said = cli("--help")
     assert said.code == 0
     for name in COMMANDS:
@@ -49,7 +50,7 @@ def test_help_loads_none_of_the_heavy_packages() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_for_itself_and_its_options(cli, name) -> None:
+def test_every_command_has_help_for_itself_and_its_options(cli: Any, name: Any) -> None:
     said = cli(*name.split(), "--help")
     assert said.code == 0
     assert said.err == ""
@@ -76,17 +77,17 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_the_promised_options_exist(cli, name) -> None:
+def test_the_promised_options_exist(cli: Any, name: Any) -> None:
     said = cli(*name.split(), "--help")
     for option in PROMISED[name].split():
         assert f"--{option} " in said.out, option
 
 
-def test_version_is_printed(cli) -> None:
+def test_version_is_printed(cli: Any) -> None:
     assert cli("--version").out.strip() == __version__
 
 
-def test_no_arguments_print_help(cli) -> None:
+def test_no_arguments_print_help(cli: Any) -> None:
     said = cli()
     assert said.code == 2
     assert "Usage: " in said.out + said.err
@@ -111,5 +112,5 @@ def test_no_arguments_print_help(cli) -> None:
         ("--teacher x y", "--teacher x y"),
     ],
 )
-def test_options_of_key_and_value_take_several(given, spelled_out) -> None:
+def test_options_of_key_and_value_take_several(given: str, spelled_out: str) -> None:
     assert spread(given.split()) == spelled_out.split()

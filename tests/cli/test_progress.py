@@ -24,14 +24,16 @@ class Stream(io.StringIO):
 
 
 @pytest.fixture
-def clock(monkeypatch) -> SimpleNamespace:
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Time that a test sets by hand."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
-def test_progress_in_a_log_is_a_line_now_and_then_with_rate_and_time_left(monkeypatch, clock) -> None:
+def test_progress_in_a_log_is_a_line_now_and_then_with_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
     stream = Stream(terminal=False)
     monkeypatch.setattr(sys, "stderr", stream)
     shown = Progress("generate", "images")
@@ -45,7 +47,9 @@ def test_progress_in_a_log_is_a_line_now_and_then_with_rate_and_time_left(monkey
     ]
 
 
-def test_progress_does_not_count_what_was_already_there_as_fast(monkeypatch, clock) -> None:
+def test_progress_does_not_count_what_was_already_there_as_fast(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
     stream = Stream(terminal=False)
     monkeypatch.setattr(sys, "stderr", stream)
     shown = Progress("generate", "images")
@@ -57,7 +61,7 @@ def test_progress_does_not_count_what_was_already_there_as_fast(monkeypatch, clo
     assert "5020/10000 images, 1.0/s, 1:23:00 left" in stream.getvalue()
 
 
-def test_progress_on_a_terminal_rewrites_its_line(monkeypatch, clock) -> None:
+def test_progress_on_a_terminal_rewrites_its_line(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
     stream = Stream(terminal=True)
     monkeypatch.setattr(sys, "stderr", stream)
     shown = Progress("verify", "files")
@@ -71,7 +75,7 @@ def test_progress_on_a_terminal_rewrites_its_line(monkeypatch, clock) -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_quiet_when_told(monkeypatch, clock, terminal) -> None:
+def test_progress_is_quiet_when_told(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace, terminal: bool) -> None:
     stream = Stream(terminal)
     monkeypatch.setattr(sys, "stderr", stream)
     shown = Progress("generate", "images", quiet=True)

@@ -30,12 +30,12 @@ def save_weights(path: Path, name: str, classes: int, seed: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def second_weights(tmp_path_factory) -> Path:
+def second_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(tmp_path_factory.mktemp("second") / "second.safetensors", SECOND, len(CLASSES), 1)
 
 
 @pytest.fixture(scope="session")
-def imagenet_weights(tmp_path_factory) -> Path:
+def imagenet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(tmp_path_factory.mktemp("imagenet") / "imagenet.safetensors", TEACHER, 1000, 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from reinforce.labels.topk import TopK
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.pixels import ViewMaker
 from tests.conftest import content, make_settings
 
@@ -40,7 +42,9 @@ class ExactTeacher:
 
 
 @pytest.mark.parametrize("batch_size", [16, 100])
-def test_records_are_the_teachers_answers_on_the_views_batch_by_batch(images, teacher, tmp_path, batch_size) -> None:
+def test_records_are_the_teachers_answers_on_the_views_batch_by_batch(
+    images: Path, teacher: Teacher, tmp_path: Path, batch_size: int
+) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher)
     generate(source, teacher, settings, tmp_path / "out", Execution(batch_size, workers=0))
@@ -56,7 +60,7 @@ def test_records_are_the_teachers_answers_on_the_views_batch_by_batch(images, te
 
 
 @pytest.mark.process
-def test_the_number_of_workers_changes_no_byte(images, store, teacher, tmp_path) -> None:
+def test_the_number_of_workers_changes_no_byte(images: Path, store: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     for workers in (1, 3):  # `store` was made by none
         out = tmp_path / str(workers)
@@ -66,7 +70,7 @@ def test_the_number_of_workers_changes_no_byte(images, store, teacher, tmp_path)
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_another_batch_size_gives_the_same_labels_within_rounding_and_the_same_pixels(
-    images, store, teacher, tmp_path, batch_size
+    images: Path, store: Path, teacher: Teacher, tmp_path: Path, batch_size: int
 ) -> None:
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher), tmp_path / "out", Execution(batch_size, workers=0))
@@ -83,7 +87,9 @@ def test_another_batch_size_gives_the_same_labels_within_rounding_and_the_same_p
         assert np.array_equal(here.block(block).probes(), there.block(block).probes())
 
 
-def test_regrouping_into_batches_gives_every_view_its_own_answer_and_never_crosses_a_block(images, teacher, tmp_path) -> None:
+def test_regrouping_into_batches_gives_every_view_its_own_answer_and_never_crosses_a_block(
+    images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher)
     views_of_block = [settings.views * len(block_samples(settings, b)) for b in range(settings.num_blocks)]
@@ -99,7 +105,7 @@ def test_regrouping_into_batches_gives_every_view_its_own_answer_and_never_cross
         assert exact.batches == expected
 
 
-def test_regrouping_survives_images_that_cannot_be_used(own_images, teacher, tmp_path) -> None:
+def test_regrouping_survives_images_that_cannot_be_used(own_images: Path, teacher: Teacher, tmp_path: Path) -> None:
     for name in ("apple/000.jpg", "apple/003.png", "apple/006.jpg", "cheese/007.png"):  # first, middle, last of their blocks
         (own_images / name).write_bytes(b"no image")
     source = ImageFolder.open(own_images)
@@ -115,7 +121,9 @@ def test_regrouping_survives_images_that_cannot_be_used(own_images, teacher, tmp
 
 
 @pytest.mark.parametrize("views", [1, 6])
-def test_an_image_is_decoded_once_for_all_its_views(images, teacher, tmp_path, monkeypatch, views) -> None:
+def test_an_image_is_decoded_once_for_all_its_views(
+    images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
     decoded: Counter[bytes] = Counter()
     real = reinforce.views.pixels.decode
 
@@ -130,7 +138,9 @@ def test_an_image_is_decoded_once_for_all_its_views(images, teacher, tmp_path, m
     assert set(decoded.values()) == {1}
 
 
-def test_a_teacher_that_answers_nan_is_refused_and_nothing_of_it_is_committed(images, teacher, tmp_path) -> None:
+def test_a_teacher_that_answers_nan_is_refused_and_nothing_of_it_is_committed(
+    images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     source = ImageFolder.open(images)
     answers = ExactTeacher(teacher)
 
@@ -146,7 +156,7 @@ def test_a_teacher_that_answers_nan_is_refused_and_nothing_of_it_is_committed(im
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_progress_counts_every_image_once_also_when_it_goes_on(images, teacher, tmp_path) -> None:
+def test_progress_counts_every_image_once_also_when_it_goes_on(images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     told: list[tuple[int, int]] = []
 
@@ -170,7 +180,9 @@ def test_progress_counts_every_image_once_also_when_it_goes_on(images, teacher, 
 # An output that is not empty
 
 
-def test_a_stray_file_among_the_blocks_does_not_spoil_the_end_of_the_run(images, teacher, tmp_path) -> None:
+def test_a_stray_file_among_the_blocks_does_not_spoil_the_end_of_the_run(
+    images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     (tmp_path / "out" / "blocks").mkdir(parents=True)
     (tmp_path / "out" / "blocks" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     source = ImageFolder.open(images)
@@ -180,7 +192,9 @@ def test_a_stray_file_among_the_blocks_does_not_spoil_the_end_of_the_run(images,
         assert committed_blocks(tmp_path / "out") == set()
 
 
-def test_a_run_killed_while_its_first_file_was_half_written_goes_on(images, store, teacher, tmp_path) -> None:
+def test_a_run_killed_while_its_first_file_was_half_written_goes_on(
+    images: Path, store: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     (tmp_path / "out" / "blocks").mkdir(parents=True)
     (tmp_path / "out" / ".lock").write_text("process 1 on here\n")
     (tmp_path / "out" / ".job.json.partial").write_text('{"schema_ver')
@@ -189,7 +203,9 @@ def test_a_run_killed_while_its_first_file_was_half_written_goes_on(images, stor
     assert content(tmp_path / "out") == content(store)
 
 
-def test_a_damaged_block_that_is_removed_as_the_error_advises_is_made_again(images, store, own_store, teacher) -> None:
+def test_a_damaged_block_that_is_removed_as_the_error_advises_is_made_again(
+    images: Path, store: Path, own_store: Path, teacher: Teacher
+) -> None:
     path = own_store / "blocks" / "000001.zarr"
     (path / "zarr.json").write_text("{")
     with pytest.raises(StoreError, match=r"Block 000001\.zarr is damaged") as error:

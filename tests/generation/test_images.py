@@ -16,8 +16,9 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import SIZE, TEACHER, make_settings
+from tests.conftest import SIZE, TEACHER, Cli, make_settings
 from tests.generation.conftest import rows_of
 
 pytestmark = pytest.mark.unit
@@ -51,7 +52,7 @@ def spoil(images: Path) -> dict[str, tuple[str, str]]:
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_become_rows_with_a_reason_and_all_others_are_labelled(
-    own_images, store, teacher, tmp_path, cli, workers
+    own_images: Path, store: Path, teacher: Teacher, tmp_path: Path, cli: Cli, workers: int
 ) -> None:
     source = ImageFolder.open(own_images)
     expected = spoil(own_images)  # behind the back of the index
@@ -98,7 +99,9 @@ def test_bad_images_become_rows_with_a_reason_and_all_others_are_labelled(
     assert "ok     images and probes: 16 of 16" in text
 
 
-def test_a_disk_that_fails_while_it_is_read_counts_as_missing(images, teacher, tmp_path, monkeypatch) -> None:
+def test_a_disk_that_fails_while_it_is_read_counts_as_missing(
+    images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = ImageFolder.open(images)
     real = ImageFolder.read
 
@@ -114,7 +117,7 @@ def test_a_disk_that_fails_while_it_is_read_counts_as_missing(images, teacher, t
 
 
 @pytest.mark.process
-def test_the_command_says_how_many_images_were_bad(own_images, weights, tmp_path, cli) -> None:
+def test_the_command_says_how_many_images_were_bad(own_images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     (own_images / "bread" / "004.jpg").write_bytes(b"garbage")
     (own_images / "bread" / "005.jpg").unlink()
     (own_images / "bread" / "005.jpg").symlink_to("nowhere")
@@ -127,7 +130,7 @@ def test_the_command_says_how_many_images_were_bad(own_images, weights, tmp_path
     assert json.loads(text)["counts"] == {"ok": 22, "missing": 1, "corrupt": 1}
 
 
-def test_a_folder_in_which_no_image_can_be_read_is_an_error(teacher, tmp_path) -> None:
+def test_a_folder_in_which_no_image_can_be_read_is_an_error(teacher: Teacher, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(3):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(b"garbage")
@@ -136,7 +139,7 @@ def test_a_folder_in_which_no_image_can_be_read_is_an_error(teacher, tmp_path) -
         generate(source, teacher, make_settings(source, teacher), tmp_path / "out", Execution(16, workers=0))
 
 
-def test_a_very_long_image_does_not_end_the_run(own_images, teacher, tmp_path) -> None:
+def test_a_very_long_image_does_not_end_the_run(own_images: Path, teacher: Teacher, tmp_path: Path) -> None:
     Image.new("RGB", (700, 1), "red").save(own_images / "apple" / "008.png")  # 25 200 pixels wide where its height fits
     source = ImageFolder.open(own_images)
     settings = make_settings(source, teacher, policy=parse_policy("none"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.pixels import ViewMaker
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import CLASSES, SIZE, TEACHER
+from tests.conftest import CLASSES, SIZE, TEACHER, Cli
 from tests.generation.conftest import assert_labels_are, rows_of
 
 pytestmark = pytest.mark.unit
@@ -23,7 +25,9 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.process
 @pytest.mark.parametrize("policy", ["none", "rrc", "rrc:interpolation=random,hflip=1", "rrc-ra:scale=0.25-1,m=9"])
-def test_every_policy_is_replayed_as_it_was_generated(images, weights, tmp_path, cli, policy) -> None:
+def test_every_policy_is_replayed_as_it_was_generated(
+    images: Path, weights: Path, tmp_path: Path, cli: Cli, policy: str
+) -> None:
     code, _, err = cli(
         "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--out", tmp_path / "out",
         "--policy", policy, "--size", 40, "--views", 4, "--block-size", 10, "--workers", 1, "--codec", "topk:1", "--seed", 8,
@@ -64,7 +68,7 @@ def test_every_policy_is_replayed_as_it_was_generated(images, weights, tmp_path,
     ],
 )
 def test_what_is_asked_for_and_cannot_be_had_is_refused_before_anything_is_written(
-    images, weights, tmp_path, cli, arguments, code, text
+    images: Path, weights: Path, tmp_path: Path, cli: Cli, arguments: Any, code: int, text: str
 ) -> None:
     found, _, err = cli(
         "generate", "--data", images, "--teacher-weights", weights, "--out", tmp_path / "out", "--size", SIZE, *arguments
@@ -74,7 +78,7 @@ def test_what_is_asked_for_and_cannot_be_had_is_refused_before_anything_is_writt
     assert not (tmp_path / "out").exists()
 
 
-def test_a_limit_gives_every_class_its_share(images) -> None:
+def test_a_limit_gives_every_class_its_share(images: Path) -> None:
     source = ImageFolder.open(images)
     for limit in range(1, 24):
         part = limit_source(source, limit)
@@ -90,7 +94,7 @@ def test_a_limit_gives_every_class_its_share(images) -> None:
         limit_source(source, 0)
 
 
-def test_a_limited_run_labels_a_part_of_every_class_and_replays(images, weights, tmp_path, cli) -> None:
+def test_a_limited_run_labels_a_part_of_every_class_and_replays(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
     code, text, err = cli(
         "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--out", out, "--size", SIZE,

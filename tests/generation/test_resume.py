@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block, block_path, committed_blocks
 from reinforce.store.manifest import Job
 from reinforce.store.store import JOB, MANIFEST, Store, read_manifest
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import CLASSES, TEACHER, content, make_settings, picture
 from tests.forked import Child, Point, command, run
@@ -42,14 +44,16 @@ def blocks_of(root: Path) -> dict[int, dict[str, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(images, weights, tmp_path_factory) -> dict[str, bytes]:
+def undisturbed(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     finish(images, weights, out)
     return content(out)
 
 
 @pytest.mark.process
-def test_kills_around_every_rename_lose_no_block_and_change_no_byte(images, weights, undisturbed, tmp_path) -> None:
+def test_kills_around_every_rename_lose_no_block_and_change_no_byte(
+    images: Path, weights: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     out, before, workers = tmp_path / "out", {}, cycle([0, 1])
 
     def killed(at: Point) -> bool:
@@ -85,7 +89,7 @@ def test_kills_around_every_rename_lose_no_block_and_change_no_byte(images, weig
 
 
 @pytest.mark.process
-def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_path) -> None:
+def test_a_killed_command_continues_when_it_is_given_again(images: Path, weights: Path, tmp_path: Path) -> None:
     def arguments(out: Path) -> list[object]:
         data = ["generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--out", out]
         return [*data, "--size", 64, "--views", 3, "--block-size", 1, "--codec", "topk:2", "--batch-size", 4, "--workers", 1]
@@ -106,7 +110,7 @@ def test_a_killed_command_continues_when_it_is_given_again(images, weights, tmp_
 
 
 @pytest.mark.process
-def test_ctrl_c_keeps_what_is_committed(images, weights, undisturbed, tmp_path) -> None:
+def test_ctrl_c_keeps_what_is_committed(images: Path, weights: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     code, said = run(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, call=2, act="interrupt"))
     assert code == 130
     assert "committed blocks are kept" in said
@@ -116,7 +120,9 @@ def test_ctrl_c_keeps_what_is_committed(images, weights, undisturbed, tmp_path) 
 
 
 @pytest.mark.process
-def test_a_second_writer_is_refused_and_harms_nothing(images, weights, undisturbed, tmp_path) -> None:
+def test_a_second_writer_is_refused_and_harms_nothing(
+    images: Path, weights: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     with Child(generate_small, images, weights, tmp_path / "out", at=replace(COMMITS, act="hold")) as first:
         first.wait_until_held()
         code, said = run(generate_small, images, weights, tmp_path / "out")
@@ -128,7 +134,9 @@ def test_a_second_writer_is_refused_and_harms_nothing(images, weights, undisturb
 
 
 @pytest.mark.process
-def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(images, weights, undisturbed, tmp_path) -> None:
+def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(
+    images: Path, weights: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     # Without workers: the limit would also hold for the shared memory that they send views through.
     code, said = run(generate_small, images, weights, out, 0, 700)  # job.json is longer
@@ -144,14 +152,14 @@ def test_a_full_disk_is_named_and_costs_nothing_that_is_committed(images, weight
     assert content(out) == undisturbed
 
 
-def test_the_same_command_on_a_complete_output_changes_nothing(images, teacher, own_store) -> None:
+def test_the_same_command_on_a_complete_output_changes_nothing(images: Path, teacher: Teacher, own_store: Path) -> None:
     source = ImageFolder.open(images)
     times = {p: p.stat().st_mtime_ns for p in own_store.rglob("*") if p.is_file()}
     generate(source, teacher, make_settings(source, teacher), own_store)
     assert {p: p.stat().st_mtime_ns for p in own_store.rglob("*") if p.is_file()} == times
 
 
-def test_a_kill_between_the_last_two_steps_is_mended(images, teacher, own_store) -> None:
+def test_a_kill_between_the_last_two_steps_is_mended(images: Path, teacher: Teacher, own_store: Path) -> None:
     manifest = read_manifest(own_store)
     (own_store / JOB).write_text(to_json(Job(settings=manifest.settings, environment=manifest.environment)))
     source = ImageFolder.open(images)
@@ -180,7 +188,9 @@ def unfinished(root: Path) -> None:
         ({"block_size": 8}, "block_size = 7 on disk, 8 asked for"),
     ],
 )
-def test_a_changed_setting_is_refused_with_both_values(images, teacher, own_store, complete, change, key) -> None:
+def test_a_changed_setting_is_refused_with_both_values(
+    images: Path, teacher: Teacher, own_store: Path, complete: bool, change: Any, key: str
+) -> None:
     if not complete:
         unfinished(own_store)
     source, before = ImageFolder.open(images), content(own_store)
@@ -190,7 +200,7 @@ def test_a_changed_setting_is_refused_with_both_values(images, teacher, own_stor
     assert content(own_store) == before
 
 
-def test_a_changed_teacher_is_refused(images, teacher, own_store) -> None:
+def test_a_changed_teacher_is_refused(images: Path, teacher: Teacher, own_store: Path) -> None:
     unfinished(own_store)
     source, info = ImageFolder.open(images), teacher.infos[0]
     for change in ({"name": "resnet18"}, {"weights_sha256": "1" * 64}):
@@ -199,7 +209,7 @@ def test_a_changed_teacher_is_refused(images, teacher, own_store) -> None:
             generate(source, teacher, settings, own_store)
 
 
-def test_changed_data_is_refused(own_images, teacher, own_store) -> None:
+def test_changed_data_is_refused(own_images: Path, teacher: Teacher, own_store: Path) -> None:
     unfinished(own_store)
     picture(99).save(own_images / CLASSES[0] / "new.png")
     source = ImageFolder.open(own_images)
@@ -211,7 +221,7 @@ def test_changed_data_is_refused(own_images, teacher, own_store) -> None:
         generate(source, teacher, make_settings(source, teacher), own_store)
 
 
-def test_going_on_beside_blocks_of_other_pixels_is_refused(own_images, teacher, own_store) -> None:
+def test_going_on_beside_blocks_of_other_pixels_is_refused(own_images: Path, teacher: Teacher, own_store: Path) -> None:
     unfinished(own_store)
     path = own_images / CLASSES[0] / "000.jpg"
     path.write_bytes(path.read_bytes() + b"\0")
@@ -221,7 +231,7 @@ def test_going_on_beside_blocks_of_other_pixels_is_refused(own_images, teacher, 
 
 
 @pytest.mark.process
-def test_a_missing_block_is_made_again_as_it_was(images, teacher, store, own_store) -> None:
+def test_a_missing_block_is_made_again_as_it_was(images: Path, teacher: Teacher, store: Path, own_store: Path) -> None:
     unfinished(own_store)
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher), own_store, Execution(batch_size=16, workers=2))
@@ -229,7 +239,7 @@ def test_a_missing_block_is_made_again_as_it_was(images, teacher, store, own_sto
     Store(own_store)
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(images, teacher, tmp_path) -> None:
+def test_a_folder_with_other_things_in_it_is_left_alone(images: Path, teacher: Teacher, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     source = ImageFolder.open(images)
     with pytest.raises(StoreError, match="holds other files"):
@@ -237,7 +247,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(images, teacher, tmp_pat
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-def test_blocks_without_a_word_of_what_they_are_are_not_continued(images, teacher, own_store) -> None:
+def test_blocks_without_a_word_of_what_they_are_are_not_continued(images: Path, teacher: Teacher, own_store: Path) -> None:
     unfinished(own_store)
     (own_store / JOB).unlink()
     source = ImageFolder.open(images)

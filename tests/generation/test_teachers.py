@@ -17,9 +17,10 @@ from reinforce.errors import TeacherError
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
 from reinforce.teachers.open_teacher import load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.pixels import ViewMaker
-from tests.conftest import CLASSES, SIZE, TEACHER, make_settings, picture
+from tests.conftest import CLASSES, SIZE, TEACHER, Cli, make_settings, picture
 from tests.generation.conftest import SECOND, assert_labels_are, generate_wnids, rows_of
 
 pytestmark = pytest.mark.unit
@@ -28,7 +29,7 @@ WNIDS = {"n01440764": 0, "n03445777": 574, "n03888257": 701}
 
 
 @pytest.fixture(scope="module")
-def wnid_images(tmp_path_factory) -> Path:
+def wnid_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images of each of three ImageNet classes, in folders named by WordNet id."""
     root = tmp_path_factory.mktemp("wnids") / "train"
     for c, wnid in enumerate(WNIDS):
@@ -53,7 +54,7 @@ def by_hand(name: str, weights: Path, pixels: torch.Tensor, mean: float | tuple,
 
 
 def test_two_teachers_are_the_mean_of_their_softmaxes_each_with_its_own_mean_and_std(
-    images, weights, second_weights, tmp_path, cli
+    images: Path, weights: Path, second_weights: Path, tmp_path: Path, cli: Cli
 ) -> None:
     code, _, err = cli(
         "generate", "--data", images, "--teacher", TEACHER, "--teacher", SECOND, "--teacher-weights", weights,
@@ -75,7 +76,7 @@ def test_two_teachers_are_the_mean_of_their_softmaxes_each_with_its_own_mean_and
     assert_labels_are(tmp_path / "out", images, mean_of_two)
 
 
-def test_mean_and_std_of_a_teacher_can_be_given_for_each(images, weights, tmp_path) -> None:
+def test_mean_and_std_of_a_teacher_can_be_given_for_each(images: Path, weights: Path, tmp_path: Path) -> None:
     kwargs: list[dict[str, Any]] = [{"mean": 0.2, "std": 0.3}, {"mean": "0.4/0.5/0.6", "std": "0.1/0.2/0.3"}]
     specs = [TeacherSpec(TEACHER, weights, k) for k in kwargs]
     both = load_teacher(
@@ -90,7 +91,7 @@ def test_mean_and_std_of_a_teacher_can_be_given_for_each(images, weights, tmp_pa
     assert [i.mean for i in both.infos] == [(0.2, 0.2, 0.2), (0.4, 0.5, 0.6)]
 
 
-def test_a_teacher_never_leaves_evaluation_mode(teacher) -> None:
+def test_a_teacher_never_leaves_evaluation_mode(teacher: Teacher) -> None:
     views = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = teacher(views)
     assert not teacher.train().training
@@ -103,7 +104,7 @@ def test_a_teacher_never_leaves_evaluation_mode(teacher) -> None:
 
 @pytest.mark.parametrize("class_map", ["auto", [0, 574, 701], [999, 3, 3]])
 def test_a_class_map_picks_the_teachers_classes_and_the_softmax_is_over_these(
-    wnid_images, imagenet_weights, tmp_path, cli, class_map
+    wnid_images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli, class_map: Any
 ) -> None:
     option, out = class_map, tmp_path / "out"
     if class_map != "auto":
@@ -139,7 +140,9 @@ def test_a_class_map_picks_the_teachers_classes_and_the_softmax_is_over_these(
         ("[-1, 1, 2]", 1, "The class map names classes that test_resnet does not have"),
     ],
 )
-def test_a_class_map_that_does_not_fit_is_refused(wnid_images, imagenet_weights, tmp_path, cli, content, code, text) -> None:
+def test_a_class_map_that_does_not_fit_is_refused(
+    wnid_images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli, content: str | None, code: int, text: str
+) -> None:
     path = tmp_path / "map.json"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
@@ -150,21 +153,23 @@ def test_a_class_map_that_does_not_fit_is_refused(wnid_images, imagenet_weights,
     assert not out.exists()
 
 
-def test_an_automatic_class_map_wants_wordnet_ids(images, imagenet_weights, tmp_path, cli) -> None:
+def test_an_automatic_class_map_wants_wordnet_ids(images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli) -> None:
     code, _, err = generate_wnids(cli, images, imagenet_weights, tmp_path / "out", "--class-map", "auto")
     assert code == 2
     assert "--class-map auto does not know all class folders" in err
     assert "3 of 3, such as 'apple'" in err
 
 
-def test_a_class_map_wants_classes(images, imagenet_weights, tmp_path, cli) -> None:
+def test_a_class_map_wants_classes(images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli) -> None:
     flat = images / "apple"
     code, _, err = generate_wnids(cli, flat, imagenet_weights, tmp_path / "out", "--class-map", "auto")
     assert code == 2
     assert "--class-map needs a labelled data set" in err
 
 
-def test_a_teacher_with_another_number_of_classes_is_refused(images, imagenet_weights, tmp_path, cli) -> None:
+def test_a_teacher_with_another_number_of_classes_is_refused(
+    images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli
+) -> None:
     code, _, err = generate_wnids(cli, images, imagenet_weights, tmp_path / "out")
     assert code == 1
     assert "test_resnet has 1000 classes and the data set has 3" in err
@@ -172,14 +177,16 @@ def test_a_teacher_with_another_number_of_classes_is_refused(images, imagenet_we
     assert not (tmp_path / "out").exists()
 
 
-def test_teachers_with_different_numbers_of_classes_are_refused(weights, imagenet_weights) -> None:
+def test_teachers_with_different_numbers_of_classes_are_refused(weights: Path, imagenet_weights: Path) -> None:
     specs = [TeacherSpec(TEACHER, weights), TeacherSpec(TEACHER, imagenet_weights)]
     with pytest.raises(TeacherError, match="The teachers do not have the same classes") as error:
         load_teacher(specs, size=SIZE, class_names=[], class_map=None, device=torch.device("cpu"), precision="fp32")
     assert "[3, 1000] classes" in str(error.value)
 
 
-def test_an_unlabelled_folder_gets_the_classes_of_the_teacher(images, imagenet_weights, tmp_path, cli) -> None:
+def test_an_unlabelled_folder_gets_the_classes_of_the_teacher(
+    images: Path, imagenet_weights: Path, tmp_path: Path, cli: Cli
+) -> None:
     flat, out = tmp_path / "flat", tmp_path / "out"
     flat.mkdir()
     for i, path in enumerate(sorted(images.rglob("*.*"))):

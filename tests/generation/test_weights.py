@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from reinforce.errors import TeacherError, UsageError
 from reinforce.teachers.open_teacher import load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
-from tests.conftest import SIZE, TEACHER
+from tests.conftest import SIZE, TEACHER, Cli
 from tests.generation.conftest import generate_wnids
 
 pytestmark = pytest.mark.unit
@@ -33,7 +34,9 @@ def load(path: Path, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 @pytest.mark.parametrize("wrapped", [None, "state_dict", "model", "state_dict_ema"])
-def test_weights_are_known_by_what_they_are_and_not_by_their_file(weights, teacher, tmp_path, suffix, wrapped) -> None:
+def test_weights_are_known_by_what_they_are_and_not_by_their_file(
+    weights: Path, teacher: Teacher, tmp_path: Path, suffix: str, wrapped: str | None
+) -> None:
     state, path = load_file(weights), tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_file({f"module.{k}": v for k, v in state.items()}, path)
@@ -42,7 +45,7 @@ def test_weights_are_known_by_what_they_are_and_not_by_their_file(weights, teach
     assert load(path).infos == teacher.infos
 
 
-def test_weights_of_another_shape_are_refused(weights, imagenet_weights) -> None:
+def test_weights_of_another_shape_are_refused(weights: Path, imagenet_weights: Path) -> None:
     with pytest.raises(TeacherError, match=r"The weights in .* do not fit the model") as error:
         load(weights, num_classes=5)
     width = load_file(weights)["fc.weight"].shape[1]
@@ -51,7 +54,7 @@ def test_weights_of_another_shape_are_refused(weights, imagenet_weights) -> None
         load(imagenet_weights, num_classes=3)
 
 
-def test_weights_that_lack_a_tensor_or_have_one_too_many_are_refused(weights, tmp_path) -> None:
+def test_weights_that_lack_a_tensor_or_have_one_too_many_are_refused(weights: Path, tmp_path: Path) -> None:
     state = load_file(weights)
     lacking = {k: v for k, v in state.items() if not k.startswith(("conv1", "layer4"))}
     save_file(lacking, tmp_path / "lacking.safetensors")
@@ -62,7 +65,7 @@ def test_weights_that_lack_a_tensor_or_have_one_too_many_are_refused(weights, tm
         load(tmp_path / "more.safetensors")
 
 
-def test_weights_of_another_model_are_refused(second_weights) -> None:
+def test_weights_of_another_model_are_refused(second_weights: Path) -> None:
     with pytest.raises(TeacherError, match=r"\d+ missing .*; \d+ unknown"):
         load(second_weights)
 
@@ -80,7 +83,7 @@ class Hostile:
 @pytest.mark.parametrize("name", ["weights.pt", "weights.pth.tar", "weights.bin", "weights.safetensors"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_with_arbitrary_objects_is_refused_and_never_run(
-    weights, images, tmp_path, cli, recwarn, name, zipped
+    weights: Path, images: Path, tmp_path: Path, cli: Cli, recwarn: pytest.WarningsRecorder, name: str, zipped: bool
 ) -> None:
     marker, path = tmp_path / "was_run", tmp_path / name
     torch.save({**load_file(weights), "extra": Hostile(marker)}, path, _use_new_zipfile_serialization=zipped)
@@ -104,7 +107,7 @@ def hostile_states(state: dict[str, torch.Tensor]) -> Iterator[tuple[str, object
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_a_torch_file_that_holds_no_fitting_state_dict_is_refused(weights, tmp_path, number) -> None:
+def test_a_torch_file_that_holds_no_fitting_state_dict_is_refused(weights: Path, tmp_path: Path, number: int) -> None:
     what, hostile = list(hostile_states(load_file(weights)))[number]
     torch.save(hostile, tmp_path / "weights.pt")
     with pytest.raises((TeacherError, UsageError)) as error:
@@ -113,7 +116,7 @@ def test_a_torch_file_that_holds_no_fitting_state_dict_is_refused(weights, tmp_p
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_damaged_torch_file_is_refused_wherever_it_is_cut(weights, tmp_path, zipped) -> None:
+def test_a_damaged_torch_file_is_refused_wherever_it_is_cut(weights: Path, tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(2), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
@@ -124,7 +127,7 @@ def test_a_damaged_torch_file_is_refused_wherever_it_is_cut(weights, tmp_path, z
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
-def test_garbage_and_absent_weights_are_refused(tmp_path, name) -> None:
+def test_garbage_and_absent_weights_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TeacherError, match="There is no weights file"):
         load(tmp_path / name)
     for garbage in (b"", b"\0" * 100, b"\xff" * 100, b"text"):
@@ -133,13 +136,13 @@ def test_garbage_and_absent_weights_are_refused(tmp_path, name) -> None:
             load(tmp_path / name)
 
 
-def test_a_teacher_without_classes_is_refused(weights, tmp_path) -> None:
+def test_a_teacher_without_classes_is_refused(weights: Path, tmp_path: Path) -> None:
     save_file({k: v for k, v in load_file(weights).items() if not k.startswith("fc.")}, tmp_path / "body.safetensors")
     with pytest.raises((TeacherError, UsageError)):
         load(tmp_path / "body.safetensors", num_classes=0)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "a", "1/2", "1/1/0", "inf", "nan"])
-def test_a_std_that_is_none_is_refused(weights, value) -> None:
+def test_a_std_that_is_none_is_refused(weights: Path, value: str) -> None:
     with pytest.raises(UsageError, match="is not valid"):
         load(weights, std=value)

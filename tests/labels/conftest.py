@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
 
@@ -38,13 +40,13 @@ def dense(label: SparseLabel, num_classes: int) -> np.ndarray:
     return SparseLabels.stack([label], num_classes).dense()[0].double().numpy()
 
 
-def map_settings(source, teacher, **changes):
+def map_settings(source: Any, teacher: Any, **changes: Any) -> Any:
     codec = {"name": "map", "k": 2}
     return make_settings(source, teacher, policy=parse_policy("whole"), size=MAP_SIZE, views=1, codec=codec, **changes)
 
 
 @pytest.fixture(scope="session")
-def maps(images, teacher, tmp_path_factory) -> Path:
+def maps(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("maps") / "labels"
     source = ImageFolder.open(images)
     generate(source, teacher, map_settings(source, teacher), out, Execution(batch_size=16, workers=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.unit
     st.sampled_from([1, 2, 10, 50]),
     st.integers(0, 2**32),
 )
-def test_decoded_labels_are_distributions(kind, views, classes, k, seed) -> None:
+def test_decoded_labels_are_distributions(kind: Any, views: int, classes: Any, k: Any, seed: int) -> None:
     probs, codec = rows_like(kind, views, classes, seed), TopK(k)
     record = codec.encode(probs)
     assert len(record) == views * min(k, classes) * (4 if classes <= 65536 else 6)
@@ -59,7 +60,7 @@ def test_rows_whose_half_floats_sum_above_one_keep_a_remainder_of_at_least_zero(
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.5, 2**-14, 0], [1, 2**-24, 0, 0]])
-def test_a_row_over_one_within_the_tolerance_is_decoded_again(row) -> None:
+def test_a_row_over_one_within_the_tolerance_is_decoded_again(row: Any) -> None:
     _, kept, remainder, _ = TopK(3).decode(TopK(3).encode(np.array([row], np.float32)), 0, 1, 4)
     assert abs(kept.sum(dtype=np.float64) + remainder - 1) <= 1e-6
 
@@ -82,7 +83,7 @@ def test_the_top_class_is_unbiased() -> None:
         (lambda p: np.log(p), "are not distributions"),
     ],
 )
-def test_what_is_no_distribution_is_refused_by_name(change, message) -> None:
+def test_what_is_no_distribution_is_refused_by_name(change: Any, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         TopK(3).encode(change(rows_like("soft", 4, 20, 1)))
     check_distributions(rows_like("soft", 4, 20, 1))
@@ -100,7 +101,7 @@ def test_what_is_no_distribution_is_refused_by_name(change, message) -> None:
         (lambda r: r[:-2] + b"\x00\x3c", "does not decode to a distribution"),  # 1.0, so the sum is above one
     ],
 )
-def test_damaged_records_are_refused(damage, message) -> None:
+def test_damaged_records_are_refused(damage: Any, message: str) -> None:
     record = TopK(3).encode(rows_like("soft", 4, 20, 1))
     with pytest.raises(LabelError, match=message):
         TopK(3).decode(damage(record), 3 if damage(record)[:2] != b"\xff\xff" else 0, 4, 20)
@@ -155,7 +156,7 @@ def test_kl_divergence_is_that_of_the_textbook() -> None:
         "sqrt:0.001",
     ],
 )
-def test_unknown_codecs_are_wrong_usage(text) -> None:
+def test_unknown_codecs_are_wrong_usage(text: Any) -> None:
     with pytest.raises(UsageError):
         parse_codec(text)
 
@@ -178,14 +179,14 @@ def test_unknown_codecs_are_wrong_usage(text) -> None:
         {"name": "sqrt", "delta": 0.1, "rate": 0.06},
     ],
 )
-def test_a_manifest_with_an_unknown_codec_is_refused(config) -> None:
+def test_a_manifest_with_an_unknown_codec_is_refused(config: Any) -> None:
     with pytest.raises(StoreError, match="codec is not one this version can read"):
         codec_from_dict(config)
     assert codec_from_dict(TopK(7).to_dict()) == TopK(7)
 
 
 @pytest.mark.parametrize("text", ["topk:7", "sqrt-tiny", "sqrt", "sqrt-high", "sqrt-near", "sqrt:0.05"])
-def test_a_codec_has_one_name_wherever_it_is_said(text) -> None:
+def test_a_codec_has_one_name_wherever_it_is_said(text: str) -> None:
     config = parse_codec(text).to_dict()
     assert codec_name(config) == text
     assert codec_from_dict(json.loads(json.dumps(config))) == parse_codec(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from reinforce.labels.sparse import SparseLabel, check_distributions
 from reinforce.labels.topk import TopK
 from reinforce.store.store import Store
 from reinforce.testing.codecs import check_codec
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.unit
 
@@ -68,7 +70,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.process
 def test_a_codec_of_ones_own_is_generated_verified_inspected_and_learnt_from(
-    registered, images, weights, tmp_path, cli
+    registered: None, images: Path, weights: Path, tmp_path: Path, cli: Cli
 ) -> None:
     teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--views", 3, "--workers", 0)
     assert cli("generate", "--data", images, *teacher, "--codec", "raw:64", "--out", tmp_path / "raw")[0] == 0
@@ -84,7 +86,7 @@ def test_a_codec_of_ones_own_is_generated_verified_inspected_and_learnt_from(
     assert cli("train", *run, "--workers", 0, "--out", tmp_path / "run")[0] == 0
 
 
-def test_its_text_and_its_entry_in_a_manifest_are_its_own(registered) -> None:
+def test_its_text_and_its_entry_in_a_manifest_are_its_own(registered: None) -> None:
     assert parse_codec("raw") == Raw()
     assert parse_codec(codec_name(Raw(64).to_dict())) == codec_from_dict(Raw(64).to_dict()) == Raw(64)
     with pytest.raises(UsageError, match="32 or 64"):

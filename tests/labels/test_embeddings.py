@@ -128,7 +128,7 @@ def registered() -> Any:
 
 
 @pytest.fixture(scope="module")
-def embeddings(registered, images, teacher, tmp_path_factory) -> dict[str, Path]:
+def embeddings(registered: Any, images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Embeddings of views, of views that are mixed, and of one view of the whole image."""
     source, found = ImageFolder.open(images), {}
     for name, policy, views in (("rrc", "rrc", 3), ("usi", "usi", 3), ("whole", "whole", 1)):
@@ -143,7 +143,7 @@ def said_by(teacher: Teacher, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["rrc", "usi", "whole"])
-def test_they_are_stored_and_verified(embeddings, images, teacher, name) -> None:
+def test_they_are_stored_and_verified(embeddings: dict[str, Path], images: Path, teacher: Teacher, name: str) -> None:
     root = embeddings[name]
     assert [check.failed for check in verify_store(root)] == [0, 0, 0, 0]
     dataset = ReinforcedDataset(root, images)
@@ -159,7 +159,9 @@ def test_they_are_stored_and_verified(embeddings, images, teacher, name) -> None
     assert statistics.codec_samples == 0
 
 
-def test_others_are_found_by_check_and_teacher(embeddings, images, teacher, monkeypatch) -> None:
+def test_others_are_found_by_check_and_teacher(
+    embeddings: dict[str, Path], images: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Halves, "decode_all", lambda self, record, *shape: list(np.full((shape[0], 4), np.nan, np.float16)))
     labels = verify_store(embeddings["rrc"])[-1]
     assert "an embedding that is no number" in labels.failures[0]
@@ -172,7 +174,9 @@ def test_others_are_found_by_check_and_teacher(embeddings, images, teacher, monk
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("name", ["rrc", "usi"])
-def test_a_training_batch_has_what_the_teacher_says_of_its_views(embeddings, images, teacher, name, workers) -> None:
+def test_a_training_batch_has_what_the_teacher_says_of_its_views(
+    embeddings: dict[str, Path], images: Path, teacher: Teacher, name: str, workers: int
+) -> None:
     views = ReplayedViews(ReinforcedDataset(embeddings[name], images))
     views.set_epoch(1)
     plan = batch_plan(0, 1, len(views), 8, partners(views.mixing))
@@ -183,7 +187,7 @@ def test_a_training_batch_has_what_the_teacher_says_of_its_views(embeddings, ima
         assert torch.allclose(task.soft_of(pixels, targets.to(CPU)), expected, atol=2e-3 * float(expected.abs().max()))
 
 
-def test_drawn_views_are_labelled_and_mixed_as_the_kind_says(embeddings, images) -> None:
+def test_drawn_views_are_labelled_and_mixed_as_the_kind_says(embeddings: dict[str, Path], images: Path) -> None:
     dataset = ReinforcedDataset(embeddings["whole"], images)
     policy = parse_policy("rrc:mixup=0.8,mixup_prob=1.0")
     views = FreshViews(dataset.source, dataset.source_index, CropLabels(dataset), policy, SIZE, 3, decoded=dataset.decoded)
@@ -199,6 +203,6 @@ def test_drawn_views_are_labelled_and_mixed_as_the_kind_says(embeddings, images)
             assert np.allclose(targets.soft.dense()[row], share * own + (1 - share) * other, rtol=2e-3, atol=1e-3)
 
 
-def test_a_codec_without_labels_of_crops_says_so(store) -> None:
+def test_a_codec_without_labels_of_crops_says_so(store: Path) -> None:
     with pytest.raises(LabelError, match="labels of the stored views"):
         Store(store).crop_labels_of(0, [Box(0, 0, 1, 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from reinforce.settings import Settings
 from reinforce.sharing.card import summary_line
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from tests.conftest import make_settings
 
 pytestmark = pytest.mark.unit
@@ -68,7 +70,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LABEL_KINDS, Smoothed.name, Smoothed())
 
 
-def test_it_is_asked_stored_told_and_replayed(registered, images, teacher, tmp_path) -> None:
+def test_it_is_asked_stored_told_and_replayed(registered: None, images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, codec={"name": "half", "k": 3}, views=2)
     manifest = generate(source, teacher, settings, tmp_path / "labels", Execution(16, workers=0))
@@ -79,7 +81,9 @@ def test_it_is_asked_stored_told_and_replayed(registered, images, teacher, tmp_p
     assert Store(tmp_path / "labels").kind.name == "smoothed"
 
 
-def test_what_does_not_go_with_it_is_refused_before_it_is_complete(registered, images, teacher, tmp_path) -> None:
+def test_what_does_not_go_with_it_is_refused_before_it_is_complete(
+    registered: None, images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, codec={"name": "half", "k": 3}, views=4)
     with pytest.raises((ValueError, StoreError), match="three views at most"):

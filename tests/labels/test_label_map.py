@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def by_torchvision(scores: np.ndarray, box: Box) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4), (7, 7, 20), (3, 11, 6), (15, 15, 50)])
-def test_a_crops_label_is_torchvisions_pooling_of_the_scores(shape) -> None:
+def test_a_crops_label_is_torchvisions_pooling_of_the_scores(shape: Any) -> None:
     rng = np.random.default_rng(sum(shape))
     scores = random_map(rng, shape)
     label_map = MapCodec(shape[2]).read(MapCodec(shape[2]).encode(scores), shape[2])
@@ -57,7 +59,7 @@ def test_a_crops_label_is_torchvisions_pooling_of_the_scores(shape) -> None:
 
 
 @pytest.mark.parametrize("number", [0.0, 40.0, -7.0])
-def test_where_all_classes_are_listed_the_whole_images_label_is_the_teachers(number) -> None:
+def test_where_all_classes_are_listed_the_whole_images_label_is_the_teachers(number: float) -> None:
     scores = random_map(np.random.default_rng(1), (4, 5, 9)) + np.float32(number)
     codec = MapCodec(9)
     found = dense(codec.decode(codec.encode(scores), 0, 1, 9), 9)
@@ -66,7 +68,7 @@ def test_where_all_classes_are_listed_the_whole_images_label_is_the_teachers(num
 
 
 @pytest.mark.parametrize("number", [0.0, -7.0, 300.0])
-def test_what_every_logit_has_more_or_less_changes_no_label(number) -> None:
+def test_what_every_logit_has_more_or_less_changes_no_label(number: float) -> None:
     # Teachers trained with binary cross-entropy have logits far below zero: a class not listed must not stand at zero there.
     scores = random_map(np.random.default_rng(2), (3, 3, 40)) + np.linspace(-2, 2, 40, dtype=np.float32)
     codec = MapCodec(10)
@@ -80,7 +82,7 @@ def test_what_every_logit_has_more_or_less_changes_no_label(number) -> None:
 @given(
     height=st.integers(1, 6), width=st.integers(1, 6), classes=st.integers(1, 30), k=st.integers(1, 40), data=st.data(),
 )  # fmt: skip
-def test_labels_of_crops_are_distributions(height, width, classes, k, data) -> None:
+def test_labels_of_crops_are_distributions(height: int, width: int, classes: int, k: int, data: st.DataObject) -> None:
     scores = data.draw(arrays(np.float32, (1, height, width, classes), elements=st.floats(-1e5, 1e5, width=32)))
     corners = data.draw(st.lists(st.floats(0, 1), min_size=4, max_size=4))
     box = Box(min(corners[0], corners[1]), min(corners[2], corners[3]), max(corners[:2]), max(corners[2:]))
@@ -111,7 +113,7 @@ def test_many_classes_take_wider_ids() -> None:
         (np.full((1, 3, 3, 4), np.inf, np.float32), "NaN or infinity"),
     ],
 )
-def test_what_is_no_map_is_refused(answers, text) -> None:
+def test_what_is_no_map_is_refused(answers: Any, text: str) -> None:
     with pytest.raises(LabelError, match=text):
         MapCodec(2).encode(answers)
 
@@ -131,7 +133,7 @@ def test_what_is_no_map_is_refused(answers, text) -> None:
         (lambda r: r[:-2] + b"\x01\x7e", "cannot be"),
     ],
 )
-def test_a_damaged_record_is_refused(change, text) -> None:
+def test_a_damaged_record_is_refused(change: Any, text: str) -> None:
     record = MapCodec(2).encode(random_map(np.random.default_rng(3), (2, 2, 5)))
     with pytest.raises(LabelError, match=text):
         MapCodec(2).decode(change(record), 0, 1, 5)
@@ -151,7 +153,7 @@ def test_a_mixed_label_is_the_sum_of_its_parts() -> None:
     ("none:crop_pct=1.0", Box(0, 0.3, 1, 0.7)),
     ("none:crop_pct=0.5", Box(0.25, 0.4, 0.75, 0.6)),
 ])  # fmt: skip
-def test_the_box_of_a_view_is_what_it_shows(policy, expected) -> None:
+def test_the_box_of_a_view_is_what_it_shows(policy: str, expected: Any) -> None:
     policy = parse_policy(policy)
     params = draw(fresh_view_rng(0, 0, 0), policy, 32, 100, 40)
     assert np.allclose(box_of(params, pixel_spec(policy, 32), 100, 40), expected, atol=0.02)

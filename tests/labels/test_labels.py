@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from reinforce.store.store import Store, read_manifest
 from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_labels, verify_store
 from reinforce.views.pixels import ViewMaker
-from tests.conftest import SIZE, TEACHER, make_settings
+from tests.conftest import SIZE, TEACHER, Cli, make_settings
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +37,7 @@ def settings_of(source: ImageFolder, teacher: Teacher, codec: str) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def sqrt_store(images, teacher, tmp_path_factory) -> Path:
+def sqrt_store(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = ImageFolder.open(images), tmp_path_factory.mktemp("sqrt") / "labels"
     generate(source, teacher, settings_of(source, teacher, "sqrt"), out, Execution(16, workers=0))
     return out
@@ -50,7 +51,7 @@ def answers(teacher: Teacher, maker: ViewMaker, samples: range) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tier", NAMED_CODECS)
-def test_a_record_is_all_views_of_a_sample_through_the_codec(images, teacher, tmp_path, tier) -> None:
+def test_a_record_is_all_views_of_a_sample_through_the_codec(images: Path, teacher: Teacher, tmp_path: Path, tier: Any) -> None:
     source = ImageFolder.open(images)
     settings = settings_of(source, teacher, tier)
     generate(source, teacher, settings, tmp_path / "out", Execution(16, workers=0))
@@ -63,7 +64,7 @@ def test_a_record_is_all_views_of_a_sample_through_the_codec(images, teacher, tm
     assert not any(check.failed for check in verify_store(tmp_path / "out"))
 
 
-def test_what_the_codec_loses_is_measured_while_the_truth_is_at_hand(images, teacher, sqrt_store) -> None:
+def test_what_the_codec_loses_is_measured_while_the_truth_is_at_hand(images: Path, teacher: Teacher, sqrt_store: Path) -> None:
     source, store = ImageFolder.open(images), Store(sqrt_store)
     settings, maker = store.settings, ViewMaker(source, store.settings)
     expected = np.full((24, 3), np.nan, np.float32)
@@ -82,7 +83,7 @@ def test_what_the_codec_loses_is_measured_while_the_truth_is_at_hand(images, tea
     assert statistics.codec_kl > 0
 
 
-def test_inspect_says_what_the_codec_lost(sqrt_store, cli) -> None:
+def test_inspect_says_what_the_codec_lost(sqrt_store: Path, cli: Cli) -> None:
     code, text, _ = cli("inspect", sqrt_store)
     assert code == 0
     statistics = read_manifest(sqrt_store).statistics
@@ -94,7 +95,7 @@ def test_inspect_says_what_the_codec_lost(sqrt_store, cli) -> None:
     assert json.loads(cli("inspect", sqrt_store, "--json")[1])["statistics"]["codec_kl"] == statistics.codec_kl
 
 
-def test_nothing_is_said_where_nothing_was_measured(own_images, teacher, tmp_path, cli) -> None:
+def test_nothing_is_said_where_nothing_was_measured(own_images: Path, teacher: Teacher, tmp_path: Path, cli: Cli) -> None:
     for name in ("apple/000.jpg", "cheese/000.jpg"):  # samples 0 and 16
         (own_images / name).write_bytes(b"no image")
     source = ImageFolder.open(own_images)
@@ -103,7 +104,9 @@ def test_nothing_is_said_where_nothing_was_measured(own_images, teacher, tmp_pat
     assert "codec error" not in cli("inspect", tmp_path / "out")[1]
 
 
-def test_the_teacher_gives_the_stored_labels_again_up_to_the_codecs_error(images, teacher, sqrt_store) -> None:
+def test_the_teacher_gives_the_stored_labels_again_up_to_the_codecs_error(
+    images: Path, teacher: Teacher, sqrt_store: Path
+) -> None:
     dataset = ReinforcedDataset(sqrt_store, images)
     check = verify_labels(dataset, teacher, views=12, batch_size=16)
     assert (check.failed, check.total) == (0, 1)
@@ -113,7 +116,7 @@ def test_the_teacher_gives_the_stored_labels_again_up_to_the_codecs_error(images
     assert own > 1e-5
 
 
-def test_another_teacher_is_found_behind_the_codecs_error(images, teacher, sqrt_store) -> None:
+def test_another_teacher_is_found_behind_the_codecs_error(images: Path, teacher: Teacher, sqrt_store: Path) -> None:
     class Duller:
         def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
             probs = teacher(pixels) ** 0.8
@@ -123,7 +126,7 @@ def test_another_teacher_is_found_behind_the_codecs_error(images, teacher, sqrt_
     assert check.failed == 1
 
 
-def test_a_data_set_item_is_the_decoded_label(images, sqrt_store) -> None:
+def test_a_data_set_item_is_the_decoded_label(images: Path, sqrt_store: Path) -> None:
     dataset = ReinforcedDataset(sqrt_store, images)
     for index in (0, 5, 23):
         _, soft, _ = dataset[index]
@@ -133,7 +136,7 @@ def test_a_data_set_item_is_the_decoded_label(images, sqrt_store) -> None:
 
 
 @pytest.mark.process
-def test_a_student_learns_from_it(images, sqrt_store, tmp_path, cli) -> None:
+def test_a_student_learns_from_it(images: Path, sqrt_store: Path, tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli(
         "train", "--student", "test_resnet", "--data", images, "--labels", sqrt_store, "--epochs", 1, "--batch-size", 8,
         "--workers", 1, "--out", tmp_path / "run",
@@ -144,19 +147,21 @@ def test_a_student_learns_from_it(images, sqrt_store, tmp_path, cli) -> None:
 
 
 @pytest.mark.parametrize("codec", ["sqrt-tiny", "sqrt:0.05", "topk:3"])
-def test_another_codec_on_the_same_output_is_refused(images, weights, teacher, sqrt_store, codec, cli) -> None:
+def test_another_codec_on_the_same_output_is_refused(
+    images: Path, weights: Path, teacher: Teacher, sqrt_store: Path, codec: str, cli: Cli
+) -> None:
     source = ImageFolder.open(images)
     with pytest.raises(SettingsError, match="codec"):
         generate(source, teacher, settings_of(source, teacher, codec), sqrt_store, Execution(16, workers=0))
 
 
-def test_sqrt_is_what_generate_does_when_nothing_is_said(images, weights, tmp_path, cli) -> None:
+def test_sqrt_is_what_generate_does_when_nothing_is_said(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     line = ["generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 2]
     assert cli(*line, "--workers", 0, "--out", tmp_path / "out")[0] == 0
     assert read_manifest(tmp_path / "out").settings.codec == {"name": "sqrt", "delta": 0.1}
 
 
-def test_a_forged_measurement_is_damage(sqrt_store) -> None:
+def test_a_forged_measurement_is_damage(sqrt_store: Path) -> None:
     block = Block(sqrt_store / "blocks" / "000000.zarr", 7, 5, len(Store(sqrt_store).manifest.params_fields))
     assert block.label_error().shape == (7, 3)
 
@@ -171,14 +176,14 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def logits(tmp_path) -> Path:
+def logits(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 3, (6, 1, 50)) + rng.normal(0, 1.5, (6, 8, 50))
     np.savez_compressed(tmp_path / "logits.npz", logits=values.astype(np.float16))
     return tmp_path / "logits.npz"
 
 
-def test_bench_codec_measures_every_tier_and_topk_both_ways(logits, cli) -> None:
+def test_bench_codec_measures_every_tier_and_topk_both_ways(logits: Path, cli: Cli) -> None:
     code, text, err = cli("bench", "codec", "--logits", logits, "--json")
     assert code == 0, err
     result = json.loads(text)
@@ -197,7 +202,7 @@ def test_bench_codec_measures_every_tier_and_topk_both_ways(logits, cli) -> None
     assert "| topk:5 | dropped | 20.00 | inf | inf |" in text
 
 
-def test_what_bench_codec_prints_is_so(logits, cli) -> None:
+def test_what_bench_codec_prints_is_so(logits: Path, cli: Cli) -> None:
     probs, _ = load_probs(logits)
     codec = parse_codec("sqrt")
     records = [codec.encode(p) for p in probs]
@@ -212,7 +217,7 @@ def test_what_bench_codec_prints_is_so(logits, cli) -> None:
     assert lost[0].total_variation == pytest.approx(np.abs(true - dense).sum(axis=1) / 2, rel=1e-5)
 
 
-def test_a_temperature_is_found_for_a_mean_top1(logits) -> None:
+def test_a_temperature_is_found_for_a_mean_top1(logits: Path) -> None:
     for target in (0.3, 0.9):
         probs, about = load_probs(logits, views=4, top1=target)
         assert probs.shape == (6, 4, 50)
@@ -238,7 +243,7 @@ def test_a_temperature_is_found_for_a_mean_top1(logits) -> None:
         lambda p: None,
     ],
 )
-def test_a_file_without_logits_is_refused_in_words(tmp_path, cli, write) -> None:
+def test_a_file_without_logits_is_refused_in_words(tmp_path: Path, cli: Cli, write: Any) -> None:
     path = tmp_path / "logits.npz"
     write(path)
     with pytest.raises(DataError, match="holds no logits"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path
 from reinforce.store.store import Store
 from reinforce.teachers.open_teacher import load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
@@ -30,7 +32,7 @@ from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
-from tests.conftest import CLASSES, SIZE, TEACHER
+from tests.conftest import CLASSES, SIZE, TEACHER, Cli
 from tests.labels.conftest import MAP_SIZE, map_settings
 
 pytestmark = pytest.mark.unit
@@ -41,7 +43,7 @@ CPU = torch.device("cpu")
 # Teachers
 
 
-def a_teacher(path: Path, name: str, size: int = MAP_SIZE):
+def a_teacher(path: Path, name: str, size: int = MAP_SIZE) -> Any:
     torch.manual_seed(3)
     file = path / f"{name}.safetensors"
     save_file({k: v.clone() for k, v in timm.create_model(name, num_classes=3).state_dict().items()}, file)
@@ -56,7 +58,9 @@ def a_teacher(path: Path, name: str, size: int = MAP_SIZE):
     ("densenet121", 64, 2),
     ("swin_tiny_patch4_window7_224", 224, 7),  # features with the channels last
 ])  # fmt: skip
-def test_the_mean_of_the_scores_is_the_teachers_opinion_of_the_whole_image(tmp_path, name, size, grid) -> None:
+def test_the_mean_of_the_scores_is_the_teachers_opinion_of_the_whole_image(
+    tmp_path: Path, name: str, size: int, grid: int
+) -> None:
     teacher = a_teacher(tmp_path, name, size)
     teacher.require_maps(size)
     images = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (2, 3, size, size), np.uint8))
@@ -72,12 +76,12 @@ def test_the_mean_of_the_scores_is_the_teachers_opinion_of_the_whole_image(tmp_p
     ("ghostnet_100", "off the mean"),
     ("test_vit_relpos", "tokens"),
 ])  # fmt: skip
-def test_a_teacher_whose_head_does_not_apply_to_positions_is_refused(tmp_path, name, found) -> None:
+def test_a_teacher_whose_head_does_not_apply_to_positions_is_refused(tmp_path: Path, name: str, found: str) -> None:
     with pytest.raises(TeacherError, match=found):
         a_teacher(tmp_path, name, 64).require_maps(64)
 
 
-def test_several_teachers_have_no_map(weights) -> None:
+def test_several_teachers_have_no_map(weights: Path) -> None:
     two = [TeacherSpec(TEACHER, weights)] * 2
     teacher = load_teacher(two, size=SIZE, class_names=list(CLASSES), class_map=None, device=CPU, precision="fp32")
     with pytest.raises(UsageError, match="one teacher"):
@@ -87,7 +91,7 @@ def test_several_teachers_have_no_map(weights) -> None:
 # Stores
 
 
-def test_a_record_is_the_map_of_the_whole_image(images, teacher, maps) -> None:
+def test_a_record_is_the_map_of_the_whole_image(images: Path, teacher: Teacher, maps: Path) -> None:
     store, source = Store(maps), ImageFolder.open(images)
     policy = parse_policy("whole")
     for number in range(store.settings.num_blocks):
@@ -102,7 +106,7 @@ def test_a_record_is_the_map_of_the_whole_image(images, teacher, maps) -> None:
 
 
 @pytest.mark.process
-def test_every_check_passes_with_images_and_teacher(images, maps, weights, cli) -> None:
+def test_every_check_passes_with_images_and_teacher(images: Path, maps: Path, weights: Path, cli: Cli) -> None:
     code, out, err = cli("verify", maps, "--data", images, "--views", 24, "--teacher-weights", weights)
     assert code == 0, out + err
     assert "views made anew: 24 of 24" in out
@@ -110,7 +114,9 @@ def test_every_check_passes_with_images_and_teacher(images, maps, weights, cli) 
 
 
 @pytest.mark.process
-def test_other_scores_are_found_by_the_teacher(images, teacher, maps, tmp_path, weights, cli) -> None:
+def test_other_scores_are_found_by_the_teacher(
+    images: Path, teacher: Teacher, maps: Path, tmp_path: Path, weights: Path, cli: Cli
+) -> None:
     other = tmp_path / "other.safetensors"
     state = load_file(weights)
     save_file({**state, "fc.weight": state["fc.weight"].flip(0).contiguous()}, other)
@@ -125,7 +131,7 @@ def test_other_scores_are_found_by_the_teacher(images, teacher, maps, tmp_path, 
     assert "other weights, pixels or precision made the labels" in text + err
 
 
-def test_inspect_speaks_of_maps_and_images(maps, cli) -> None:
+def test_inspect_speaks_of_maps_and_images(maps: Path, cli: Cli) -> None:
     code, out, _ = cli("inspect", maps)
     assert code == 0
     assert "a label map of the whole image, 96x96 pixels" in out
@@ -134,7 +140,7 @@ def test_inspect_speaks_of_maps_and_images(maps, cli) -> None:
     assert "% of images have the hard label as top class" in out
 
 
-def test_show_draws_the_whole_image_and_crops(images, maps, tmp_path, cli) -> None:
+def test_show_draws_the_whole_image_and_crops(images: Path, maps: Path, tmp_path: Path, cli: Cli) -> None:
     picture = tmp_path / "map.png"
     code, _, err = cli("show", maps, "--data", images, "--sample", "apple/000", "--views", 4, "--out", picture)
     assert code == 0, err
@@ -148,7 +154,7 @@ def test_show_draws_the_whole_image_and_crops(images, maps, tmp_path, cli) -> No
     ("change", "value"),
     [("views", 5), ("policy", {"name": "rrc"}), ("teachers", "twice")],
 )
-def test_a_manifest_whose_maps_cannot_be_is_refused(maps, change, value) -> None:
+def test_a_manifest_whose_maps_cannot_be_is_refused(maps: Path, change: str, value: Any) -> None:
     content = json.loads((maps / "manifest.json").read_text())
     content["settings"][change] = content["settings"]["teachers"] * 2 if value == "twice" else value
     manifest = type(Store(maps).manifest)
@@ -165,7 +171,9 @@ def test_a_manifest_whose_maps_cannot_be_is_refused(maps, change, value) -> None
     (("--codec", "sqrt"), "--codec sqrt is not for --labels map"),
     (("--codec", "map:0"), "K = '0'"),
 ])  # fmt: skip
-def test_what_contradicts_a_map_is_wrong_usage(images, weights, tmp_path, cli, options, text) -> None:
+def test_what_contradicts_a_map_is_wrong_usage(
+    images: Path, weights: Path, tmp_path: Path, cli: Cli, options: Any, text: str
+) -> None:
     out = tmp_path / "labels"
     line = ("generate", "--labels", "map", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", 64)
     code, _, err = cli(*line, *options, "--out", out)
@@ -174,14 +182,14 @@ def test_what_contradicts_a_map_is_wrong_usage(images, weights, tmp_path, cli, o
     assert not out.exists()
 
 
-def test_a_codec_of_maps_wants_maps(images, weights, tmp_path, cli) -> None:
+def test_a_codec_of_maps_wants_maps(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     line = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--codec", "map:5")
     code, _, err = cli(*line, "--out", tmp_path / "labels")
     assert code == 2
     assert "map:K belongs to --labels map" in err
 
 
-def test_a_refused_teacher_leaves_nothing_behind(images, tmp_path, cli) -> None:
+def test_a_refused_teacher_leaves_nothing_behind(images: Path, tmp_path: Path, cli: Cli) -> None:
     a_teacher(tmp_path, "test_convnext", 64)
     line = ("--labels", "map", "--data", images, "--teacher", "test_convnext", "--size", 64, "--out", tmp_path / "labels")
     code, _, err = cli("generate", *line, "--teacher-weights", tmp_path / "test_convnext.safetensors")
@@ -190,7 +198,7 @@ def test_a_refused_teacher_leaves_nothing_behind(images, tmp_path, cli) -> None:
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_damaged_map_is_found(maps, tmp_path, cli) -> None:
+def test_a_damaged_map_is_found(maps: Path, tmp_path: Path, cli: Cli) -> None:
     own = tmp_path / "own"
     shutil.copytree(maps, own)
     assert cli("verify", own)[0] == 0

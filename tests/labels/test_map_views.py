@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import fresh_view_rng
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, Cli
 from tests.labels.conftest import dense
 
 pytestmark = pytest.mark.unit
@@ -34,7 +35,7 @@ def pooled_views(images: Path, maps: Path, policy: str) -> FreshViews:
     )
 
 
-def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
+def test_fresh_crops_come_with_their_own_labels(images: Path, maps: Path) -> None:
     views = pooled_views(images, maps, "rrc-ra")
     seen = []
     for epoch in range(2):
@@ -53,7 +54,7 @@ def test_fresh_crops_come_with_their_own_labels(images, maps) -> None:
     assert not np.allclose(seen[:half], seen[half:])
 
 
-def test_repeats_share_a_decode_and_have_labels_of_their_own(images, maps) -> None:
+def test_repeats_share_a_decode_and_have_labels_of_their_own(images: Path, maps: Path) -> None:
     views = pooled_views(images, maps, "rrc")
     views.set_epoch(0, repeats=3)
     items = views.items(5)
@@ -62,7 +63,7 @@ def test_repeats_share_a_decode_and_have_labels_of_their_own(images, maps) -> No
     assert len({dense(item.soft, 3).tobytes() for item in items}) == 3
 
 
-def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images, maps) -> None:
+def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path) -> None:
     views = pooled_views(images, maps, "relabel")
     views.set_epoch(2)
     plan = batch_plan(1, 2, len(views), 8, partners(views.mixing))
@@ -81,7 +82,9 @@ def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images, maps) -> None:
 
 
 @pytest.mark.parametrize("policy", [(), ("--policy", "relabel", "--recipe", "relabel", "--no-amp")])
-def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(images, maps, tmp_path, cli, policy) -> None:
+def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(
+    images: Path, maps: Path, tmp_path: Path, cli: Cli, policy: Any
+) -> None:
     line = ("train", "--student", "test_resnet", "--data", images, "--val", images, "--labels", maps, "--size", 32)
     line = (*line, "--batch-size", 8, "--workers", 0, *policy)
     code, out, err = cli(*line, "--epochs", 2, "--out", tmp_path / "whole")
@@ -97,7 +100,7 @@ def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(images
     assert all(line["kd_loss"] > 0 for line in lines)
 
 
-def test_an_image_that_changed_is_not_trained_on(own_images, maps) -> None:
+def test_an_image_that_changed_is_not_trained_on(own_images: Path, maps: Path) -> None:
     views = pooled_views(own_images, maps, "rrc")
     path = own_images / "apple" / "001.jpg"
     path.write_bytes(path.read_bytes() + b"\0")
@@ -105,7 +108,7 @@ def test_an_image_that_changed_is_not_trained_on(own_images, maps) -> None:
         views.items(views.source.keys.index("apple/001"))
 
 
-def test_plain_and_online_modes_draw_the_same_views(images, maps, weights, tmp_path, cli) -> None:
+def test_plain_and_online_modes_draw_the_same_views(images: Path, maps: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
     line = ("train", "--student", "test_resnet", "--data", images, "--labels", maps, "--size", 32, "--epochs", 1)
     line = (*line, "--batch-size", 8, "--workers", 0, "--policy", "rrc", "--val", images)
     for mode in ("plain", "online"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ KINDS = ("one-hot", "uniform", "one class for all", "sharp", "soft", "views of a
     st.sampled_from([MIN_DELTA, 0.04, 0.1, 0.18, MAX_DELTA]),
     st.integers(0, 2**32),
 )
-def test_decoded_labels_are_distributions(kind, views, classes, delta, seed) -> None:
+def test_decoded_labels_are_distributions(kind: Any, views: int, classes: Any, delta: Any, seed: int) -> None:
     probs, codec = rows_like(kind, views, classes, seed), Sqrt(delta)
     record = codec.encode(probs)
     labels = codec.decode_all(memoryview(record), views, classes)
@@ -58,7 +59,7 @@ def test_decoded_labels_are_distributions(kind, views, classes, delta, seed) -> 
 
 
 @pytest.mark.parametrize("classes", [65536, 65537])
-def test_class_ids_take_four_bytes_where_two_do_not_hold_them(classes) -> None:
+def test_class_ids_take_four_bytes_where_two_do_not_hold_them(classes: int) -> None:
     probs = np.zeros((2, classes), np.float32)
     probs[:, [0, 300, classes - 1]] = [[0.5, 0.25, 0.25], [0.0, 0.1, 0.9]]
     first, second = Sqrt(0.1).decode_all(Sqrt(0.1).encode(probs), 2, classes)
@@ -69,7 +70,7 @@ def test_class_ids_take_four_bytes_where_two_do_not_hold_them(classes) -> None:
 
 @pytest.mark.parametrize("tier", NAMED_CODECS)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_one_hot_and_uniform_rows_come_back(tier, classes) -> None:
+def test_one_hot_and_uniform_rows_come_back(tier: Any, classes: int) -> None:
     codec = NAMED_CODECS[tier]
     for kind in ("one-hot", "uniform"):
         probs = rows_like(kind, 5, classes, 1)
@@ -79,7 +80,7 @@ def test_one_hot_and_uniform_rows_come_back(tier, classes) -> None:
 
 
 @pytest.mark.parametrize("tier", NAMED_CODECS)
-def test_the_top_class_is_unbiased(tier) -> None:
+def test_the_top_class_is_unbiased(tier: Any) -> None:
     bias = []
     for seed in range(40):
         probs = rows_like("views of an image", 16, 300, seed)
@@ -118,7 +119,7 @@ def test_the_tail_says_more_than_an_even_one() -> None:
         (lambda p: np.log(p), "are not distributions"),
     ],
 )
-def test_what_is_no_distribution_is_refused_by_name(change, message) -> None:
+def test_what_is_no_distribution_is_refused_by_name(change: Any, message: str) -> None:
     probs = rows_like("soft", 4, 20, 1)
     with pytest.raises(LabelError, match=message), np.errstate(divide="ignore"):
         Sqrt(0.1).encode(change(probs))
@@ -179,7 +180,7 @@ real = pytest.mark.skipif(not LOGITS.is_file(), reason="no real logits beside th
 @pytest.mark.parametrize(
     ("tier", "most_bytes", "most_kl"), [("sqrt-tiny", 9, 0.23), ("sqrt", 16, 0.13), ("sqrt-high", 26, 0.10)]
 )
-def test_a_tier_keeps_its_promise_on_a_soft_teacher(tier, most_bytes, most_kl) -> None:
+def test_a_tier_keeps_its_promise_on_a_soft_teacher(tier: str, most_bytes: int, most_kl: float) -> None:
     probs, about = load_probs(LOGITS)
     assert about["views"] == 64
     (row,) = bench(tier, probs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import zstandard
@@ -41,7 +43,7 @@ def assert_refused_or_a_distribution(record: bytes) -> bool:
     return False
 
 
-def test_no_change_of_a_byte_makes_anything_but_a_distribution_or_an_error(record) -> None:
+def test_no_change_of_a_byte_makes_anything_but_a_distribution_or_an_error(record: bytes) -> None:
     body = body_of(record)
     refused = 0
     for place in range(len(record)):
@@ -53,7 +55,7 @@ def test_no_change_of_a_byte_makes_anything_but_a_distribution_or_an_error(recor
     assert refused > 100
 
 
-def test_a_shortened_or_lengthened_record_is_refused(record) -> None:
+def test_a_shortened_or_lengthened_record_is_refused(record: bytes) -> None:
     for length in range(len(record)):
         assert assert_refused_or_a_distribution(record[:length])
     assert assert_refused_or_a_distribution(record + b"\0")
@@ -85,7 +87,7 @@ def forged(one: int = 100, steps: bytes = b"\x01\x02", levels: bytes = b"\0\1", 
         (forged() + forged(), ""),
     ],
 )
-def test_forged_records_are_refused_with_what_is_wrong(record, found) -> None:
+def test_forged_records_are_refused_with_what_is_wrong(record: Any, found: str) -> None:
     with pytest.raises(LabelError, match="A record cannot be decoded") as error:
         Sqrt(0.1).decode_all(record, VIEWS, CLASSES)
     assert found in str(error.value)
@@ -100,12 +102,12 @@ def test_the_forger_of_these_tests_can_write_a_good_record() -> None:
 
 
 @pytest.mark.parametrize("view", [-1, VIEWS, 10**9])
-def test_a_view_that_is_not_there_is_refused(record, view) -> None:
+def test_a_view_that_is_not_there_is_refused(record: bytes, view: Any) -> None:
     with pytest.raises(LabelError):
         Sqrt(0.1).decode(record, view, VIEWS, CLASSES)
 
 
-def test_a_frame_that_claims_gigabytes_is_refused_before_it_is_opened(monkeypatch) -> None:
+def test_a_frame_that_claims_gigabytes_is_refused_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = record_of(bytes(300_000_000))
     assert len(bomb) < 100_000
     with pytest.raises(LabelError, match="cannot be decoded"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
 
@@ -21,7 +23,7 @@ POLICIES = {"alone": "rrc-ra", "mixed": "usi"}
 
 
 @pytest.fixture(scope="session")
-def labels(images: Path, teacher, tmp_path_factory) -> Callable[[str], Path]:
+def labels(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """24 samples in 4 blocks, 5 views in 3 stripes, by one policy or another; or label maps."""
     source, made = ImageFolder.open(images), {}
 
@@ -36,7 +38,7 @@ def labels(images: Path, teacher, tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def packs(labels, images: Path, tmp_path_factory) -> Callable[[str], Path]:
+def packs(labels: Callable[[str], Path], images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     made: dict[str, Path] = {}
 
     def one(kind: str) -> Path:
@@ -48,5 +50,5 @@ def packs(labels, images: Path, tmp_path_factory) -> Callable[[str], Path]:
     return one
 
 
-def dense(store, sample: int) -> torch.Tensor:
+def dense(store: Any, sample: int) -> torch.Tensor:
     return SparseLabels.stack(store.labels_of(sample), store.settings.num_classes).dense()

@@ -6,7 +6,9 @@ import copy
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def own(packs, tmp_path: Path) -> Path:
+def own(packs: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(packs("mixed"), tmp_path / "own"))
 
 
@@ -90,7 +92,7 @@ def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
         (lambda a: a.update(more=1), "pack.json is not valid"),
     ],
 )
-def test_a_manifest_that_could_not_be_ours_is_refused(change, message: str, own: Path) -> None:
+def test_a_manifest_that_could_not_be_ours_is_refused(change: Any, message: str, own: Path) -> None:
     about = json.loads((own / "pack.json").read_bytes())
     change(about)
     (own / "pack.json").write_text(json.dumps(about))
@@ -122,7 +124,7 @@ def doubled(tar: bytes, members: list[tarfile.TarInfo]) -> bytes:
     ],
     ids=["outside", "absolute", "another", "twice"],
 )
-def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(change, message: str, own: Path) -> None:
+def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(change: Any, message: str, own: Path) -> None:
     """The index says where members lie, and its hashes can be forged; `verify` reads the headers too."""
     shard = own / "shards-000000.tar"
     with tarfile.open(shard) as tar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from tests.packs.conftest import SMALL
 pytestmark = pytest.mark.unit
 
 
-def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(packs, labels) -> None:
+def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(
+    packs: Callable[[str], Path], labels: Callable[[str], Path]
+) -> None:
     source, store = open_source(packs("mixed")), Store(labels("mixed"))
     block_of = {store.samples.key(s): int(store.samples.block[s]) for s in range(24)}
     shards = [{block_of[k] for k, g in zip(source.keys, source.groups, strict=True) if g == n} for n in set(source.groups)]
@@ -31,12 +34,16 @@ def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(packs, labels) -> No
     assert sum(map(len, shards)) == 4
 
 
-def test_packing_twice_gives_the_same_bytes(packs, labels, images: Path, tmp_path: Path) -> None:
+def test_packing_twice_gives_the_same_bytes(
+    packs: Callable[[str], Path], labels: Callable[[str], Path], images: Path, tmp_path: Path
+) -> None:
     pack(ImageFolder.open(images), labels("alone"), tmp_path / "again", SMALL)
     assert content(tmp_path / "again") == content(packs("alone"))
 
 
-def test_an_interrupted_pack_goes_on_and_ends_the_same(packs, labels, images: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_pack_goes_on_and_ends_the_same(
+    packs: Callable[[str], Path], labels: Callable[[str], Path], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, source = tmp_path / "again", ImageFolder.open(images)
     calls = []
 
@@ -56,7 +63,9 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(packs, labels, images: Pa
     assert content(out) == content(packs("alone"))
 
 
-def test_a_folder_with_something_else_is_left_alone(packs, labels, images: Path, tmp_path: Path) -> None:
+def test_a_folder_with_something_else_is_left_alone(
+    packs: Callable[[str], Path], labels: Callable[[str], Path], images: Path, tmp_path: Path
+) -> None:
     source = ImageFolder.open(images)
     before = content(packs("alone"))
     for again in (SMALL, Options(shard_bytes=10_000)):
@@ -70,7 +79,9 @@ def test_a_folder_with_something_else_is_left_alone(packs, labels, images: Path,
     assert not (tmp_path / "x").exists()
 
 
-def test_changed_and_missing_images_are_not_packed_with_labels(labels, own_images: Path, tmp_path: Path) -> None:
+def test_changed_and_missing_images_are_not_packed_with_labels(
+    labels: Callable[[str], Path], own_images: Path, tmp_path: Path
+) -> None:
     picture(99).save(own_images / "apple" / "000.jpg")
     with pytest.raises(ReinforceError, match="is not the one that the teacher saw"):
         pack(ImageFolder.open(own_images), labels("alone"), tmp_path / "a", SMALL)

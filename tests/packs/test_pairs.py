@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,12 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def own(packs, tmp_path: Path) -> Path:
+def own(packs: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(packs("mixed"), tmp_path / "own"))
 
 
 @pytest.fixture
-def read_bytes(monkeypatch) -> list[int]:
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each read of a file of pairs."""
     found: list[int] = []
     read = File.read
@@ -40,7 +41,9 @@ def read_bytes(monkeypatch) -> list[int]:
     return found
 
 
-def test_files_of_pairs_are_read_whole_once_and_then_a_view_at_a_time(own: Path, labels, read_bytes: list[int]) -> None:
+def test_files_of_pairs_are_read_whole_once_and_then_a_view_at_a_time(
+    own: Path, labels: Callable[[str], Path], read_bytes: list[int]
+) -> None:
     dataset, plain = ReinforcedDataset(own, check=False), Store(labels("mixed"))
     blocks, views = len(dataset.store.blocks), dataset.store.settings.views
     whole = sum(path.stat().st_size for path in (own / "mixing").iterdir())

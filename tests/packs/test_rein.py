@@ -34,7 +34,7 @@ def test_a_rein_holds_params_and_records() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_a_damaged_rein_is_refused_or_still_a_rein(data) -> None:
+def test_a_damaged_rein_is_refused_or_still_a_rein(data: st.DataObject) -> None:
     content = bytearray(rein())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

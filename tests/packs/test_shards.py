@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ STREAMS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_shards_hold_what_the_blocks_hold(kind: str, labels, packs) -> None:
+def test_shards_hold_what_the_blocks_hold(kind: str, labels: Callable[[str], Path], packs: Callable[[str], Path]) -> None:
     blocks, shards = Store(labels(kind)), open_labels(packs(kind))
     assert isinstance(shards, PackedStore)
     assert shards.ok_samples.tolist() == blocks.ok_samples.tolist()
@@ -51,7 +52,9 @@ def test_shards_hold_what_the_blocks_hold(kind: str, labels, packs) -> None:
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_both_show_the_same_views_in_every_epoch(kind: str, labels, packs, images: Path) -> None:
+def test_both_show_the_same_views_in_every_epoch(
+    kind: str, labels: Callable[[str], Path], packs: Callable[[str], Path], images: Path
+) -> None:
     folder, shards = ReinforcedDataset(labels(kind), images), ReinforcedDataset(packs(kind))
     assert len(shards) == len(folder) == 24
     for epoch in range(6):
@@ -66,7 +69,7 @@ def test_both_show_the_same_views_in_every_epoch(kind: str, labels, packs, image
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_a_pack_verifies_and_replays_byte_for_byte(kind: str, packs) -> None:
+def test_a_pack_verifies_and_replays_byte_for_byte(kind: str, packs: Callable[[str], Path]) -> None:
     source = open_source(packs(kind))
     require([*verify_pack(source), *verify_pixels(ReinforcedDataset(packs(kind)), 120, 0)])
 
@@ -90,7 +93,7 @@ def test_label_maps_are_packed_too(images: Path, weights: Path, tmp_path: Path, 
 
 
 @STREAMS
-def test_shards_are_what_webdataset_users_expect(packs, images: Path) -> None:
+def test_shards_are_what_webdataset_users_expect(packs: Callable[[str], Path], images: Path) -> None:
     folder, shards = ImageFolder.open(images), sorted(packs("alone").glob("*.tar"))
     assert len(shards) > 2
     seen = {}
@@ -105,7 +108,7 @@ def test_shards_are_what_webdataset_users_expect(packs, images: Path) -> None:
 
 
 @STREAMS
-def test_five_lines_are_enough_for_a_stream(packs, labels, images: Path) -> None:
+def test_five_lines_are_enough_for_a_stream(packs: Callable[[str], Path], labels: Callable[[str], Path], images: Path) -> None:
     replayed = ReinforcedDataset(labels("alone"), images)
     decode = ShardDecoder(str(packs("alone")))
     count = 0
@@ -122,7 +125,7 @@ def test_five_lines_are_enough_for_a_stream(packs, labels, images: Path) -> None
         decode({"jpg": b""}, 0)
 
 
-def test_a_stream_of_single_samples_cannot_be_mixed(packs, images: Path, tmp_path: Path) -> None:
+def test_a_stream_of_single_samples_cannot_be_mixed(packs: Callable[[str], Path], images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mixed with other samples"):
         ShardDecoder(str(packs("mixed")))
     pack(ImageFolder.open(images), None, tmp_path / "plain", SMALL)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def test_an_epoch_goes_through_the_shards_a_few_at_a_time() -> None:
             assert sorted(np.concatenate(shares).tolist()) == list(range(2000)), "each sample in one process"
 
 
-def test_pairs_stay_together_and_repeats_take_turns_in_shards(packs) -> None:
+def test_pairs_stay_together_and_repeats_take_turns_in_shards(packs: Callable[[str], Path]) -> None:
     views = ReplayedViews(ReinforcedDataset(packs("mixed")))
     views.set_epoch(0)
     partner = views.mixing[0].partner
@@ -67,7 +69,9 @@ TRAIN = ("--student", "test_vit", "--student-kwargs", "img_size=32", "--batch-si
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", POLICIES)
-def test_training_streams_over_http_and_is_the_same_as_from_disk(kind, packs, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+def test_training_streams_over_http_and_is_the_same_as_from_disk(
+    kind: Any, packs: Callable[[str], Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = {}
     with serve_http(packs(kind)) as served:
         last = len(list(packs(kind).glob("*.tar"))) - 1
@@ -86,7 +90,9 @@ def test_training_streams_over_http_and_is_the_same_as_from_disk(kind, packs, tm
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_training_from_shards_resumes_to_the_bit(packs, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+def test_training_from_shards_resumes_to_the_bit(
+    packs: Callable[[str], Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = ("train", "--data", packs("mixed"), "--workers", 1, *TRAIN)
     assert cli(*run, "--out", tmp_path / "whole")[0] == 0
 
@@ -108,7 +114,7 @@ def test_training_from_shards_resumes_to_the_bit(packs, tmp_path: Path, cli: Cli
     assert code == 2, "another data set is not the same run"
 
 
-def test_some_of_the_shards_are_some_of_the_samples(packs, labels) -> None:
+def test_some_of_the_shards_are_some_of_the_samples(packs: Callable[[str], Path], labels: Callable[[str], Path]) -> None:
     alone = open_source(packs("alone") / "shards-000000.tar")
     dataset = ReinforcedDataset(PackedStore(alone))
     assert len(dataset) == len(alone) < 24
@@ -123,7 +129,9 @@ def test_some_of_the_shards_are_some_of_the_samples(packs, labels) -> None:
         assert partner.max() < len(dataset)
 
 
-def test_labels_may_come_from_shards_and_images_from_a_folder(packs, images: Path, tmp_path: Path, cli: Cli) -> None:
+def test_labels_may_come_from_shards_and_images_from_a_folder(
+    packs: Callable[[str], Path], images: Path, tmp_path: Path, cli: Cli
+) -> None:
     dataset = ReinforcedDataset(packs("alone"), images)
     assert dataset.source.kind == "folder"
     out = ("--out", tmp_path / "run", "--workers", 0)

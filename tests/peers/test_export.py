@@ -12,6 +12,7 @@ from reinforce.generation.generate import generate
 from reinforce.peers.ml_dr import op_of, slot_of
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.params import OP_SLOT_BASE, Field, Op
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.torchvision_ops import TORCHVISION_OPS
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(("kind", "policy"), [("ml-dr", "imagenet-plus-rrc"), ("ml-dr", "imagenet-plus-ra-re"), ("fkd", "fkd")])
-def test_what_goes_out_comes_in_again_the_same(kind, policy, images: Path, teacher, tmp_path: Path, cli: Cli) -> None:
+def test_what_goes_out_comes_in_again_the_same(
+    kind: str, policy: str, images: Path, teacher: Teacher, tmp_path: Path, cli: Cli
+) -> None:
     source, size = ImageFolder.open(images), 224 if policy.endswith("re") else 32
     changes = {"policy": parse_policy(policy), "size": size, "codec": {"name": "topk", "k": 2}, "views": 2}
     generate(source, teacher, make_settings(source, teacher, **changes), tmp_path / "a", Execution(16, 0))
@@ -60,7 +63,7 @@ def test_ops_survive_the_way_there_and_back() -> None:
         assert back[1] == pytest.approx(magnitude, abs=1e-4)
 
 
-def test_views_that_another_loader_cannot_show_do_not_go_out(images: Path, teacher, tmp_path: Path, cli: Cli) -> None:
+def test_views_that_another_loader_cannot_show_do_not_go_out(images: Path, teacher: Teacher, tmp_path: Path, cli: Cli) -> None:
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher, views=1), tmp_path / "a", Execution(16, 0))
     for kind in ("ml-dr", "fkd"):

@@ -6,6 +6,7 @@ import gzip
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
         ({"params": [(0, 0, 9, 9), False, [(1, float("inf")), (0, 0.0)], None], "prob": GOOD["prob"]}, "are damaged"),
     ],
 )
-def test_labels_that_cannot_be_are_refused(view, match: str, images: Path, tmp_path: Path, cli: Cli) -> None:
+def test_labels_that_cannot_be_are_refused(view: Any, match: str, images: Path, tmp_path: Path, cli: Cli) -> None:
     files = ml_dr(tmp_path, [view])
     options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
     code, _, err = cli("import", "imagenet-plus", files, *options)
@@ -66,7 +67,9 @@ def test_half_floats_that_sum_to_a_little_over_one_are_scaled(images: Path, tmp_
 
 
 @pytest.mark.process
-def test_a_process_that_dies_ends_the_import_in_words(images: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+def test_a_process_that_dies_ends_the_import_in_words(
+    images: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
     monkeypatch.setattr("reinforce.peers.importer._go", _die)
     options = ("--data", images, "--num-classes", 3, "--workers", 1, "--out", tmp_path / "out")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.mix import mix
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import scheduled_views
@@ -25,7 +29,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(("samples", "size"), [(24, 5), (24, 24), (24, 100), (7, 1), (1, 5), (23, 6)])
-def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples, size) -> None:
+def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples: int, size: int) -> None:
     plan = batch_plan(0, 3, samples, size)
     assert sorted(np.concatenate(plan)) == list(range(samples))
     sizes = {len(b) for b in plan}
@@ -39,7 +43,7 @@ def test_a_plan_visits_every_sample_once_in_batches_of_nearly_one_size(samples, 
 @pytest.mark.parametrize("batch_size", [8, 24])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
-    images, teacher, tmp_path, repeats, batch_size, workers
+    images: Path, teacher: Teacher, tmp_path: Path, repeats: int, batch_size: int, workers: int
 ) -> None:
     out = tmp_path / "out"
     source = ImageFolder.open(images)
@@ -76,7 +80,7 @@ def test_both_members_of_a_pair_stand_in_one_batch_and_are_what_the_teacher_saw(
 
 @pytest.mark.parametrize("views", [1, 5, 6])
 @pytest.mark.parametrize("repeats", [1, 2, 3])
-def test_repeats_visit_every_view_and_each_sample_once_in_so_many_epochs(views, repeats) -> None:
+def test_repeats_visit_every_view_and_each_sample_once_in_so_many_epochs(views: int, repeats: int) -> None:
     groups = -(-views // repeats)
     seen = [v for epoch in range(0, groups * repeats, repeats) for v in scheduled_views(0, 4, epoch, views, repeats)]
     assert set(seen) == set(range(views))
@@ -89,7 +93,7 @@ def test_repeats_visit_every_view_and_each_sample_once_in_so_many_epochs(views, 
         assert sorted(np.concatenate(plans)) == list(range(50))
 
 
-def test_fresh_views_are_mixed_too_and_anew_in_every_epoch(images) -> None:
+def test_fresh_views_are_mixed_too_and_anew_in_every_epoch(images: Path) -> None:
     source = ImageFolder.open(images)
     views = FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy(POLICY), SIZE, len(CLASSES))
     found = []
@@ -110,7 +114,7 @@ def test_fresh_views_are_mixed_too_and_anew_in_every_epoch(images) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("paired", [False, True])
-def test_ranks_share_a_batch_without_tearing_a_pair_or_losing_a_sample(world, paired) -> None:
+def test_ranks_share_a_batch_without_tearing_a_pair_or_losing_a_sample(world: int, paired: bool) -> None:
     partner = drawn(2, 101, MixOptions(mixup=0.8, mixup_prob=0.7)).partner if paired else None
     for samples in batch_plan(3, 1, 101, 16, partner):
         shares = [share_of_rank(samples, partner, rank, world) for rank in range(world)]
@@ -123,14 +127,14 @@ def test_ranks_share_a_batch_without_tearing_a_pair_or_losing_a_sample(world, pa
 @pytest.mark.parametrize(("arguments", "least"), [
     ({"mixing": True, "repeats": 1}, 4), ({"mixing": False, "repeats": 3}, 3), ({"mixing": True, "repeats": 2, "world": 2}, 16),
 ])  # fmt: skip
-def test_batches_that_cannot_hold_what_belongs_together_are_refused(arguments, least) -> None:
+def test_batches_that_cannot_hold_what_belongs_together_are_refused(arguments: Any, least: int) -> None:
     check_batch_size(least, **arguments)
     with pytest.raises(UsageError, match=f"--batch-size {least}"):
         check_batch_size(least - 1, **arguments)
 
 
 @pytest.mark.parametrize("samples", [2, 3, 5, 9, 17, 24])
-def test_no_batch_of_pairs_is_ever_empty(samples) -> None:
+def test_no_batch_of_pairs_is_ever_empty(samples: int) -> None:
     for seed in range(30):
         partner = drawn(seed, samples, MixOptions(mixup=0.8, mixup_prob=0.6)).partner
         plan = batch_plan(seed, 0, samples, 4, partner)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from reinforce import ReinforcedDataset
 from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.views import ops
 from reinforce.views.pixels import ViewMaker, views_loader
 from tests.conftest import IMAGES_PER_CLASS, SIZE, make_settings
@@ -30,7 +31,9 @@ def generated(images: Path, teacher: object, workers: int) -> list[torch.Tensor]
 
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_replay_equals_generation_for_every_view_and_any_number_of_workers(images, store, teacher, workers) -> None:
+def test_replay_equals_generation_for_every_view_and_any_number_of_workers(
+    images: Path, store: Path, teacher: Teacher, workers: int
+) -> None:
     dataset = ReinforcedDataset(store, images)
     for index, pixels in enumerate(generated(images, teacher, workers)):
         for view in range(len(pixels)):
@@ -38,7 +41,7 @@ def test_replay_equals_generation_for_every_view_and_any_number_of_workers(image
 
 
 @pytest.mark.process
-def test_replay_in_a_fresh_process_gives_the_same_bytes(images, store) -> None:
+def test_replay_in_a_fresh_process_gives_the_same_bytes(images: Path, store: Path) -> None:
     program = (
         "import sys, zlib; from reinforce import ReinforcedDataset; d = ReinforcedDataset(sys.argv[1], sys.argv[2]);"
         "print([zlib.crc32(d.replay(i, v).numpy().tobytes()) for i in range(len(d)) for v in range(5)])"
@@ -52,7 +55,7 @@ def test_replay_in_a_fresh_process_gives_the_same_bytes(images, store) -> None:
 
 
 @pytest.mark.process
-def test_an_epoch_through_a_loader_is_the_stored_views_and_labels(images, store, teacher) -> None:
+def test_an_epoch_through_a_loader_is_the_stored_views_and_labels(images: Path, store: Path, teacher: Teacher) -> None:
     dataset = ReinforcedDataset(store, images, seed=5)
     expected = generated(images, teacher, 0)
     for epoch in range(3):
@@ -68,7 +71,7 @@ def test_an_epoch_through_a_loader_is_the_stored_views_and_labels(images, store,
         assert torch.allclose(soft.sum(dim=1), torch.ones(24), atol=1e-6)
 
 
-def test_stored_labels_are_the_teachers_on_the_replayed_pixels(images, store, teacher) -> None:
+def test_stored_labels_are_the_teachers_on_the_replayed_pixels(images: Path, store: Path, teacher: Teacher) -> None:
     dataset = ReinforcedDataset(store, images)
     for index in range(0, len(dataset), 5):
         for view in range(5):
@@ -77,7 +80,7 @@ def test_stored_labels_are_the_teachers_on_the_replayed_pixels(images, store, te
             assert np.allclose(live[ids], probs, atol=1e-3)
 
 
-def test_every_block_visits_all_its_views_before_any_repeats(images, store) -> None:
+def test_every_block_visits_all_its_views_before_any_repeats(images: Path, store: Path) -> None:
     dataset = ReinforcedDataset(store, images, seed=1, check=False)
     for cycle in range(3):
         seen = []
@@ -91,7 +94,7 @@ def test_every_block_visits_all_its_views_before_any_repeats(images, store) -> N
         assert len({tuple(columns[:, i]) for i in range(0, 24, 7)}) > 1
 
 
-def test_fewer_views_than_stored_can_be_used_and_more_cannot(images, store) -> None:
+def test_fewer_views_than_stored_can_be_used_and_more_cannot(images: Path, store: Path) -> None:
     dataset = ReinforcedDataset(store, images, views=2)
     views = set()
     for epoch in range(4):
@@ -103,20 +106,20 @@ def test_fewer_views_than_stored_can_be_used_and_more_cannot(images, store) -> N
     assert "expected:     1 to 5" in str(error.value)
 
 
-def test_samples_are_found_by_key_not_by_position(own_images, store) -> None:
+def test_samples_are_found_by_key_not_by_position(own_images: Path, store: Path) -> None:
     reference = ReinforcedDataset(store, own_images).replay(3, 1)
     (own_images / "aardvark").mkdir()  # shifts every position and class id
     (own_images / "aardvark" / "000.jpg").write_bytes((own_images / "apple" / "000.jpg").read_bytes())
     assert torch.equal(ReinforcedDataset(store, own_images).replay(3, 1), reference)
 
 
-def test_a_missing_image_is_named(own_images, store) -> None:
+def test_a_missing_image_is_named(own_images: Path, store: Path) -> None:
     (own_images / "bread" / "002.jpg").unlink()
     with pytest.raises(SourceError, match=r"1 of 24 samples with labels are not in .*\n.*'bread/002'"):
         ReinforcedDataset(store, own_images)
 
 
-def test_one_changed_byte_of_one_image_trips_the_check(own_images, store) -> None:
+def test_one_changed_byte_of_one_image_trips_the_check(own_images: Path, store: Path) -> None:
     for path in sorted(own_images.rglob("*.*"))[::5]:
         original = path.read_bytes()
         changed = bytearray(original)
@@ -128,7 +131,7 @@ def test_one_changed_byte_of_one_image_trips_the_check(own_images, store) -> Non
     ReinforcedDataset(store, own_images)
 
 
-def test_an_image_that_changes_later_is_caught_when_it_is_read(own_images, store) -> None:
+def test_an_image_that_changes_later_is_caught_when_it_is_read(own_images: Path, store: Path) -> None:
     dataset = ReinforcedDataset(store, own_images)
     path = own_images / "cheese" / "001.jpg"
     path.write_bytes(path.read_bytes() + b"\0")
@@ -137,7 +140,7 @@ def test_an_image_that_changes_later_is_caught_when_it_is_read(own_images, store
         dataset[index]
 
 
-def test_a_changed_pixel_constant_in_an_op_trips_the_check(images, store, monkeypatch) -> None:
+def test_a_changed_pixel_constant_in_an_op_trips_the_check(images: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ReinforcedDataset(store, images)
     monkeypatch.setattr(ops, "Q16", ops.Q16 - 400)
     monkeypatch.setattr(ops, "_LEVELS", np.minimum(ops._LEVELS + 1, 255))
@@ -146,7 +149,9 @@ def test_a_changed_pixel_constant_in_an_op_trips_the_check(images, store, monkey
     assert "an op was edited or a library patched" in str(error.value)
 
 
-def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(images, store, monkeypatch) -> None:
+def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(
+    images: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import reinforce.store.probes
     import reinforce.views.apply
 
@@ -159,7 +164,7 @@ def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(ima
 
 
 @pytest.mark.process
-def test_the_dataset_survives_being_sent_to_a_spawned_worker(images, store) -> None:
+def test_the_dataset_survives_being_sent_to_a_spawned_worker(images: Path, store: Path) -> None:
     dataset = ReinforcedDataset(store, images)
     dataset.set_epoch(1)
     loader = DataLoader(dataset, batch_size=12, num_workers=1, multiprocessing_context="spawn")

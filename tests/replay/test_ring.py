@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +24,7 @@ from tests.conftest import CLASSES
 pytestmark = pytest.mark.unit
 
 
-def fresh(images, policy="rrc", size=32):
+def fresh(images: Any, policy: Any = "rrc", size: Any = 32) -> Any:
     source = ImageFolder.open(images)
     return FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy(policy), size, len(CLASSES))
 
@@ -29,7 +32,7 @@ def fresh(images, policy="rrc", size=32):
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_batches_of_workers_are_those_of_one_process(images, workers, repeats) -> None:
+def test_batches_of_workers_are_those_of_one_process(images: Path, workers: int, repeats: int) -> None:
     views = fresh(images)
     views.set_epoch(1, repeats)
     plan = [np.array(b) for b in ([3, 4, 5], [0], [7, 9, 11, 2, 23], [1, 6], *([i] for i in range(24)))]
@@ -42,7 +45,7 @@ def test_batches_of_workers_are_those_of_one_process(images, workers, repeats) -
 
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images, workers) -> None:
+def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images: Path, workers: int) -> None:
     views = fresh(images)
     views.set_epoch(0)
     plan = [np.array([i % 24]) for i in range(40)]
@@ -55,7 +58,7 @@ def test_a_batch_stays_whole_until_the_second_one_behind_it_is_asked_for(images,
 
 
 @pytest.mark.process
-def test_mixed_and_replayed_batches_are_the_same_through_the_ring(images, store) -> None:
+def test_mixed_and_replayed_batches_are_the_same_through_the_ring(images: Path, store: Path) -> None:
     replayed = ReplayedViews(ReinforcedDataset(store, images))
     for views in (replayed, fresh(images, "usi")):
         views.set_epoch(2)
@@ -82,7 +85,7 @@ def test_a_ring_has_a_buffer_for_every_batch_that_can_be_under_way() -> None:
 
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # where there is no GPU
-def test_what_a_gpu_reads_goes_through_the_ring_too(images, monkeypatch) -> None:
+def test_what_a_gpu_reads_goes_through_the_ring_too(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[InRing] = []
     monkeypatch.setattr(InRing, "pixels", lambda self, get=InRing.pixels: sent.append(self) or get(self))
     views = fresh(images)
@@ -95,7 +98,7 @@ def test_what_a_gpu_reads_goes_through_the_ring_too(images, monkeypatch) -> None
     assert [each.slot for each in sent] == [n % (PREFETCH + 2) for n in range(len(plan))]
 
 
-def test_torchs_loader_pins_a_copy_of_what_is_in_the_ring(monkeypatch) -> None:
+def test_torchs_loader_pins_a_copy_of_what_is_in_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # which asks for a GPU
     ring = Ring(workers=1, size=24)
     ring.view(1, (2, 3, 4))[:] = 7

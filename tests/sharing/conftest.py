@@ -15,6 +15,7 @@ from reinforce.sharing.publication import Licences
 from reinforce.sharing.publish import publish
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from tests.conftest import make_settings
 
 LICENCES = Licences(labels="cc-by-4.0", images="their owners'")
@@ -22,7 +23,7 @@ EXTRA = {"README.md", "croissant.json", "preview.parquet"}
 
 
 @pytest.fixture(scope="session")
-def whole(images: Path, teacher, tmp_path_factory) -> Path:
+def whole(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 samples in 4 blocks, 5 views in 3 stripes."""
     out, source = tmp_path_factory.mktemp("whole") / "labels", ImageFolder.open(images)
     settings = make_settings(source, teacher, stripe_views=2, codec={"name": "sqrt", "delta": 0.1})
@@ -31,7 +32,7 @@ def whole(images: Path, teacher, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def published(whole: Path, tmp_path_factory) -> Path:
+def published(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("published") / "digits"
     publish(whole, str(out), "digits", LICENCES)
     return out

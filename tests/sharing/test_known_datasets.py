@@ -39,7 +39,7 @@ def test_known_data_sets_are_listed_and_say_how_to_get_them(cli: Cli) -> None:
 
 
 def test_a_known_name_is_pulled_from_the_first_place_that_has_it(
-    published: Path, tmp_path: Path, cli: Cli, monkeypatch
+    published: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     digest = hashlib.sha256((published / "publication.json").read_bytes()).hexdigest()

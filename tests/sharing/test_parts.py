@@ -22,7 +22,9 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.network
 @pytest.mark.parametrize(("views", "come"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 5)])
-def test_the_first_views_come_alone_and_cost_less(views: int, come: int, whole: Path, published, images, tmp_path) -> None:
+def test_the_first_views_come_alone_and_cost_less(
+    views: int, come: int, whole: Path, published: Path, images: Path, tmp_path: Path
+) -> None:
     with serve_http(published) as served:
         pulled = pull(served.url, tmp_path / "part", views=views)
         sizes = {p: len(c) for p, c in content(published).items()}

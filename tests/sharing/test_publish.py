@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_dry_run_lists_and_writes_nothing(whole: Path, tmp_path: Path, cli: Cl
     assert {p for p, n in json.loads(out)["files"].items()} >= {"manifest.json", "publication.json", "blocks/000000.000.zip"}
 
 
-def test_publish_and_pull_on_the_command_line(whole: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+def test_publish_and_pull_on_the_command_line(whole: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = cli("publish", whole, "--to", "place/My Labels!", "--license-labels", "mit")
     assert code == 0
@@ -86,7 +87,9 @@ def test_publish_and_pull_on_the_command_line(whole: Path, tmp_path: Path, cli: 
         (("pull", "WHOLE"), "is here already"),
     ],
 )
-def test_wrong_usage_is_told(arguments, message, whole: Path, tmp_path: Path, cli: Cli, monkeypatch) -> None:
+def test_wrong_usage_is_told(
+    arguments: Any, message: str, whole: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(whole.parent)
     code, _, err = cli(*[str(whole) if a == "WHOLE" else a for a in arguments])
     assert (code, message in err) == (2, True), err
@@ -109,7 +112,7 @@ def test_a_damaged_data_set_is_not_published(whole: Path, tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def shards(whole: Path, images: Path, tmp_path_factory) -> Path:
+def shards(whole: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "pack"
     pack(ImageFolder.open(images), whole, out, Options(shard_bytes=30_000))
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,9 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
 
 
 @pytest.mark.network
-def test_a_pull_that_broke_off_goes_on_where_it_was(published: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_pull_that_broke_off_goes_on_where_it_was(
+    published: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
     out = tmp_path / "back"
     with serve_http(published) as served:
@@ -134,7 +137,7 @@ def test_a_folder_is_not_overwritten(published: Path, store: Path, own_store: Pa
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["Ctrl-C", "a damaged shard"])
-def test_after_an_error_no_other_file_of_a_pack_is_fetched(error, whole: Path, images: Path, tmp_path: Path) -> None:
+def test_after_an_error_no_other_file_of_a_pack_is_fetched(error: Any, whole: Path, images: Path, tmp_path: Path) -> None:
     pack(ImageFolder.open(images), whole, tmp_path / "pack", Options(shard_bytes=1_000))
     listed = sorted(p.name for p in (tmp_path / "pack").glob("*.tar"))
     assert len(listed) > 8

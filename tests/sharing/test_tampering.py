@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +102,7 @@ def test_a_publication_that_is_not_the_expected_one_is_refused(own: Path, tmp_pa
         lambda a: a.update(schema_version=2),
     ],
 )
-def test_a_list_that_could_not_be_ours_is_refused(change, own: Path, tmp_path: Path) -> None:
+def test_a_list_that_could_not_be_ours_is_refused(change: Any, own: Path, tmp_path: Path) -> None:
     rewrite(own, change)
     refuses(own, tmp_path / "out", "publication")
 
@@ -112,7 +113,7 @@ def test_a_list_that_is_no_json_is_refused(text: bytes, own: Path, tmp_path: Pat
     refuses(own, tmp_path / "out", "publication.json is not valid")
 
 
-def test_an_endless_list_is_not_read(own: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_endless_list_is_not_read(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reinforce.sharing.fetch.MAX_BYTES", 1000)
     refuses(own, tmp_path / "out", "is too large")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torchvision.datasets import ImageFolder as Reference
@@ -26,7 +27,7 @@ def tree(root: Path, names: list[str]) -> Path:
     return root
 
 
-def test_order_and_classes_are_torchvisions(tmp_path) -> None:
+def test_order_and_classes_are_torchvisions(tmp_path: Path) -> None:
     root = tree(tmp_path / "d", NAMES)
     (root / "a" / "notes.txt").write_text("no image")
     ours, theirs = ImageFolder.open(root), Reference(str(root))
@@ -37,19 +38,19 @@ def test_order_and_classes_are_torchvisions(tmp_path) -> None:
     assert ours.read(0) == Path(theirs.samples[0][0]).read_bytes()
 
 
-def test_a_folder_without_class_folders_is_unlabelled(tmp_path) -> None:
+def test_a_folder_without_class_folders_is_unlabelled(tmp_path: Path) -> None:
     source = ImageFolder.open(tree(tmp_path / "d", ["2.png", "1.png"]))
     assert (source.keys, source.labels, source.class_names) == (("1", "2"), None, ())
     assert source.label(0) is None
 
 
-def test_hidden_folders_are_no_classes(tmp_path) -> None:
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     root = tree(tmp_path / "d", ["a/1.png"])
     (root / ".ipynb_checkpoints").mkdir()
     assert ImageFolder.open(root).class_names == ("a",)
 
 
-def test_links_are_followed(tmp_path) -> None:
+def test_links_are_followed(tmp_path: Path) -> None:
     root = tree(tmp_path / "d", ["a/1.png"])
     tree(tmp_path / "elsewhere", ["2.png"])
     (root / "b").symlink_to(tmp_path / "elsewhere")
@@ -64,25 +65,25 @@ def test_links_are_followed(tmp_path) -> None:
         ([], "There are no images below"),
     ],
 )
-def test_what_is_no_image_folder_is_refused(tmp_path, names, message) -> None:
+def test_what_is_no_image_folder_is_refused(tmp_path: Path, names: Any, message: str) -> None:
     (tmp_path / "d").mkdir()
     with pytest.raises(SourceError, match=message):
         ImageFolder.open(tree(tmp_path / "d", names))
 
 
-def test_a_missing_folder_is_named(tmp_path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"There is no image folder at .*nowhere"):
         ImageFolder.open(tmp_path / "nowhere")
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path) -> None:
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     tree(tmp_path / "d", ["a/1.png"])
     os.rename(tmp_path / "d" / "a" / "1.png", os.fsencode(tmp_path / "d" / "a") + b"/\xff.png")  # noqa: PTH104, TID251 - bytes
     with pytest.raises(SourceError, match="A file name is not UTF-8"):
         ImageFolder.open(tmp_path / "d")
 
 
-def test_the_hash_of_the_index_knows_classes_keys_and_labels(tmp_path) -> None:
+def test_the_hash_of_the_index_knows_classes_keys_and_labels(tmp_path: Path) -> None:
     one = ImageFolder.open(tree(tmp_path / "1", ["a/1.png", "b/2.png"])).index_sha256()
     assert one == ImageFolder.open(tree(tmp_path / "2", ["a/1.png", "b/2.png"])).index_sha256()
     others = [["a/1.png", "b/3.png"], ["a/1.png", "c/2.png"], ["a/1.png", "a/2.png", "b/2.png"], ["a/1.png", "a/2.png"]]
@@ -90,7 +91,7 @@ def test_the_hash_of_the_index_knows_classes_keys_and_labels(tmp_path) -> None:
     assert len(hashes | {one}) == 5
 
 
-def test_taking_some_samples_keeps_what_belongs_together(tmp_path) -> None:
+def test_taking_some_samples_keeps_what_belongs_together(tmp_path: Path) -> None:
     source = ImageFolder.open(tree(tmp_path / "d", NAMES))
     part = source.take([7, 2])
     assert part.keys == (source.keys[7], source.keys[2])

@@ -30,7 +30,9 @@ def table(tmp_path: Path) -> Source:
 
 
 @pytest.mark.parametrize(("limit", "groups"), [(250_000, 2), (2 * GROUP * GROUPS, GROUPS), (1000, 1)])
-def test_no_more_bytes_are_held_than_the_limit_or_one_group(table: Source, monkeypatch, limit: int, groups: int) -> None:
+def test_no_more_bytes_are_held_than_the_limit_or_one_group(
+    table: Source, monkeypatch: pytest.MonkeyPatch, limit: int, groups: int
+) -> None:
     monkeypatch.setattr(parquet, "_HELD", held := HeldGroups(limit))
     before = pa.total_allocated_bytes()
     most = 0
@@ -63,7 +65,7 @@ def test_a_file_that_says_less_than_there_is_does_not_move_the_limit() -> None:
         assert held.bytes == 20
 
 
-def test_threads_share_one_limit(table: Source, monkeypatch) -> None:
+def test_threads_share_one_limit(table: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_HELD", held := HeldGroups(250_000))
     found: list[int] = []
 
@@ -81,7 +83,7 @@ def test_threads_share_one_limit(table: Source, monkeypatch) -> None:
     assert max(found) <= 250_000
 
 
-def test_of_large_groups_training_shuffles_as_many_as_are_held(table: Source, monkeypatch) -> None:
+def test_of_large_groups_training_shuffles_as_many_as_are_held(table: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.groups_at_once > WINDOW_GROUPS
     monkeypatch.setattr(parquet, "HELD_BYTES", 350_000)
     assert table.groups_at_once == 3

@@ -14,6 +14,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import KINDS, open_source
 from reinforce.sources.source import Source, check_index
 from reinforce.testing.sources import check_source
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.unit
 
@@ -59,7 +60,9 @@ def test_it_is_recognised_by_its_suffix_or_stated(listing: Path, images: Path) -
 
 
 @pytest.mark.process
-def test_labels_made_from_it_replay_from_it_and_from_a_folder(listing: Path, images: Path, weights, tmp_path, cli) -> None:
+def test_labels_made_from_it_replay_from_it_and_from_a_folder(
+    listing: Path, images: Path, weights: Path, tmp_path: Path, cli: Cli
+) -> None:
     teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--views", 2, "--workers", 0)
     assert cli("generate", "--data", listing, *teacher, "--out", tmp_path / "labels")[0] == 0
     assert json.loads((tmp_path / "labels" / "manifest.json").read_text())["settings"]["source"]["kind"] == "listing"
@@ -68,7 +71,7 @@ def test_labels_made_from_it_replay_from_it_and_from_a_folder(listing: Path, ima
         assert (code, "views made anew: 10 of 10" in out) == (0, True)
 
 
-def test_fetching_is_refused_where_a_kind_does_not_say_how(listing: Path, cli, tmp_path) -> None:
+def test_fetching_is_refused_where_a_kind_does_not_say_how(listing: Path, cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("generate", "--data", listing, "--download", "--teacher", "test_resnet", "--out", tmp_path / "out")
     assert (code, "--download is for data sets of torchvision" in err) == (1, True)
 

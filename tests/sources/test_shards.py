@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,7 +82,7 @@ def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
         ([("readme.txt", b"1")], "There are no images"),
     ],
 )
-def test_a_shard_with_other_things_in_it_is_refused(members, message, tmp_path: Path) -> None:
+def test_a_shard_with_other_things_in_it_is_refused(members: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(tar_of(tmp_path / "a.tar", *members))
 

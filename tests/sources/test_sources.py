@@ -170,7 +170,9 @@ def test_real_cifar_images_are_read_as_they_are() -> None:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "http-wds", "http-parquet", "s3-folder", "torchvision"])
-def test_labels_are_made_and_replayed_from_any_kind(kind, places, weights: Path, tmp_path: Path, cli: Cli) -> None:
+def test_labels_are_made_and_replayed_from_any_kind(
+    kind: str, places: Callable[[str], Made], weights: Path, tmp_path: Path, cli: Cli
+) -> None:
     data, teacher = places(kind).data, ("--teacher", TEACHER, "--teacher-weights", weights)
     options = ("--size", 32, "--views", 2, "--block-size", 5, "--workers", 1)
     if kind == "torchvision":  # of ten classes, and the teacher knows three
@@ -190,7 +192,9 @@ def test_labels_are_made_and_replayed_from_any_kind(kind, places, weights: Path,
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_labels_of_a_folder_replay_from_shards_of_it_and_not_from_others(store: Path, places, cli: Cli, tmp_path: Path) -> None:
+def test_labels_of_a_folder_replay_from_shards_of_it_and_not_from_others(
+    store: Path, places: Callable[[str], Made], cli: Cli, tmp_path: Path
+) -> None:
     for kind in ("folder", "wds", "parquet", "http-wds"):
         code, out, _ = cli("verify", store, "--data", places(kind).data, "--workers", 0)
         assert code == 0, out

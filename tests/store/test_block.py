@@ -11,6 +11,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from subprocess import PIPE, Popen
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def written(tmp_path: Path) -> Path:
     return block_path(tmp_path, 3)
 
 
-def test_what_is_written_is_read(written) -> None:
+def test_what_is_written_is_read(written: Path) -> None:
     block, data = Block(written, *SHAPE), some_block()
     assert np.array_equal(block.params(), data.params)
     assert all(np.array_equal(block.params_of_view(v), data.params[:, v]) for v in range(3))
@@ -59,13 +60,13 @@ def test_what_is_written_is_read(written) -> None:
         assert np.array_equal(column, getattr(data, name))
 
 
-def test_the_memory_map_is_what_zarr_reads(written) -> None:
+def test_the_memory_map_is_what_zarr_reads(written: Path) -> None:
     group = zarr.open_group(written, mode="r")
     offsets, records = np.asarray(group["offsets"][:]), np.asarray(group["records"][:])
     assert [records[a:b].tobytes() for a, b in pairwise(offsets)] == some_block().records
 
 
-def test_equal_blocks_have_equal_bytes(written, tmp_path) -> None:
+def test_equal_blocks_have_equal_bytes(written: Path, tmp_path: Path) -> None:
     write_block(tmp_path, 4, some_block())
     files = [
         {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
@@ -74,14 +75,14 @@ def test_equal_blocks_have_equal_bytes(written, tmp_path) -> None:
     assert files[0] == files[1]
 
 
-def test_a_block_of_all_zero_records_is_still_there(tmp_path) -> None:
+def test_a_block_of_all_zero_records_is_still_there(tmp_path: Path) -> None:
     data = BlockData.empty(2, 1, 4)
     data.records = [b"\0\0", b"\0"]
     write_block(tmp_path, 0, data)
     assert bytes(Block(block_path(tmp_path, 0), 2, 1, 4).record(0)) == b"\0\0"
 
 
-def test_only_whole_blocks_count_as_committed(written, tmp_path) -> None:
+def test_only_whole_blocks_count_as_committed(written: Path, tmp_path: Path) -> None:
     for name in (".000004.zarr", "000005.zarr.partial", "abc.zarr", "000006"):
         (tmp_path / "blocks" / name).mkdir()
     assert committed_blocks(tmp_path) == {3}
@@ -91,7 +92,7 @@ def test_only_whole_blocks_count_as_committed(written, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
-def test_a_failing_disk_leaves_nothing_of_a_block(tmp_path, monkeypatch, failing) -> None:
+def test_a_failing_disk_leaves_nothing_of_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -144,27 +145,27 @@ def damage_reasons(path: Path) -> None:
         lambda path: (path / "offsets" / "c" / "0").write_bytes(b""),
     ],
 )
-def test_a_damaged_block_is_refused(written, damage) -> None:
+def test_a_damaged_block_is_refused(written: Path, damage: Any) -> None:
     damage(written)
     with pytest.raises(StoreError, match=r"Block 000003.zarr is damaged"):
         Block(written, *SHAPE)
 
 
-def test_damage_that_shows_only_when_read_is_refused_then(written) -> None:
+def test_damage_that_shows_only_when_read_is_refused_then(written: Path) -> None:
     file = written / "params" / "c" / "0" / "0" / "0"
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(StoreError, match=r"is damaged(.|\n)*params"):
         Block(written, *SHAPE).params()
 
 
-def test_a_block_of_another_shape_or_none_is_refused(written, tmp_path) -> None:
+def test_a_block_of_another_shape_or_none_is_refused(written: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"params is int32 \[6, 3, 4\], expected int32 \[6, 2, 4\]"):
         Block(written, 6, 2, 4)
     with pytest.raises(StoreError, match=r"Block 000009.zarr is missing"):
         Block(block_path(tmp_path, 9), *SHAPE)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
 
@@ -185,7 +186,7 @@ HOLDER = (
 
 
 @pytest.mark.process
-def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path) -> None:
+def test_a_second_writer_is_told_who_holds_it_and_a_kill_lets_go(tmp_path: Path) -> None:
     holder = Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdin=PIPE, stdout=PIPE, text=True)
     try:
         assert holder.stdout is not None
@@ -215,7 +216,7 @@ def some_samples(any_order: bool = False) -> Samples:
     return Samples(pa.array(list("abcdéf")), labels, data.sha256, size, status, reasons, place // 4, place % 4)
 
 
-def test_the_sample_table_survives_its_file(tmp_path) -> None:
+def test_the_sample_table_survives_its_file(tmp_path: Path) -> None:
     table = some_samples(any_order=True)
     (tmp_path / "samples.parquet").write_bytes(table.to_parquet())
     read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4, any_order=True)
@@ -239,7 +240,7 @@ def test_the_sample_table_survives_its_file(tmp_path) -> None:
         (lambda rows: [*rows[:-1], {**rows[-1], "status": "fine"}], "an unknown status"),
     ],
 )
-def test_a_changed_sample_table_is_refused(tmp_path, change, message) -> None:
+def test_a_changed_sample_table_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     import pyarrow as pa
 
     path = tmp_path / "samples.parquet"
@@ -250,7 +251,7 @@ def test_a_changed_sample_table_is_refused(tmp_path, change, message) -> None:
         Samples.from_parquet(path, 6, 4)
 
 
-def test_a_file_that_is_no_sample_table_is_refused(tmp_path) -> None:
+def test_a_file_that_is_no_sample_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "samples.parquet").write_bytes(b"PAR1 not really PAR1")
     with pytest.raises(StoreError, match=r"samples.parquet is damaged"):
         Samples.from_parquet(tmp_path / "samples.parquet", 6, 4)

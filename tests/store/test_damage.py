@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,7 +47,7 @@ def test_a_k_of_thousands_of_digits_is_wrong_usage() -> None:
 
 
 @pytest.mark.parametrize("interpolation", [-1, 0, 4])
-def test_an_unknown_interpolation_of_an_op_is_refused(interpolation) -> None:
+def test_an_unknown_interpolation_of_an_op_is_refused(interpolation: int) -> None:
     spec = PixelSpec(16, (1, 2, 3, 4, 9, 10, 32, 33, 34, 35))
     row = np.array([0, 0, 20, 20, 1, 0, 12, interpolation, 100, 0], np.int32)
     with pytest.raises(StoreError):
@@ -59,20 +61,20 @@ def test_the_text_of_a_policy_keeps_every_digit() -> None:
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Any:
     (tmp_path / "blocks").mkdir()
     write_block(tmp_path, 3, test_block.some_block())
     return block_path(tmp_path, 3)
 
 
 @pytest.mark.parametrize("name", ["params", "probes", "offsets", "sha256", "width_height", "status", "records"])
-def test_a_missing_chunk_is_damage_and_not_zeros(written, name) -> None:
+def test_a_missing_chunk_is_damage_and_not_zeros(written: Any, name: str) -> None:
     shutil.rmtree(written / name / "c")
     with pytest.raises(StoreError, match="is damaged"):
         _ = [(b.params(), b.probes(), b.sample_columns()) for b in [Block(written, *test_block.SHAPE)]]
 
 
-def test_records_of_no_bytes_are_damage(written) -> None:
+def test_records_of_no_bytes_are_damage(written: Any) -> None:
     about = json.loads((written / "records" / "zarr.json").read_text())
     (written / "records" / "zarr.json").write_text(json.dumps({**about, "shape": [0]}))
     (written / "records" / "c" / "0").write_bytes(b"")
@@ -80,13 +82,13 @@ def test_records_of_no_bytes_are_damage(written) -> None:
         Block(written, *test_block.SHAPE)
 
 
-def test_a_second_writer_in_one_process_is_refused(tmp_path) -> None:
+def test_a_second_writer_in_one_process_is_refused(tmp_path: Path) -> None:
     with only_writer(tmp_path), pytest.raises(BusyError), only_writer(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("column", ["label", "sha256", "width", "height", "reason"])
-def test_a_sample_table_without_a_column_is_refused(tmp_path, column) -> None:
+def test_a_sample_table_without_a_column_is_refused(tmp_path: Path, column: str) -> None:
     path = tmp_path / "samples.parquet"
     path.write_bytes(test_block.some_samples().to_parquet())
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
@@ -94,7 +96,7 @@ def test_a_sample_table_without_a_column_is_refused(tmp_path, column) -> None:
         Samples.from_parquet(path, 6, 4)
 
 
-def test_a_class_folder_that_is_no_text_is_refused_though_empty(tmp_path) -> None:
+def test_a_class_folder_that_is_no_text_is_refused_though_empty(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     picture(1).save(tmp_path / "a" / "1.png")
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")  # noqa: PTH102 - bytes
@@ -118,7 +120,7 @@ def test_an_argument_of_none_is_another_setting_than_no_argument() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(5, 1), (1, 5), (1, 1), (2, 7)])
-def test_tiny_images_have_timms_pixels(width, height) -> None:
+def test_tiny_images_have_timms_pixels(width: int, height: int) -> None:
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
     for name in ("color", "contrast", "brightness", "sharpness"):
         for factor in np.linspace(0.1, 1.9, 19):

@@ -19,6 +19,7 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block
 from reinforce.store.label_store import LabelStore
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.verification.sample_checks import bad_labels, bad_params
 from reinforce.views.mix import pairs_in
 from reinforce.views.policy_text import parse_policy
@@ -68,7 +69,7 @@ class MemoryStore(LabelStore):
 
 
 @pytest.fixture(params=["blocks", "memory", "shards"])
-def kind(request, store, images, tmp_path) -> LabelStore:
+def kind(request: pytest.FixtureRequest, store: Path, images: Path, tmp_path: Path) -> LabelStore:
     if request.param == "shards":
         pack(ImageFolder.open(images), store, tmp_path / "shards", Options(shard_bytes=20_000))
         return open_labels(tmp_path / "shards")
@@ -95,7 +96,9 @@ def test_images_stand_beside_the_labels_of_shards_alone(kind: LabelStore) -> Non
     assert (kind.images is not None) == (type(kind).__name__ == "PackedStore")
 
 
-def test_an_item_of_the_epoch_takes_the_params_that_the_epoch_has_read(store, images, monkeypatch) -> None:
+def test_an_item_of_the_epoch_takes_the_params_that_the_epoch_has_read(
+    store: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = ReinforcedDataset(store, images)
     dataset.set_epoch(1)
     before = [dataset[index] for index in range(4)]
@@ -106,7 +109,7 @@ def test_an_item_of_the_epoch_takes_the_params_that_the_epoch_has_read(store, im
         dataset.replay(0, (dataset.view_of(0) + 1) % 5)  # another view than the epoch's
 
 
-def test_the_probes_of_a_block_are_read_once(store, monkeypatch) -> None:
+def test_the_probes_of_a_block_are_read_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, read, reads = Store(store), Block.probes, []
     monkeypatch.setattr(Block, "probes", lambda block: reads.append(block.path.name) or read(block))
     found = [opened.probe_of(sample) for sample in range(len(opened.samples))]
@@ -114,7 +117,7 @@ def test_the_probes_of_a_block_are_read_once(store, monkeypatch) -> None:
     assert sorted(reads) == [f"{block:06d}.zarr" for block in opened.blocks]
 
 
-def test_columns_of_mixing_are_found_by_their_ids_and_missed_with_words(images, teacher, tmp_path) -> None:
+def test_columns_of_mixing_are_found_by_their_ids_and_missed_with_words(images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, policy=parse_policy("usi"), views=2)
     generate(source, teacher, settings, tmp_path / "mixed", Execution(16, workers=0))

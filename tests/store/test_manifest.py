@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +18,11 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def content(store) -> dict:
+def content(store: Path) -> dict:
     return json.loads((store / "manifest.json").read_text())
 
 
-def test_what_is_written_is_read(store) -> None:
+def test_what_is_written_is_read(store: Path) -> None:
     text = (store / "manifest.json").read_text()
     manifest = read_model(Manifest, text, "manifest.json")
     assert to_json(manifest) == text
@@ -28,7 +30,7 @@ def test_what_is_written_is_read(store) -> None:
     assert str(manifest.settings.policy) == str(parse_policy("rrc-ra"))
 
 
-def test_no_time_no_place_and_no_host_stand_in_a_manifest(store, images) -> None:
+def test_no_time_no_place_and_no_host_stand_in_a_manifest(store: Path, images: Path) -> None:
     text = (store / "manifest.json").read_text()
     assert str(images.parent) not in text
     assert "time" not in text.lower().replace("'", "")
@@ -53,7 +55,7 @@ def test_no_time_no_place_and_no_host_stand_in_a_manifest(store, images) -> None
         (("files", "samples.parquet"), "abc", "should match pattern"),
     ],
 )
-def test_what_does_not_belong_is_refused(content, path, value, message) -> None:
+def test_what_does_not_belong_is_refused(content: dict, path: Any, value: Any, message: str) -> None:
     place = content
     for key in path[:-1]:
         place = place[key]
@@ -66,12 +68,12 @@ def test_what_does_not_belong_is_refused(content, path, value, message) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "[" * 200_000, '{"a":' * 200_000, "\ud800".encode("utf-8", "surrogatepass")]
 )
-def test_what_is_no_manifest_is_refused_without_a_crash(text) -> None:
+def test_what_is_no_manifest_is_refused_without_a_crash(text: Any) -> None:
     with pytest.raises(StoreError, match=r"manifest.json is not valid"):
         read_model(Manifest, text, "manifest.json")
 
 
-def test_a_file_that_is_too_large_is_not_parsed(monkeypatch) -> None:
+def test_a_file_that_is_too_large_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reinforce.settings.MAX_BYTES", 10)
     with pytest.raises(StoreError, match="is too large"):
         read_model(Manifest, "[" * 11, "manifest.json")
@@ -88,7 +90,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "key", "old", "new"), CHANGES)
-def test_the_first_other_setting_is_named_with_both_values(store, change, key, old, new) -> None:
+def test_the_first_other_setting_is_named_with_both_values(store: Path, change: Any, key: Any, old: Any, new: Any) -> None:
     settings = Store(store).settings
     other = Settings.model_validate({**settings.model_dump(), **change})
     with pytest.raises(SettingsError) as error:
@@ -99,7 +101,7 @@ def test_the_first_other_setting_is_named_with_both_values(store, change, key, o
     check_same_settings(settings, settings, "runs/x")
 
 
-def test_other_weights_and_other_images_are_explained(store) -> None:
+def test_other_weights_and_other_images_are_explained(store: Path) -> None:
     settings = Store(store).settings
     values = settings.model_dump()
     values["teachers"][0]["weights_sha256"] = "0" * 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import require, verify_labels, verify_pixels, verify_store
 from tests.conftest import Cli, make_settings
 
@@ -28,7 +30,9 @@ CODECS = ({"name": "topk", "k": 2}, {"name": "sqrt", "delta": 0.1})
 
 
 @pytest.fixture(scope="module", params=CODECS, ids=lambda c: c["name"])
-def make(request, images: Path, teacher, tmp_path_factory) -> Callable[..., Path]:
+def make(
+    request: pytest.FixtureRequest, images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     source, made = ImageFolder.open(images), {}
 
     def one(views: int, stripe_views: int, policy: str = "rrc-ra") -> Path:
@@ -48,7 +52,7 @@ def dense(store: Store, sample: int) -> torch.Tensor:
     return SparseLabels.stack(store.labels_of(sample), store.settings.num_classes).dense()
 
 
-def test_one_view_decodes_to_what_all_views_decode_to(make) -> None:
+def test_one_view_decodes_to_what_all_views_decode_to(make: Callable[..., Path]) -> None:
     store = Store(make(5, 2))
     for sample in range(len(store.samples)):
         every = dense(store, sample)
@@ -57,7 +61,7 @@ def test_one_view_decodes_to_what_all_views_decode_to(make) -> None:
             assert torch.equal(own, every[view])
 
 
-def test_stripes_change_neither_params_nor_pixels(make, images: Path) -> None:
+def test_stripes_change_neither_params_nor_pixels(make: Callable[..., Path], images: Path) -> None:
     striped, whole = Store(make(5, 2)), Store(make(5, 64))
     assert len(striped.block(0).stripes) == 3
     for sample in range(len(whole.samples)):
@@ -70,7 +74,7 @@ def test_stripes_change_neither_params_nor_pixels(make, images: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["rrc-ra", "usi"])
-def test_the_first_stripes_are_the_files_of_a_smaller_data_set(make, policy: str) -> None:
+def test_the_first_stripes_are_the_files_of_a_smaller_data_set(make: Callable[..., Path], policy: str) -> None:
     """What makes a part of a data set as good as one that was generated so."""
     large, small = make(5, 2, policy), make(4, 2, policy)
     files = sorted(p.relative_to(small) for p in small.glob("blocks/*/*/**/*") if p.is_file())
@@ -83,12 +87,12 @@ def test_the_first_stripes_are_the_files_of_a_smaller_data_set(make, policy: str
     assert list(large.glob("blocks/*/params_2"))
 
 
-def test_the_teacher_agrees_with_striped_labels(make, images: Path, teacher) -> None:
+def test_the_teacher_agrees_with_striped_labels(make: Callable[..., Path], images: Path, teacher: Teacher) -> None:
     check = verify_labels(ReinforcedDataset(make(5, 2), images), teacher, 60, 16)
     assert not check.failed, check.failures
 
 
-def test_a_damaged_later_stripe_is_found_and_named(make, tmp_path: Path) -> None:
+def test_a_damaged_later_stripe_is_found_and_named(make: Callable[..., Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(make(5, 2), tmp_path / "labels"))
     (root / "blocks/000001.zarr/records_2/c/0").write_bytes(b"short")
     assert any("records_2" in failure for check in verify_store(root) for failure in check.failures)
@@ -102,7 +106,7 @@ def test_a_damaged_later_stripe_is_found_and_named(make, tmp_path: Path) -> None
         Store(root).label_of(sample, 3)
 
 
-def test_views_that_are_not_there_are_refused(make) -> None:
+def test_views_that_are_not_there_are_refused(make: Callable[..., Path]) -> None:
     block = Store(make(5, 2)).block(0)
     assert isinstance(block, Block)
     for view in (-1, 5, 6, 1000):
@@ -121,7 +125,7 @@ def test_views_that_are_not_there_are_refused(make) -> None:
         ([0, 4], "0" * 64, "rising"),
     ],
 )
-def test_a_part_must_say_sensibly_what_it_has(make, blocks, part_of, message) -> None:
+def test_a_part_must_say_sensibly_what_it_has(make: Callable[..., Path], blocks: Any, part_of: Any, message: str) -> None:
     manifest = Store(make(5, 2)).manifest
     text = manifest.model_copy(update={"blocks": blocks, "part_of": part_of}).model_dump_json()
     with pytest.raises(StoreError, match=message):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -21,25 +23,26 @@ from reinforce.store.block import Block, block_path, write_block
 from reinforce.store.probes import environment
 from reinforce.store.store import Store
 from reinforce.store.zarr_layout import ARRAYS, STRIPE_ARRAYS, check_layout, read_inner_chunk
-from tests.conftest import make_settings
+from reinforce.teachers.teacher import Teacher
+from tests.conftest import Cli, make_settings
 from tests.store.test_block import SHAPE, some_block
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path: Path) -> Any:
     (tmp_path / "blocks").mkdir()
     write_block(tmp_path, 0, some_block())
     return block_path(tmp_path, 0)
 
 
-def change(path, *parts, edit):
+def change(path: Any, *parts: Any, edit: Any) -> Any:
     file = path.joinpath(*parts)
     file.write_bytes(edit(file.read_bytes()))
 
 
-def test_one_views_params_are_those_that_zarr_reads(store) -> None:
+def test_one_views_params_are_those_that_zarr_reads(store: Path) -> None:
     opened = Store(store)
     for number in range(opened.settings.num_blocks):
         block = opened.block(number)
@@ -49,7 +52,7 @@ def test_one_views_params_are_those_that_zarr_reads(store) -> None:
             assert block.params_of_view(view).dtype == np.int32
 
 
-def test_records_are_those_that_zarr_reads(written) -> None:
+def test_records_are_those_that_zarr_reads(written: Any) -> None:
     block, data = Block(written, *SHAPE), some_block()
     offsets = block.stripe(0).offsets
     raw = zarr.open_array(written / "records", mode="r")[:]
@@ -58,12 +61,12 @@ def test_records_are_those_that_zarr_reads(written) -> None:
 
 
 @pytest.mark.parametrize("view", [-1, 3, 100])
-def test_a_view_that_is_not_there_is_refused(written, view) -> None:
+def test_a_view_that_is_not_there_is_refused(written: Any, view: int) -> None:
     with pytest.raises(StoreError, match="no view"):
         Block(written, *SHAPE).params_of_view(view)
 
 
-def with_index(edit):
+def with_index(edit: Any) -> Any:
     """Change the shard's index and make its checksum fit again."""
 
     def apply(content: bytes) -> bytes:
@@ -74,7 +77,7 @@ def with_index(edit):
     return apply
 
 
-def put(at: int, value: int):
+def put(at: int, value: int) -> Any:
     return lambda index: struct.pack_into("<Q", index, at, value)
 
 
@@ -90,7 +93,7 @@ def put(at: int, value: int):
     (lambda c: c[:12] + struct.pack("<I", 1 << 30) + c[16:], "another size"),
     (lambda c: bytes(4) + c[4:], "error during blosc decompression|another size"),
 ])  # fmt: skip
-def test_a_damaged_shard_is_refused_in_words(written, edit, text) -> None:
+def test_a_damaged_shard_is_refused_in_words(written: Any, edit: Any, text: str) -> None:
     change(written, "params", "c", "0", "0", "0", edit=edit)
     with pytest.raises(StoreError, match=text):
         Block(written, *SHAPE).params_of_view(0)
@@ -113,7 +116,7 @@ def test_a_damaged_shard_is_refused_in_words(written, edit, text) -> None:
     ("sha256", lambda a: a.pop("codecs"), "KeyError"),
     ("sha256", lambda a: a.update(shape=None), "TypeError"),
 ])  # fmt: skip
-def test_an_array_of_another_layout_is_refused(written, name, edit, text) -> None:
+def test_an_array_of_another_layout_is_refused(written: Any, name: str, edit: Any, text: str) -> None:
     def edited(content: bytes) -> bytes:
         about = json.loads(content)
         edit(about)
@@ -126,13 +129,13 @@ def test_an_array_of_another_layout_is_refused(written, name, edit, text) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"attributes": 3}'])
 @pytest.mark.parametrize("name", ["", "params", "status"])
-def test_metadata_that_is_none_is_refused(written, name, content) -> None:
+def test_metadata_that_is_none_is_refused(written: Any, name: str, content: Any) -> None:
     change(written, name, "zarr.json", edit=lambda old: content)
     with pytest.raises(StoreError, match="is damaged"):
         Block(written, *SHAPE)
 
 
-def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written) -> None:
+def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written: Any) -> None:
     about = json.loads((written / "params" / "zarr.json").read_bytes())
     about["codecs"][0]["configuration"]["codecs"][2]["configuration"]["clevel"] = 1
     text = json.dumps(about).encode()
@@ -140,13 +143,13 @@ def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written) -> Non
     assert {*ARRAYS, *STRIPE_ARRAYS} == {p.name for p in written.iterdir() if p.is_dir()}
 
 
-def test_a_chunk_is_read_by_its_number(written) -> None:
+def test_a_chunk_is_read_by_its_number(written: Any) -> None:
     path = str(written / "params" / "c" / "0" / "0" / "0")
     chunk = np.frombuffer(read_inner_chunk(path, 1, 3, 4 * 6 * 4), "<i4").reshape(4, 6).T
     assert np.array_equal(chunk, some_block().params[:, 1])
 
 
-def test_a_store_of_many_blocks_holds_no_file_open(images, teacher, tmp_path) -> None:
+def test_a_store_of_many_blocks_holds_no_file_open(images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher, block_size=1), tmp_path / "labels", Execution(workers=0))
     before = len(os.listdir("/proc/self/fd"))
@@ -158,7 +161,7 @@ def test_a_store_of_many_blocks_holds_no_file_open(images, teacher, tmp_path) ->
 
 
 @pytest.mark.process
-def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
+def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path: Path) -> None:
     written = synthesise(tmp_path / "store", *parse_size("1100x3x20"))
     assert written["label_bytes"] > 1
     store = Store(tmp_path / "store")
@@ -168,7 +171,7 @@ def test_a_synthetic_store_is_one_that_opens_and_is_measured(tmp_path) -> None:
 
 
 @pytest.mark.process
-def test_bench_store_speaks_json_and_draws(tmp_path, cli, monkeypatch) -> None:
+def test_bench_store_speaks_json_and_draws(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = cli("bench", "store", "--size", "600x2x10", "--plot", tmp_path / "a.png", "--json")
     assert code == 0, err
     said = json.loads(out)

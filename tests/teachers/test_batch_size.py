@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.unit
 ELSEWHERE = torch.device("meta")  # stands for a device with less memory than this machine
 
 
-def teacher_that_fits(most: int, seen: list[int]):
+def teacher_that_fits(most: int, seen: list[int]) -> Any:
     def label(views: torch.Tensor) -> torch.Tensor:
         assert views.dtype == torch.uint8
         assert views.shape[1:] == (3, 16, 16)

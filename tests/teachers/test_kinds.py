@@ -110,7 +110,7 @@ class Broken(Colours):
 class Obedient(Ensemble):
     """Changes its mode when it is asked to."""
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Obedient:
         torch.nn.Module.train(self, mode)
         return self
 

@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("call", [os.system, eval, exec, open, __import__, getattr, bytearray, print])
-def test_a_call_in_a_file_is_refused_and_not_made(call, protocol: int, images: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_call_in_a_file_is_refused_and_not_made(call: Any, protocol: int, images: Path, tmp_path: Path, cli: Cli) -> None:
     witness = tmp_path / "witness"
     argument = {os.system: f"touch {witness}", eval: f"open({str(witness)!r}, 'w')", exec: f"open({str(witness)!r}, 'w')"}
     content = saved((0, Evil(call, argument.get(call, str(witness)))), pickle_protocol=protocol)
@@ -79,7 +80,7 @@ def test_a_tensor_that_unfolds_is_refused() -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_a_damaged_pickle_is_refused_or_is_data(data) -> None:
+def test_a_damaged_pickle_is_refused_or_is_data(data: st.DataObject) -> None:
     content = bytearray(SAMPLE)
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

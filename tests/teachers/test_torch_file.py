@@ -98,7 +98,7 @@ def test_one_changed_byte_of_the_numbers_is_found_where_the_file_has_a_checksum(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.booleans())
-def test_a_damaged_file_is_refused_or_is_data(data, zipped: bool) -> None:
+def test_a_damaged_file_is_refused_or_is_data(data: st.DataObject, zipped: bool) -> None:
     content = bytearray(SAMPLES[zipped])
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -109,7 +109,9 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(images, store, val, weights, tmp_path_factory) -> Callable[[str], TrainConfig]:
+def undisturbed(
+    images: Path, store: Path, val: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], TrainConfig]:
     """The config of a finished run of a mode, made at first use."""
 
     @cache

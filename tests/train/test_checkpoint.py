@@ -46,7 +46,7 @@ def round_trip(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         {"tuple": (1, (2.5, None))},
     ],
 )
-def test_plain_values_come_back(tmp_path, state) -> None:
+def test_plain_values_come_back(tmp_path: Path, state: Any) -> None:
     loaded = round_trip(tmp_path, state)
     assert same(state, loaded)
     assert math.copysign(1, loaded.get("zero", -0.0)) == -1
@@ -55,7 +55,7 @@ def test_plain_values_come_back(tmp_path, state) -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 )
-def test_tensors_of_every_kind_come_back(tmp_path, dtype) -> None:
+def test_tensors_of_every_kind_come_back(tmp_path: Path, dtype: Any) -> None:
     values = torch.arange(24).remainder(7).reshape(2, 3, 4).to(dtype)
     state = {
         "whole": values,
@@ -68,7 +68,7 @@ def test_tensors_of_every_kind_come_back(tmp_path, dtype) -> None:
     assert same(state, round_trip(tmp_path, state))
 
 
-def test_channels_last_and_gradients_do_not_matter(tmp_path) -> None:
+def test_channels_last_and_gradients_do_not_matter(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     state = {"a": weight, "b": torch.nn.Parameter(weight)}
     loaded = round_trip(tmp_path, state)
@@ -77,7 +77,7 @@ def test_channels_last_and_gradients_do_not_matter(tmp_path) -> None:
     assert not loaded["b"].requires_grad
 
 
-def test_tensors_that_share_memory_are_stored_apart(tmp_path) -> None:
+def test_tensors_that_share_memory_are_stored_apart(tmp_path: Path) -> None:
     weight = torch.randn(3, 3)
     state = {"a": weight, "b": weight, "row": weight[1], "list": [weight, weight.T]}
     loaded = round_trip(tmp_path, state)
@@ -88,7 +88,7 @@ def test_tensors_that_share_memory_are_stored_apart(tmp_path) -> None:
     assert same(load_file(tmp_path / "w.safetensors"), {"a": weight, "b": weight})
 
 
-def test_keys_that_look_alike_are_kept_apart(tmp_path) -> None:
+def test_keys_that_look_alike_are_kept_apart(tmp_path: Path) -> None:
     one, two, three = torch.tensor(1), torch.tensor(2), torch.tensor(3)
     assert same(round_trip(tmp_path, {1: one, "1": two}), {1: one, "1": two})
     state = {"a/b": one, "a": {"b": two}, "": {"a": [three]}}
@@ -103,7 +103,7 @@ def test_keys_that_look_alike_are_kept_apart(tmp_path) -> None:
         lambda p: torch.optim.AdamW([{"params": p[:1], "lr": 0.1}, {"params": p[1:]}], lr=0.01, amsgrad=True),
     ],
 )
-def test_an_optimizer_continues_to_the_bit(tmp_path, make) -> None:
+def test_an_optimizer_continues_to_the_bit(tmp_path: Path, make: Any) -> None:
     def parameters() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         return [torch.randn(5, generator=generator).requires_grad_() for _ in range(3)]
@@ -133,7 +133,7 @@ def test_an_optimizer_continues_to_the_bit(tmp_path, make) -> None:
     assert all(map(torch.equal, undisturbed, second))
 
 
-def test_the_state_of_a_generator_continues_to_the_bit(tmp_path) -> None:
+def test_the_state_of_a_generator_continues_to_the_bit(tmp_path: Path) -> None:
     torch.manual_seed(3)
     torch.rand(5)
     loaded = round_trip(tmp_path, {"rng": torch.get_rng_state()})
@@ -142,7 +142,7 @@ def test_the_state_of_a_generator_continues_to_the_bit(tmp_path) -> None:
     assert torch.equal(torch.randn(7), expected)
 
 
-def test_a_loaded_state_does_not_depend_on_the_file_any_more(tmp_path) -> None:
+def test_a_loaded_state_does_not_depend_on_the_file_any_more(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, {"weight": torch.arange(1, 5001)})
     loaded = load_checkpoint(path)
@@ -151,7 +151,7 @@ def test_a_loaded_state_does_not_depend_on_the_file_any_more(tmp_path) -> None:
     assert torch.equal(loaded["weight"], torch.arange(1, 5001))
 
 
-def test_equal_states_give_equal_bytes(tmp_path) -> None:
+def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_checkpoint(tmp_path / name, {"x": torch.arange(5), "y": [1, None, {"z": torch.ones(2)}]})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -162,7 +162,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_a_file_that_is_not_there_is_no_checkpoint(tmp_path) -> None:
+def test_a_file_that_is_not_there_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no checkpoint of a training run") as error:
         load_checkpoint(tmp_path / "nothing.safetensors")
     assert "FileNotFoundError" in str(error.value)
@@ -172,14 +172,14 @@ def test_a_file_that_is_not_there_is_no_checkpoint(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 20, 200, -1, -4000])
-def test_a_truncated_checkpoint_is_refused(tmp_path, length) -> None:
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, length: int) -> None:
     path = written(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match="is no checkpoint"):
         load_checkpoint(path)
 
 
-def test_other_files_are_refused(tmp_path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_text("lr = 0.1")
     with pytest.raises(DataError, match="is no checkpoint"):
@@ -193,7 +193,7 @@ def test_other_files_are_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("about", [{"student": "test_vit", "epoch": 3}, {"value": 1}, {"tensor": "weight"}, {"list": []}])
-def test_weights_for_inference_are_no_checkpoint(tmp_path, about) -> None:
+def test_weights_for_inference_are_no_checkpoint(tmp_path: Path, about: Any) -> None:
     save_weights(tmp_path / "best.safetensors", {"weight": torch.ones(3)}, about)
     with pytest.raises(DataError, match="is no checkpoint"):
         load_checkpoint(tmp_path / "best.safetensors")
@@ -203,7 +203,7 @@ def test_weights_for_inference_are_no_checkpoint(tmp_path, about) -> None:
     "tree",
     ["", "{", "3", "null", "[]", "{}", '{"dict": 3}', '{"dict": [[1]]}', '{"dict": [["a", {"tensor": "gone"}]]}', '{"a": {}}'],
 )
-def test_a_checkpoint_with_a_damaged_tree_is_refused(tmp_path, tree) -> None:
+def test_a_checkpoint_with_a_damaged_tree_is_refused(tmp_path: Path, tree: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.ones(3)}, path, metadata={"reinforce": tree})
     with pytest.raises(DataError, match="is no checkpoint"):
@@ -211,7 +211,7 @@ def test_a_checkpoint_with_a_damaged_tree_is_refused(tmp_path, tree) -> None:
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, call) -> None:
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = written(tmp_path / "a.safetensors")
     before = path.read_bytes()
 
@@ -229,14 +229,14 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch, cal
     assert load_checkpoint(path)["step"] == 3
 
 
-def test_what_cannot_be_stored_leaves_the_old_checkpoint(tmp_path) -> None:
+def test_what_cannot_be_stored_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = written(tmp_path / "a.safetensors")
     with pytest.raises(TypeError):
         save_checkpoint(path, {"step": object()})
     assert load_checkpoint(path)["step"] == 3
 
 
-def test_a_leftover_of_a_killed_write_is_in_nobodys_way(tmp_path) -> None:
+def test_a_leftover_of_a_killed_write_is_in_nobodys_way(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     (tmp_path / ".a.safetensors.partial").write_bytes(b"half")
     written(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.train.conftest import STEPS, at, config, recorded, refused
 pytestmark = pytest.mark.unit
 
 
-def test_a_changed_image_is_refused(own_images, store, tmp_path) -> None:
+def test_a_changed_image_is_refused(own_images: Path, store: Path, tmp_path: Path) -> None:
     path = own_images / "bread" / "001.jpg"
     path.write_bytes(path.read_bytes() + b"\0")
     run = config(own_images, tmp_path / "run", store)
@@ -36,7 +37,7 @@ def test_a_changed_image_is_refused(own_images, store, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["replay", "plain"])
-def test_a_loss_that_is_not_finite_stops_the_run(images, store, tmp_path, mode) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(images: Path, store: Path, tmp_path: Path, mode: str) -> None:
     with pytest.raises(DataError, match="The loss is not finite") as error:
         train(config(images, tmp_path / "run", store, mode=mode, lr=1e30, student="test_resnet", opt="sgd"))
     assert "a smaller --lr" in str(error.value)
@@ -46,7 +47,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(images, store, tmp_path, mode) 
 
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named_where_nothing_noted_it_before(own_images, tmp_path, workers) -> None:
+def test_a_corrupt_image_is_named_where_nothing_noted_it_before(own_images: Path, tmp_path: Path, workers: int) -> None:
     (own_images / "cheese" / "005.jpg").write_bytes(b"\xff\xd8\xff garbage")
     run = config(own_images, tmp_path / "run", mode="plain", size=SIZE, workers=workers, student="test_resnet")
     with pytest.raises(DataError, match="Image cheese/005 cannot be used") as error:
@@ -57,7 +58,9 @@ def test_a_corrupt_image_is_named_where_nothing_noted_it_before(own_images, tmp_
 
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_changes_during_training_stops_the_run(own_images, store, tmp_path, workers) -> None:
+def test_an_image_that_changes_during_training_stops_the_run(
+    own_images: Path, store: Path, tmp_path: Path, workers: int
+) -> None:
     path = own_images / "cheese" / "001.jpg"
     run = config(own_images, tmp_path / "run", store, student="test_resnet", workers=workers)
     with pytest.raises(ReplayError, match="Image cheese/001 is not the one that the teacher saw") as error:
@@ -67,7 +70,7 @@ def test_an_image_that_changes_during_training_stops_the_run(own_images, store, 
     assert train(dataclasses.replace(run, resume=True))["last"]["loss"] > 0
 
 
-def test_an_image_that_is_gone_stops_a_plain_run(own_images, store, tmp_path) -> None:
+def test_an_image_that_is_gone_stops_a_plain_run(own_images: Path, store: Path, tmp_path: Path) -> None:
     run = config(own_images, tmp_path / "run", store, mode="plain", student="test_resnet")
     with pytest.raises(DataError, match=r"Image apple/003 cannot be used.\n.*No such file"):
         train(run, at((0, STEPS), (own_images / "apple" / "003.png").unlink))
@@ -79,7 +82,7 @@ def test_an_image_that_is_gone_stops_a_plain_run(own_images, store, tmp_path) ->
     ids=["replay", "plain", "online"],
 )
 def test_a_class_folder_that_came_later_does_not_move_the_hard_labels(
-    own_images, store, weights, tmp_path, monkeypatch, mode, kind
+    own_images: Path, store: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: Any
 ) -> None:
     (own_images / "aardvark").mkdir()
     (own_images / "aardvark" / "000.jpg").write_bytes((own_images / "apple" / "000.jpg").read_bytes())
@@ -94,7 +97,7 @@ def test_a_class_folder_that_came_later_does_not_move_the_hard_labels(
 
 
 @pytest.fixture(scope="module")
-def unlabelled(images, weights, tmp_path_factory) -> tuple[Path, Path]:
+def unlabelled(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """12 images without class folders, and their labels."""
     root = tmp_path_factory.mktemp("unlabelled")
     (root / "data").mkdir()
@@ -107,7 +110,9 @@ def unlabelled(images, weights, tmp_path_factory) -> tuple[Path, Path]:
     return root / "data", root / "labels"
 
 
-def test_images_without_labels_are_replayed(unlabelled, val, tmp_path, monkeypatch) -> None:
+def test_images_without_labels_are_replayed(
+    unlabelled: tuple[Path, Path], val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, labels = unlabelled
     seen = recorded(monkeypatch, ReplayTask)
     summary = train(config(data, tmp_path / "run", labels, val=val, student="test_resnet"))
@@ -116,7 +121,9 @@ def test_images_without_labels_are_replayed(unlabelled, val, tmp_path, monkeypat
     assert 0 <= summary["last"]["top1"] <= 100
 
 
-def test_images_without_labels_are_taught_online_and_refused_plainly(unlabelled, weights, tmp_path) -> None:
+def test_images_without_labels_are_taught_online_and_refused_plainly(
+    unlabelled: tuple[Path, Path], weights: Path, tmp_path: Path
+) -> None:
     data, labels = unlabelled
     run = config(data, tmp_path / "online", labels, mode="online", teacher_weights=[weights], student="test_resnet", epochs=1)
     assert train(run)["samples"] == 12
@@ -127,7 +134,7 @@ def test_images_without_labels_are_taught_online_and_refused_plainly(unlabelled,
     assert "--labels DIR" in refused(SourceError, "number of classes is not known", run)
 
 
-def test_a_hard_loss_on_images_without_labels_is_refused(unlabelled, tmp_path) -> None:
+def test_a_hard_loss_on_images_without_labels_is_refused(unlabelled: tuple[Path, Path], tmp_path: Path) -> None:
     data, labels = unlabelled
     run = config(data, tmp_path / "run", labels, task_loss_weight=0.5, student="test_resnet")
     text = refused((UsageError, SourceError), "label", run)

@@ -70,7 +70,9 @@ def test_top5_counts_the_five_highest() -> None:
 # Validation images
 
 
-def test_validation_classes_that_the_student_does_not_have_are_refused(images, store, val, tmp_path) -> None:
+def test_validation_classes_that_the_student_does_not_have_are_refused(
+    images: Path, store: Path, val: Path, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(val, tmp_path / "val"))
     (other / "apple").rename(other / "zebra")
     run = config(images, tmp_path / "run", store, val=other)
@@ -84,14 +86,14 @@ def test_validation_classes_that_the_student_does_not_have_are_refused(images, s
     refused(SourceError, "There is no image folder", config(images, tmp_path / "run", store, val=tmp_path / "nowhere"))
 
 
-def test_a_corrupt_validation_image_is_named(images, store, val, tmp_path) -> None:
+def test_a_corrupt_validation_image_is_named(images: Path, store: Path, val: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(val, tmp_path / "val"))
     (other / "bread" / "001.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="Image bread/001 cannot be used"):
         train(config(images, tmp_path / "run", store, val=other, student="test_resnet"))
 
 
-def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path) -> None:
+def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val: Path, tmp_path: Path) -> None:
     shutil.copytree(val, tmp_path / "val")
     shutil.rmtree(tmp_path / "val" / "apple")
     check = Validation(ImageFolder.open(tmp_path / "val"), list(CLASSES), 3, SIZE, 0.875)
@@ -103,7 +105,7 @@ def test_a_validation_folder_with_fewer_classes_is_matched_by_name(val, tmp_path
     assert metrics["nll"] < 1e-6
 
 
-def test_logits_are_added_up_and_not_kept(val) -> None:
+def test_logits_are_added_up_and_not_kept(val: Path) -> None:
     check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 0.875)
     made: list[weakref.ref[torch.Tensor]] = []
     alive, all_logits = [], torch.randn(9, 3, generator=torch.Generator().manual_seed(1))
@@ -122,7 +124,7 @@ def test_logits_are_added_up_and_not_kept(val) -> None:
     assert metrics == pytest.approx(classification_metrics(all_logits, labels), rel=1e-6)
 
 
-def test_validation_images_are_resized_and_centre_cropped(val) -> None:
+def test_validation_images_are_resized_and_centre_cropped(val: Path) -> None:
     check = Validation(ImageFolder.open(val), list(CLASSES), 3, SIZE, 1.0)
     assert check.views.policy == Policy(name="none", crop_pct=1.0)
     one, again = (torch.cat([images for images, _ in check.batches(size, 0, CPU_RANK)]) for size in (4, 9))
@@ -130,7 +132,7 @@ def test_validation_images_are_resized_and_centre_cropped(val) -> None:
     assert torch.equal(one, again)
 
 
-def test_evaluation_leaves_the_weights_as_they_are(images, store, val, tmp_path) -> None:
+def test_evaluation_leaves_the_weights_as_they_are(images: Path, store: Path, val: Path, tmp_path: Path) -> None:
     for name, folder in (("with", val), ("without", None)):
         train(config(images, tmp_path / name, store, val=folder, student="test_resnet", **RANDOM))
     one, other = (flat(load_checkpoint(tmp_path / name / LAST)["model"]) for name in ("with", "without"))

@@ -22,7 +22,7 @@ def log_softmax(logits: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 1000])
-def test_distillation_is_the_kl_divergence_in_nats_as_a_batch_mean(classes) -> None:
+def test_distillation_is_the_kl_divergence_in_nats_as_a_batch_mean(classes: int) -> None:
     task = ReplayTask(student(), LossWeights(distill=0.7), CPU)
     _, logits, soft, hard = batch(classes=classes)
     p = soft.numpy().astype(np.float64)
@@ -50,7 +50,7 @@ def test_the_gradient_of_distillation_is_that_of_soft_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_task_loss_is_added_with_its_weight(smoothing) -> None:
+def test_the_task_loss_is_added_with_its_weight(smoothing: float) -> None:
     _, logits, soft, hard = batch()
     alone = ReplayTask(student(), LossWeights(), CPU).loss(logits, soft, Targets(hard))["loss"]
     result = ReplayTask(student(), LossWeights(1.0, 0.25, smoothing), CPU).loss(logits, soft, Targets(hard))
@@ -84,7 +84,7 @@ def test_without_a_weight_of_their_own_hard_labels_may_be_absent() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_hard_label_of_a_mixed_image_is_mixed_as_the_image_is(smoothing) -> None:
+def test_the_hard_label_of_a_mixed_image_is_mixed_as_the_image_is(smoothing: float) -> None:
     _, logits, _, hard = batch()
     other, share = hard.roll(1), torch.linspace(0, 1, len(hard))
     classes = logits.shape[1]

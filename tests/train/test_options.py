@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,18 +18,20 @@ from reinforce.train.run import BEST
 from reinforce.train.setup import build
 from reinforce.train.tasks import ReplayTask
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import SIZE, TEACHER
+from tests.conftest import SIZE, TEACHER, Cli
 from tests.train.conftest import STEPS, config, recorded, refused
 
 pytestmark = pytest.mark.unit
 
 
-def test_replay_without_labels_is_refused(images, store, tmp_path) -> None:
+def test_replay_without_labels_is_refused(images: Path, store: Path, tmp_path: Path) -> None:
     assert "no --labels" in refused(UsageError, "--mode replay needs stored labels", config(images, tmp_path / "run"))
     refused(DataError, "is not a reinforced dataset", config(images, tmp_path / "run", tmp_path / "nothing"))
 
 
-def test_another_size_replays_the_same_boxes_and_says_that_pixels_differ(images, store, tmp_path, monkeypatch, cli) -> None:
+def test_another_size_replays_the_same_boxes_and_says_that_pixels_differ(
+    images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
     seen = recorded(monkeypatch, ReplayTask)
     arguments = [
         "--student",
@@ -53,7 +57,9 @@ def test_another_size_replays_the_same_boxes_and_says_that_pixels_differ(images,
     assert torch.equal(seen[0][0], torch.stack([dataset.replay(int(i), dataset.view_of(int(i))) for i in plan[0]]))
 
 
-def test_several_sizes_come_in_turn_and_evaluation_is_at_the_largest(images, store, val, tmp_path, monkeypatch) -> None:
+def test_several_sizes_come_in_turn_and_evaluation_is_at_the_largest(
+    images: Path, store: Path, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = recorded(monkeypatch, ReplayTask)
     run = config(images, tmp_path / "run", store, student="test_resnet", sizes=(32, 48, 40), epochs=2, val=val)
     assert build(run).size == build(run).validations[""].views.size == 48
@@ -68,7 +74,7 @@ def test_several_sizes_come_in_turn_and_evaluation_is_at_the_largest(images, sto
 
 
 @pytest.mark.parametrize("text", ["96,", "96,x", "4,8", "-3", "9999"])
-def test_sizes_that_are_none_are_refused(images, store, tmp_path, cli, text) -> None:
+def test_sizes_that_are_none_are_refused(images: Path, store: Path, tmp_path: Path, cli: Cli, text: str) -> None:
     code, _, err = cli(
         "train", "--student", "test_resnet", "--data", images, "--labels", store, f"--sizes={text}", "--out", tmp_path / "r"
     )
@@ -76,7 +82,7 @@ def test_sizes_that_are_none_are_refused(images, store, tmp_path, cli, text) -> 
     assert "is not valid" in err
 
 
-def test_options_that_contradict_each_other_are_refused(images, store, tmp_path) -> None:
+def test_options_that_contradict_each_other_are_refused(images: Path, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused(UsageError, "--policy is given beside --labels", config(images, out, store, policy="rrc"))
     refused(UsageError, "6 views are asked for", config(images, out, store, views=6))
@@ -86,18 +92,22 @@ def test_options_that_contradict_each_other_are_refused(images, store, tmp_path)
     refused(UsageError, "num_classes is not for the user", config(images, out, store, student_kwargs={"num_classes": 7}))
 
 
-def test_an_online_teacher_with_other_weights_than_the_labels_is_refused(images, store, undisturbed, tmp_path) -> None:
+def test_an_online_teacher_with_other_weights_than_the_labels_is_refused(
+    images: Path, store: Path, undisturbed: Any, tmp_path: Path
+) -> None:
     train(config(images, tmp_path / "other", store, student=TEACHER, epochs=1))
     run = config(images, tmp_path / "run", store, mode="online", teacher_weights=[tmp_path / "other" / BEST])
     refused(TeacherError, "are not those that made the labels", run)
 
 
 @pytest.mark.parametrize(("changes", "text"), [({"opt": "nonsense"}, "nonsense"), ({"sched": "nonsense"}, "nonsense")])
-def test_an_unknown_optimiser_or_schedule_is_refused(images, store, tmp_path, changes, text) -> None:
+def test_an_unknown_optimiser_or_schedule_is_refused(
+    images: Path, store: Path, tmp_path: Path, changes: Any, text: str
+) -> None:
     assert text in refused(UsageError, "timm does not know this", config(images, tmp_path / "run", store, **changes))
 
 
-def test_plain_training_needs_no_labels_and_takes_a_policy(images, val, tmp_path) -> None:
+def test_plain_training_needs_no_labels_and_takes_a_policy(images: Path, val: Path, tmp_path: Path) -> None:
     run = config(images, tmp_path / "run", mode="plain", policy="rrc:hflip=0", size=SIZE, val=val, epochs=1)
     summary = train(run)
     assert summary["policy"] == str(parse_policy("rrc:hflip=0"))

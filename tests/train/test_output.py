@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ from tests.train.conftest import CPU_RANK, STEPS, TIMES, at, config, differences
 pytestmark = pytest.mark.unit
 
 
-def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed) -> None:
+def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed: Any) -> None:
     out = undisturbed("replay").out
     lines = metrics_of(out)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
@@ -55,14 +56,16 @@ def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed) -> None:
     assert sorted(p.name for p in out.iterdir()) == sorted([LAST, BEST, METRICS, SUMMARY])
 
 
-def test_callbacks_hear_of_every_step_and_epoch(images, store, tmp_path) -> None:
+def test_callbacks_hear_of_every_step_and_epoch(images: Path, store: Path, tmp_path: Path) -> None:
     steps, lines = [], []
     train(config(images, tmp_path / "run", store, epochs=2), lambda *step: steps.append(step), lines.append)
     assert steps == [(epoch, done, STEPS) for epoch in range(2) for done in range(1, STEPS + 1)]
     assert lines == metrics_of(tmp_path / "run")
 
 
-def test_the_loss_of_a_line_is_the_mean_over_samples(images, store, tmp_path, monkeypatch) -> None:
+def test_the_loss_of_a_line_is_the_mean_over_samples(
+    images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     losses = []
     forward = ReplayTask.forward
 
@@ -76,13 +79,13 @@ def test_the_loss_of_a_line_is_the_mean_over_samples(images, store, tmp_path, mo
     assert metrics_of(tmp_path / "run")[0]["loss"] == pytest.approx(sum(v * n for v, n in losses) / 24, rel=1e-5)
 
 
-def test_the_loss_falls(images, store, tmp_path) -> None:
+def test_the_loss_falls(images: Path, store: Path, tmp_path: Path) -> None:
     train(config(images, tmp_path / "run", store, epochs=8, student="test_resnet", lr=3e-3))
     losses = [line["loss"] for line in metrics_of(tmp_path / "run")]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undisturbed, val) -> None:
+def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undisturbed: Any, val: Path) -> None:
     out = undisturbed("replay").out
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=3)
     model.load_state_dict(load_file(out / BEST))
@@ -97,7 +100,7 @@ def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undistur
     assert metrics == {k: metrics_of(out)[about["epoch"]][f"ema_{k}"] for k in metrics}
 
 
-def test_the_best_weights_can_teach(undisturbed, images, tmp_path) -> None:
+def test_the_best_weights_can_teach(undisturbed: Any, images: Path, tmp_path: Path) -> None:
     out = undisturbed("replay").out
     spec = TeacherSpec("test_vit", out / BEST)
     teacher = load_teacher(
@@ -112,7 +115,7 @@ def test_the_best_weights_can_teach(undisturbed, images, tmp_path) -> None:
 
 @pytest.mark.parametrize("tops", [[50.0, 50.0, 50.0], [20.0, 50.0, 50.0], [50.0, 20.0, 50.0], [50.0, 20.0, 30.0]])
 def test_the_best_epoch_of_the_summary_is_the_one_whose_weights_were_kept(
-    images, store, val, tmp_path, monkeypatch, tops
+    images: Path, store: Path, val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tops: Any
 ) -> None:
     results = iter(tops)
     monkeypatch.setattr(Validation, "evaluate", lambda self, *a: {"top1": next(results), "nll": 1.0})
@@ -124,7 +127,7 @@ def test_the_best_epoch_of_the_summary_is_the_one_whose_weights_were_kept(
     assert summary["best_epoch"] == kept
 
 
-def test_without_a_validation_set_the_last_epoch_is_the_best(images, store, tmp_path) -> None:
+def test_without_a_validation_set_the_last_epoch_is_the_best(images: Path, store: Path, tmp_path: Path) -> None:
     summary = train(config(images, tmp_path / "run", store, student="test_resnet"))
     assert summary["best_epoch"] == 2
     assert flat(load_file(tmp_path / "run" / BEST)) == flat(load_checkpoint(tmp_path / "run" / LAST)["model"])
@@ -133,7 +136,7 @@ def test_without_a_validation_set_the_last_epoch_is_the_best(images, store, tmp_
 # No place for a run
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed, tmp_path) -> None:
+def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     before = {p: p.read_bytes() for p in reference.out.iterdir()}
     with pytest.raises(UsageError, match="already holds a run") as error:
@@ -143,20 +146,22 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed, tmp_path) -> 
     assert {p: p.read_bytes() for p in reference.out.iterdir()} == before
 
 
-def test_an_output_that_is_a_file_is_refused(images, store, tmp_path) -> None:
+def test_an_output_that_is_a_file_is_refused(images: Path, store: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ReinforceError, match="run"):
         train(config(images, tmp_path / "run", store))
 
 
-def test_the_folder_of_the_labels_is_no_place_for_a_run(images, own_store) -> None:
+def test_the_folder_of_the_labels_is_no_place_for_a_run(images: Path, own_store: Path) -> None:
     before = sorted(own_store.rglob("*"))
     with pytest.raises(ReinforceError, match="own_store"):
         train(config(images, own_store, own_store, epochs=1, student="test_resnet"))
     assert sorted(own_store.rglob("*")) == before
 
 
-def test_a_full_disk_is_an_error_that_says_so_and_keeps_the_last_checkpoint(undisturbed, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_an_error_that_says_so_and_keeps_the_last_checkpoint(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = undisturbed("replay")
 
     def full() -> None:
@@ -173,7 +178,7 @@ def test_a_full_disk_is_an_error_that_says_so_and_keeps_the_last_checkpoint(undi
 
 
 @pytest.mark.process
-def test_a_second_run_into_the_same_folder_is_refused(images, store, tmp_path) -> None:
+def test_a_second_run_into_the_same_folder_is_refused(images: Path, store: Path, tmp_path: Path) -> None:
     program = (
         "import fcntl, os, sys; h = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.lockf(h, fcntl.LOCK_EX);"
         "print('held', flush=True); sys.stdin.read()"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.process
 
 
 @pytest.mark.slow
-def test_a_step_waits_for_no_other_process_but_in_its_gradients(images, store, val, tmp_path) -> None:
+def test_a_step_waits_for_no_other_process_but_in_its_gradients(images: Path, store: Path, val: Path, tmp_path: Path) -> None:
     code, said, seen = run(2, [images, store, val], tmp_path / "run", epochs=1)
     assert code == 0, said
     assert len(seen[0]) == 3
@@ -27,7 +28,9 @@ def test_a_step_waits_for_no_other_process_but_in_its_gradients(images, store, v
 
 
 @pytest.mark.slow
-def test_what_one_process_is_asked_all_of_them_do_at_the_same_step(images, store, val, tmp_path) -> None:
+def test_what_one_process_is_asked_all_of_them_do_at_the_same_step(
+    images: Path, store: Path, val: Path, tmp_path: Path
+) -> None:
     code, said, seen = run(2, [images, store, val], tmp_path / "run", epochs=4, signal=[1, 2])
     assert code != 0
     assert "Training was interrupted" in said
@@ -53,14 +56,16 @@ with joined("cpu") as ranks:
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_machine_share_its_cores(tmp_path) -> None:
+def test_the_processes_of_a_machine_share_its_cores(tmp_path: Path) -> None:
     (tmp_path / "cores.py").write_text(CORES)
     done = torchrun(2, tmp_path / "cores.py")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [24, 2]  # 12 of 24 cores each beside a GPU, one each beside a model on its cores
 
 
-def test_each_process_has_a_decoding_one_beside_a_gpu_and_few_cores_are_left_to_the_model(monkeypatch) -> None:
+def test_each_process_has_a_decoding_one_beside_a_gpu_and_few_cores_are_left_to_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(24), raising=False)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert [default_workers(cuda, n) for n in (1, 2, 8, 100)] == [16, 12, 3, 1]

@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from reinforce.generation.generate import generate
 from reinforce.packs.open_labels import open_labels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.checkpoint import load_checkpoint
 from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
@@ -25,7 +27,7 @@ from reinforce.train.ranks import AnyRank, Ranks
 from reinforce.train.recipe import load_recipe
 from reinforce.train.run import BEST, LAST
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import make_settings, write_folder
+from tests.conftest import Cli, make_settings, write_folder
 from tests.train.conftest import metrics_of
 from tests.train.torchrun import ROOT, run
 
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module")
-def data(images, teacher, tmp_path_factory) -> list[Path]:
+def data(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Images, labels of mixed views of them, and images to evaluate on."""
     root = tmp_path_factory.mktemp("ranks")
     source = ImageFolder.open(images)
@@ -46,7 +48,7 @@ def data(images, teacher, tmp_path_factory) -> list[Path]:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "shards"])
-def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -> None:
+def test_two_processes_see_and_learn_what_one_does(where: str, data: list[Path], tmp_path: Path) -> None:
     if where == "shards":
         pack(ImageFolder.open(data[0]), data[1], tmp_path / "shards", Options(shard_bytes=30_000))
         data = [tmp_path / "shards", tmp_path / "shards", data[2]]
@@ -80,7 +82,7 @@ def test_two_processes_see_and_learn_what_one_does(where: str, data, tmp_path) -
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_discriminator_learns_the_same_from_two_processes(data, tmp_path) -> None:
+def test_a_discriminator_learns_the_same_from_two_processes(data: list[Path], tmp_path: Path) -> None:
     found = []
     for world in (1, 2):
         out = tmp_path / str(world)
@@ -95,7 +97,7 @@ def test_a_discriminator_learns_the_same_from_two_processes(data, tmp_path) -> N
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_number(data, tmp_path) -> None:
+def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_number(data: list[Path], tmp_path: Path) -> None:
     code, said, _ = run(2, data, tmp_path / "run", save_every=1, die=[1, 5])
     assert code != 0
     assert load_checkpoint(tmp_path / "run" / LAST)["epoch"] >= 1
@@ -109,7 +111,7 @@ def test_when_one_process_dies_the_others_end_and_the_run_resumes_with_another_n
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_and_leaves_a_checkpoint(data, tmp_path) -> None:
+def test_a_signal_to_one_process_stops_all_and_leaves_a_checkpoint(data: list[Path], tmp_path: Path) -> None:
     code, said, seen = run(2, data, tmp_path / "run", epochs=400, stop=[0, 2])
     assert code != 0
     assert len(seen) == 2
@@ -126,7 +128,7 @@ def cpu_config(data: list[Path], out: Path, **changes: object) -> TrainConfig:
     )
 
 
-def test_accumulated_batches_make_the_update_of_one_large_batch(data, tmp_path) -> None:
+def test_accumulated_batches_make_the_update_of_one_large_batch(data: list[Path], tmp_path: Path) -> None:
     train(cpu_config(data, tmp_path / "large", batch_size=24))
     train(cpu_config(data, tmp_path / "small", batch_size=8, grad_accum_steps=3))
     a, b = (load_file(tmp_path / n / BEST) for n in ("large", "small"))
@@ -137,7 +139,7 @@ def test_accumulated_batches_make_the_update_of_one_large_batch(data, tmp_path) 
     assert any(not torch.allclose(a[k], c[k], atol=2e-4) for k in a)
 
 
-def test_accumulation_stops_and_resumes_between_updates_only(data, tmp_path) -> None:
+def test_accumulation_stops_and_resumes_between_updates_only(data: list[Path], tmp_path: Path) -> None:
     reference = cpu_config(data, tmp_path / "whole", batch_size=4, grad_accum_steps=4, save_every=1)
     train(reference)
 
@@ -155,7 +157,7 @@ def test_accumulation_stops_and_resumes_between_updates_only(data, tmp_path) -> 
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_channels_last_changes_the_layout_and_not_the_result(data, tmp_path) -> None:
+def test_channels_last_changes_the_layout_and_not_the_result(data: list[Path], tmp_path: Path) -> None:
     for name, flag in (("on", True), ("off", False)):
         train(cpu_config(data, tmp_path / name, batch_size=8, student="test_resnet", channels_last=flag))
     a, b = (load_file(tmp_path / n / BEST) for n in ("on", "off"))
@@ -163,7 +165,9 @@ def test_channels_last_changes_the_layout_and_not_the_result(data, tmp_path) -> 
 
 
 @pytest.mark.slow
-def test_a_compiled_student_learns_the_same_and_is_saved_under_its_own_names(data, tmp_path, monkeypatch) -> None:
+def test_a_compiled_student_learns_the_same_and_is_saved_under_its_own_names(
+    data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import reinforce.train.tasks as tasks
 
     compiled, original = [], torch.compile
@@ -181,7 +185,7 @@ def test_a_compiled_student_learns_the_same_and_is_saved_under_its_own_names(dat
     assert all(torch.allclose(a[k], b[k], atol=1e-3) for k in a)
 
 
-def test_synchronised_batch_statistics_want_cuda(data, tmp_path) -> None:
+def test_synchronised_batch_statistics_want_cuda(data: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--sync-bn needs CUDA"):
         train(cpu_config(data, tmp_path / "run", sync_bn=True))
 
@@ -199,7 +203,7 @@ def test_one_process_needs_no_other() -> None:
 # Curves
 
 
-def test_curves_without_tensorboard_are_wrong_usage(data, tmp_path, monkeypatch) -> None:
+def test_curves_without_tensorboard_are_wrong_usage(data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match="--tensorboard needs TensorBoard"):
         train(cpu_config(data, tmp_path / "run", tensorboard=True))
@@ -207,7 +211,7 @@ def test_curves_without_tensorboard_are_wrong_usage(data, tmp_path, monkeypatch)
 
 
 @pytest.mark.network
-def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
+def test_curves_have_the_numbers_of_the_metrics(data: list[Path], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(cpu_config(data, tmp_path / "run", tensorboard=True))
@@ -218,7 +222,7 @@ def test_curves_have_the_numbers_of_the_metrics(data, tmp_path) -> None:
 # Several validation sets
 
 
-def test_further_validation_sets_are_evaluated_over_their_own_classes(data, tmp_path, cli) -> None:
+def test_further_validation_sets_are_evaluated_over_their_own_classes(data: list[Path], tmp_path: Path, cli: Cli) -> None:
     few = write_folder(tmp_path / "few", per_class=2, first=400)
     for image in (few / "bread").iterdir():
         image.unlink()
@@ -247,7 +251,7 @@ def test_further_validation_sets_are_evaluated_over_their_own_classes(data, tmp_
     assert model.num_classes == 3
 
 
-def test_folders_named_by_class_index_are_matched_by_it(tmp_path) -> None:
+def test_folders_named_by_class_index_are_matched_by_it(tmp_path: Path) -> None:
     from reinforce.train.evaluate import Validation
 
     folder = write_folder(tmp_path / "v2", per_class=1)
@@ -258,7 +262,7 @@ def test_folders_named_by_class_index_are_matched_by_it(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("given", [["{0}", "{0}"], ["a={0}", "a={0}"]])
-def test_validation_sets_of_one_name_are_wrong_usage(data, tmp_path, cli, given) -> None:
+def test_validation_sets_of_one_name_are_wrong_usage(data: list[Path], tmp_path: Path, cli: Cli, given: Any) -> None:
     options = [word for value in given for word in ("--val", value.format(data[2]))]
     code, _, said = cli(
         "train", "--student", "test_vit", "--data", data[0], "--labels", data[1], *options, "--out", tmp_path / "run"

@@ -6,6 +6,7 @@ import re
 import tomllib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -36,7 +37,7 @@ def test_the_shipped_recipes_are_the_files() -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name) -> None:
+def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name: Any) -> None:
     text = (FOLDER / f"{name}.toml").read_text()
     recipe = load_recipe(name, {})
     assert recipe.model_dump(exclude_unset=True) == tomllib.loads(text)
@@ -47,7 +48,7 @@ def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_the_commands_in_a_recipe_are_ones_that_exist(name) -> None:
+def test_the_commands_in_a_recipe_are_ones_that_exist(name: Any) -> None:
     text = re.sub(r"\n# {13,}", " ", (FOLDER / f"{name}.toml").read_text())
     commands = re.findall(r"^# (?:Command:)? +(reinforce .*)$", text, re.MULTILINE)
     assert any(c.startswith("reinforce train ") for c in commands)
@@ -79,14 +80,14 @@ def test_every_field_of_a_recipe_can_be_given_on_the_command_line() -> None:
     ("alpha = 1.5", "less than or equal to 1"),
     ('distill_type = "medium"', "distill_type"),
 ])  # fmt: skip
-def test_losses_that_contradict_each_other_are_refused(tmp_path, content, text) -> None:
+def test_losses_that_contradict_each_other_are_refused(tmp_path: Path, content: str, text: str) -> None:
     with pytest.raises(UsageError) as error:
         load_recipe(write(tmp_path, content), {})
     assert text in str(error.value)
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_recipe_is_described_in_a_line(name) -> None:
+def test_a_recipe_is_described_in_a_line(name: Any) -> None:
     assert 20 < len(about_recipe(name)) < 130
 
 
@@ -95,19 +96,19 @@ def test_the_default_of_a_recipe_is_valid() -> None:
     Recipe.model_validate(Recipe().model_dump())
 
 
-def test_overrides_win_and_none_is_no_override(tmp_path) -> None:
+def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
     path = write(tmp_path, "epochs = 7\nlr = 0.5\nmodel_ema = true\n")
     recipe = load_recipe(path, {"epochs": 9, "lr": None, "model_ema": False, "clip_grad": 2.0})
     assert (recipe.epochs, recipe.lr, recipe.model_ema, recipe.clip_grad) == (9, 0.5, False, 2.0)
 
 
-def test_a_recipe_can_be_a_file_of_ones_own(tmp_path) -> None:
+def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, 'epochs = 3\nopt = "sgd"\n'), {})
     assert (recipe.epochs, recipe.opt) == (3, "sgd")
     assert recipe.batch_size == Recipe().batch_size
 
 
-def test_an_unknown_recipe_names_those_that_ship(tmp_path) -> None:
+def test_an_unknown_recipe_names_those_that_ship(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no recipe 'usual'") as error:
         load_recipe("usual", {})
     for name in shipped_recipes():
@@ -117,7 +118,7 @@ def test_an_unknown_recipe_names_those_that_ship(tmp_path) -> None:
         load_recipe(str(tmp_path), {})
 
 
-def test_an_unknown_key_is_refused_by_name(tmp_path) -> None:
+def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path, "epochs = 3\nlearning_rate = 0.1\n")
     with pytest.raises(UsageError, match=r"mine.toml is not valid.\n.*learning_rate: Extra inputs") as error:
         load_recipe(path, {})
@@ -144,24 +145,24 @@ def test_an_unknown_key_is_refused_by_name(tmp_path) -> None:
         *[("distill_loss_weight", -1), ("task_loss_weight", -1), ("amp_dtype", "float8"), ("model_ema", "maybe")],
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(key, value) -> None:
+def test_a_value_out_of_range_is_refused_by_name(key: Any, value: Any) -> None:
     with pytest.raises(UsageError, match=rf"Recipe kd is not valid.\n  found: +{key}: "):
         load_recipe("kd", {key: value})
 
 
 @pytest.mark.parametrize("text", ["epochs = ", "epochs: 3", "[a\n", "epochs = 3\nepochs = 4\n"])
-def test_a_file_that_is_no_toml_is_refused(tmp_path, text) -> None:
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="is no TOML"):
         load_recipe(write(tmp_path, text), {})
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path) -> None:
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00lr")
     with pytest.raises(UsageError, match="is no TOML"):
         load_recipe(str(tmp_path / "mine.toml"), {})
 
 
-def test_a_table_where_a_value_belongs_is_refused(tmp_path) -> None:
+def test_a_table_where_a_value_belongs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lr: "):
         load_recipe(write(tmp_path, "[lr]\nbase = 1\n"), {})
 
@@ -169,7 +170,7 @@ def test_a_table_where_a_value_belongs_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("epochs", "wanted", "warmup"), [(100, 5, 5), (25, 5, 5), (24, 5, 4), (10, 5, 2), (4, 5, 0), (100, 0, 0)]
 )
-def test_warm_up_is_cut_to_a_fifth_of_the_run(epochs, wanted, warmup) -> None:
+def test_warm_up_is_cut_to_a_fifth_of_the_run(epochs: int, wanted: int, warmup: int) -> None:
     assert load_recipe("kd", {"epochs": epochs, "warmup_epochs": wanted}).warmup == warmup
 
 

@@ -32,7 +32,9 @@ def crash() -> None:
 
 @pytest.mark.parametrize("mode", CASES)
 @pytest.mark.parametrize("when", [(0, 1), (0, STEPS), (1, 3)], ids=["first step", "end of an epoch", "mid-epoch"])
-def test_a_run_that_is_stopped_and_resumed_ends_like_an_undisturbed_one(undisturbed, tmp_path, mode, when) -> None:
+def test_a_run_that_is_stopped_and_resumed_ends_like_an_undisturbed_one(
+    undisturbed: Any, tmp_path: Path, mode: Any, when: Any
+) -> None:
     reference = undisturbed(mode)
     stopped = dataclasses.replace(reference, out=tmp_path / "run")
     before = signal.getsignal(signal.SIGINT)
@@ -50,7 +52,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_like_an_undisturbed_one(undistur
 @pytest.mark.parametrize("mode", CASES)
 @pytest.mark.parametrize(("save_every", "redone"), [(2, (1, 3)), (0, (1, 1))])
 def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
-    undisturbed, tmp_path, mode, save_every, redone
+    undisturbed: Any, tmp_path: Path, mode: Any, save_every: int, redone: Any
 ) -> None:
     reference = undisturbed(mode)
     with pytest.raises(RuntimeError, match="power"):
@@ -61,7 +63,7 @@ def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_one(undisturbed, tmp_path) -> None:
+def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_one(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     going_on, stops = True, 0
     while going_on:
@@ -74,7 +76,7 @@ def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed, tmp_path) -> None:
+def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     with pytest.raises(RuntimeError, match="power"):
         train(dataclasses.replace(reference, out=tmp_path / "run"), at((0, 1), crash))
@@ -82,7 +84,9 @@ def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed, tmp_path)
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_crash_between_metrics_and_checkpoint_leaves_no_line_twice(undisturbed, tmp_path, monkeypatch) -> None:
+def test_a_crash_between_metrics_and_checkpoint_leaves_no_line_twice(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import reinforce.train.run as run_module
 
     reference = undisturbed("replay")
@@ -102,7 +106,7 @@ def test_a_crash_between_metrics_and_checkpoint_leaves_no_line_twice(undisturbed
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(undisturbed, tmp_path) -> None:
+def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
 
     def twice() -> None:
@@ -117,7 +121,7 @@ def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(undisturbed,
 
 
 @pytest.mark.parametrize("opt", ["lamb", "muon", "adafactorbv"])
-def test_timms_other_optimisers_resume_too(images, store, tmp_path, opt) -> None:
+def test_timms_other_optimisers_resume_too(images: Path, store: Path, tmp_path: Path, opt: str) -> None:
     reference = config(images, tmp_path / "reference", store, epochs=2, opt=opt, drop=0.3)
     train(reference)
     with pytest.raises(Interrupted):
@@ -126,7 +130,7 @@ def test_timms_other_optimisers_resume_too(images, store, tmp_path, opt) -> None
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_training_works_outside_the_main_thread(undisturbed, tmp_path) -> None:
+def test_training_works_outside_the_main_thread(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     thread = threading.Thread(target=train, args=[dataclasses.replace(reference, out=tmp_path / "run")])
     thread.start()
@@ -135,7 +139,7 @@ def test_training_works_outside_the_main_thread(undisturbed, tmp_path) -> None:
 
 
 @pytest.mark.process
-def test_resuming_may_change_the_number_of_workers(undisturbed, tmp_path) -> None:
+def test_resuming_may_change_the_number_of_workers(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("plain")
     with pytest.raises(Interrupted):
         train(
@@ -146,7 +150,7 @@ def test_resuming_may_change_the_number_of_workers(undisturbed, tmp_path) -> Non
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_resuming_a_finished_run_changes_nothing(undisturbed, tmp_path) -> None:
+def test_resuming_a_finished_run_changes_nothing(undisturbed: Any, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     shutil.copytree(reference.out, tmp_path / "run")
     steps = []
@@ -156,7 +160,7 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed, tmp_path) -> None:
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_the_random_state_matters_to_these_runs(undisturbed, tmp_path) -> None:
+def test_the_random_state_matters_to_these_runs(undisturbed: Any, tmp_path: Path) -> None:
     """Guards the tests above: with another dropout mask the weights would not be equal."""
     reference = undisturbed("replay")
     torch_state = "reinforce.train.run.torch.manual_seed"
@@ -181,7 +185,9 @@ main.main()
 
 @pytest.mark.process
 @pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "state is saved"), (signal.SIGKILL, -9, "")])
-def test_a_signalled_process_is_continued_by_resume(undisturbed, tmp_path, monkeypatch, number, code, said) -> None:
+def test_a_signalled_process_is_continued_by_resume(
+    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Any, code: int, said: str
+) -> None:
     reference = undisturbed("replay")
     arguments = [
         *("train", "--student", "test_vit", "--data", reference.data, "--labels", reference.labels, "--val", reference.val),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from reinforce.errors import DataError, Interrupted, SettingsError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.loop import train
 from reinforce.train.run import BEST, LAST
@@ -37,7 +40,7 @@ pytestmark = pytest.mark.unit
         ({"views": 4}, "views = None in the checkpoint, 4 asked for"),
     ],
 )
-def test_resuming_with_another_setting_names_both_values(undisturbed, changes, text) -> None:
+def test_resuming_with_another_setting_names_both_values(undisturbed: Any, changes: Any, text: str) -> None:
     reference = undisturbed("replay")
     before = {p: p.read_bytes() for p in reference.out.iterdir()}
     values = {**CASES["replay"], "val": reference.val, **changes}
@@ -49,7 +52,9 @@ def test_resuming_with_another_setting_names_both_values(undisturbed, changes, t
     assert {p: p.read_bytes() for p in reference.out.iterdir()} == before
 
 
-def test_resuming_with_other_labels_or_other_images_is_refused(undisturbed, own_images, teacher, tmp_path) -> None:
+def test_resuming_with_other_labels_or_other_images_is_refused(
+    undisturbed: Any, own_images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     reference = undisturbed("replay")
     source = ImageFolder.open(own_images)
     generate(source, teacher, make_settings(source, teacher, seed=4), tmp_path / "other", Execution(workers=0))
@@ -62,7 +67,7 @@ def test_resuming_with_other_labels_or_other_images_is_refused(undisturbed, own_
         train(dataclasses.replace(reference, data=own_images, resume=True))
 
 
-def test_resuming_a_plain_run_with_another_policy_is_refused(images, tmp_path) -> None:
+def test_resuming_a_plain_run_with_another_policy_is_refused(images: Path, tmp_path: Path) -> None:
     run = config(images, tmp_path / "run", mode="plain", policy="rrc", size=SIZE, epochs=2, student="test_resnet")
     with pytest.raises(Interrupted):
         train(run, at((0, 2), lambda: signal.raise_signal(signal.SIGINT)))
@@ -70,7 +75,9 @@ def test_resuming_a_plain_run_with_another_policy_is_refused(images, tmp_path) -
         train(dataclasses.replace(run, policy="none", resume=True))
 
 
-def test_resuming_an_online_run_with_another_teacher_is_refused(images, weights, undisturbed, tmp_path) -> None:
+def test_resuming_an_online_run_with_another_teacher_is_refused(
+    images: Path, weights: Path, undisturbed: Any, tmp_path: Path
+) -> None:
     changes = {"mode": "online", "size": SIZE, "epochs": 2, "student": "test_resnet"}
     run = config(images, tmp_path / "run", teachers=[TeacherSpec(TEACHER, weights)], **changes)
     with pytest.raises(Interrupted):
@@ -81,7 +88,7 @@ def test_resuming_an_online_run_with_another_teacher_is_refused(images, weights,
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", None])
-def test_a_checkpoint_that_is_none_is_refused(undisturbed, tmp_path, content) -> None:
+def test_a_checkpoint_that_is_none_is_refused(undisturbed: Any, tmp_path: Path, content: bytes | None) -> None:
     reference = undisturbed("replay")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LAST).write_bytes((reference.out / BEST).read_bytes() if content is None else content)

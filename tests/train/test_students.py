@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.models import create
 from reinforce.teachers.short_names import timm_name
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
 from reinforce.train.recipe import load_recipe
@@ -33,7 +35,7 @@ OTHERS = ["resnetrs50", "ese_vovnet39b", "gernet_m", "deit_tiny_distilled_patch1
 
 
 @pytest.fixture(scope="module")
-def labels(teacher, tmp_path_factory) -> tuple[Path, Path]:
+def labels(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Three images at 224 pixels with two mixed views each."""
     root = tmp_path_factory.mktemp("students")
     source = ImageFolder.open(write_folder(root / "images", per_class=2))
@@ -43,7 +45,7 @@ def labels(teacher, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", USI + OTHERS)
-def test_a_student_takes_a_step(labels, tmp_path, name) -> None:
+def test_a_student_takes_a_step(labels: tuple[Path, Path], tmp_path: Path, name: Any) -> None:
     images, store = labels
     overrides = {
         "epochs": 1,

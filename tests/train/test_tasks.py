@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from reinforce.errors import DataError
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.targets import Targets
 from reinforce.teachers.models import create
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.losses import LossWeights
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from tests.conftest import SIZE
@@ -26,7 +29,7 @@ def sparse(soft: torch.Tensor) -> SparseLabels:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_plain_task_is_cross_entropy_with_smoothing(smoothing) -> None:
+def test_the_plain_task_is_cross_entropy_with_smoothing(smoothing: float) -> None:
     images, _, _, hard = batch()
     task = PlainTask(student(), LossWeights(smoothing=smoothing), CPU).eval()
     result = task(images, Targets(hard))
@@ -54,7 +57,7 @@ def test_the_replaying_task_learns_the_dense_form_of_the_stored_labels() -> None
     assert torch.allclose(result["loss"], task.loss(result["output"], dense, Targets(hard[:2]))["loss"])
 
 
-def test_the_online_task_learns_what_the_live_teacher_says_of_the_same_pixels(teacher) -> None:
+def test_the_online_task_learns_what_the_live_teacher_says_of_the_same_pixels(teacher: Teacher) -> None:
     images, _, _, hard = batch()
     task = OnlineTask(student(), teacher, LossWeights(), CPU).eval()
     result = task(images, Targets(hard))
@@ -62,7 +65,7 @@ def test_the_online_task_learns_what_the_live_teacher_says_of_the_same_pixels(te
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_images_are_normalised_by_the_students_own_mean_and_std(name) -> None:
+def test_images_are_normalised_by_the_students_own_mean_and_std(name: str) -> None:
     images, *_ = batch()
     model = student(name)
     config = model.pretrained_cfg
@@ -88,7 +91,7 @@ def test_the_student_gets_the_normalised_view() -> None:
 
 
 @pytest.mark.parametrize("kind", [PlainTask, ReplayTask, OnlineTask])
-def test_tasks_are_timms(kind, teacher) -> None:
+def test_tasks_are_timms(kind: Any, teacher: Teacher) -> None:
     assert issubclass(kind, StudentTask)
     assert issubclass(kind, TrainingTask)
     model = student()
@@ -100,7 +103,7 @@ def test_tasks_are_timms(kind, teacher) -> None:
     assert task.get_checkpoint_state(ema=True)["state_dict_ema"].keys() == model.state_dict().keys()
 
 
-def test_the_teacher_stays_in_evaluation_mode_and_learns_nothing(teacher) -> None:
+def test_the_teacher_stays_in_evaluation_mode_and_learns_nothing(teacher: Teacher) -> None:
     images, _, _, hard = batch()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     labels = teacher(images)

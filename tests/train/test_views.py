@@ -13,11 +13,13 @@ import torch
 from reinforce import ReinforcedDataset
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
+from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.teachers.open_teacher import teacher_of
+from reinforce.teachers.teacher import Teacher
 from reinforce.train.loop import train
 from reinforce.train.losses import LossWeights
 from reinforce.train.setup import build
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_student_sees_the_stored_views_and_labels_and_every_sample_once_per_epoch(
-    images, store, tmp_path, monkeypatch, workers
+    images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     seen = recorded(monkeypatch, ReplayTask)
     train(config(images, tmp_path / "run", store, epochs=2, student="test_resnet", workers=workers))
@@ -55,7 +57,9 @@ def test_the_student_sees_the_stored_views_and_labels_and_every_sample_once_per_
                 assert targets.soft.remainder[row] == np.float32(remainder)
 
 
-def test_epochs_differ_in_order_and_views_and_seeds_too(images, store, tmp_path, monkeypatch) -> None:
+def test_epochs_differ_in_order_and_views_and_seeds_too(
+    images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = recorded(monkeypatch, ReplayTask)
     for seed in (2, 3):
         train(config(images, tmp_path / str(seed), store, epochs=2, student="test_resnet", seed=seed))
@@ -64,7 +68,9 @@ def test_epochs_differ_in_order_and_views_and_seeds_too(images, store, tmp_path,
     assert all(not torch.equal(epochs[i], epochs[j]) for i in range(4) for j in range(i))
 
 
-def test_fewer_views_than_stored_are_used_on_demand(images, store, tmp_path, monkeypatch) -> None:
+def test_fewer_views_than_stored_are_used_on_demand(
+    images: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = recorded(monkeypatch, ReplayTask)
     train(config(images, tmp_path / "run", store, epochs=3, student="test_resnet", views=1))
     dataset = ReinforcedDataset(store, images)
@@ -74,7 +80,7 @@ def test_fewer_views_than_stored_are_used_on_demand(images, store, tmp_path, mon
 
 
 @pytest.fixture
-def gappy(own_images, teacher, tmp_path) -> tuple[Path, Path]:
+def gappy(own_images: Path, teacher: Teacher, tmp_path: Path) -> tuple[Path, Path]:
     """Images of which one is corrupt and one was missing, and their labels."""
     (own_images / "bread" / "004.jpg").write_bytes(b"\xff\xd8\xff garbage")
     source = ImageFolder.open(own_images)
@@ -83,7 +89,9 @@ def gappy(own_images, teacher, tmp_path) -> tuple[Path, Path]:
     return own_images, tmp_path / "gappy"
 
 
-def test_the_modes_share_samples_order_and_initial_weights(gappy, weights, tmp_path, monkeypatch) -> None:
+def test_the_modes_share_samples_order_and_initial_weights(
+    gappy: tuple[Path, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, labels = gappy
     keys: dict[str, list[str]] = {mode: [] for mode in CASES}
     replayed, fresh = ReplayedViews.items, FreshViews.items
@@ -109,13 +117,15 @@ def test_the_modes_share_samples_order_and_initial_weights(gappy, weights, tmp_p
     assert initial["replay"] == initial["plain"] == initial["online"]
 
 
-def test_another_seed_gives_other_initial_weights_and_another_order(images, store, tmp_path) -> None:
+def test_another_seed_gives_other_initial_weights_and_another_order(images: Path, store: Path, tmp_path: Path) -> None:
     one, other = (build(config(images, tmp_path / "run", store, seed=s)).student.state_dict() for s in (1, 2))
     assert flat(one) != flat(other)
     assert any((a != b).any() for a, b in zip(batch_plan(1, 0, 20, 5), batch_plan(2, 0, 20, 5), strict=True))
 
 
-def test_plain_views_are_drawn_from_the_policy_of_the_labels_anew_in_every_epoch(images, store, tmp_path) -> None:
+def test_plain_views_are_drawn_from_the_policy_of_the_labels_anew_in_every_epoch(
+    images: Path, store: Path, tmp_path: Path
+) -> None:
     views = build(config(images, tmp_path / "run", store, mode="plain")).views
     assert views.policy == Store(store).settings.policy
     views.set_epoch(0)
@@ -127,7 +137,7 @@ def test_plain_views_are_drawn_from_the_policy_of_the_labels_anew_in_every_epoch
     assert not any(torch.equal(first, stored.replay(3, v)) for v in range(5))
 
 
-def test_a_replayed_loss_is_the_online_loss_up_to_the_codec(images, store, weights, tmp_path) -> None:
+def test_a_replayed_loss_is_the_online_loss_up_to_the_codec(images: Path, store: Path, weights: Path, tmp_path: Path) -> None:
     parts = build(config(images, tmp_path / "run", store))
     teacher = teacher_of(Store(store).settings, [weights], torch.device("cpu"))
     loss_weights = LossWeights(distill=1.0, task=0.3, smoothing=0.1)
@@ -141,6 +151,7 @@ def test_a_replayed_loss_is_the_online_loss_up_to_the_codec(images, store, weigh
         for name in ("loss", "kd_loss", "task_loss"):
             assert torch.allclose(a[name], b[name], atol=5e-4), name
         assert torch.equal(a["output"], b["output"])
+        assert isinstance(targets.soft, SparseLabels)
         shuffled = dataclasses.replace(targets.soft, **{k: getattr(targets.soft, k).roll(1, 0) for k in ("class_ids", "probs")})
         wrong = replay(pixels, dataclasses.replace(targets, soft=shuffled))
         assert abs(wrong["kd_loss"] - b["kd_loss"]) > 2e-3

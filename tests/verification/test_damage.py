@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from reinforce.errors import StoreError
 from reinforce.store.block import block_path
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_store
+from tests.conftest import Cli
 from tests.verification.damage import edit_manifest, failed, flip
 
 pytestmark = pytest.mark.unit
@@ -33,7 +36,7 @@ pytestmark = pytest.mark.unit
         "params/zarr.json",
     ],
 )
-def test_a_flipped_bit_in_any_file_of_a_block_is_found_and_the_file_named(own_store, path, position) -> None:
+def test_a_flipped_bit_in_any_file_of_a_block_is_found_and_the_file_named(own_store: Path, path: str, position: float) -> None:
     path = f"blocks/000001.zarr/{path}"
     flip(own_store / path, position)
     (check,) = verify_store(own_store)
@@ -44,7 +47,7 @@ def test_a_flipped_bit_in_any_file_of_a_block_is_found_and_the_file_named(own_st
     assert path in str(error.value)
 
 
-def test_a_flipped_bit_anywhere_in_the_sample_table_is_found(own_store, cli) -> None:
+def test_a_flipped_bit_anywhere_in_the_sample_table_is_found(own_store: Path, cli: Cli) -> None:
     path = own_store / "samples.parquet"
     whole = path.read_bytes()
     for position in range(0, len(whole), 9):
@@ -64,7 +67,7 @@ def test_a_flipped_bit_anywhere_in_the_sample_table_is_found(own_store, cli) -> 
 
 
 @pytest.mark.parametrize("path", ["blocks/000000.zarr/records/c/0", "blocks/000003.zarr/zarr.json"])
-def test_a_missing_file_is_found(own_store, path, cli) -> None:
+def test_a_missing_file_is_found(own_store: Path, path: str, cli: Cli) -> None:
     (own_store / path).unlink()
     code, text, _ = cli("verify", own_store)
     assert code == 1
@@ -72,7 +75,7 @@ def test_a_missing_file_is_found(own_store, path, cli) -> None:
     assert f"{path}: missing" in text
 
 
-def test_a_missing_block_or_table_is_found(own_store) -> None:
+def test_a_missing_block_or_table_is_found(own_store: Path) -> None:
     shutil.rmtree(block_path(own_store, 2))
     (check,) = verify_store(own_store)
     assert (check.name, check.failed) == ("files", 17)
@@ -86,14 +89,14 @@ def test_a_missing_block_or_table_is_found(own_store) -> None:
     "path",
     ["notes.txt", ".manifest.json.partial", "blocks/000004.zarr/zarr.json", "blocks/000000.zarr/extra/c/0", "blocks/a.npy"],
 )
-def test_a_file_too_many_is_found(own_store, path) -> None:
+def test_a_file_too_many_is_found(own_store: Path, path: str) -> None:
     (own_store / path).parent.mkdir(parents=True, exist_ok=True)
     (own_store / path).write_text("{}")
     (check,) = verify_store(own_store)
     assert (check.name, check.failed, check.failures) == ("files", 1, [f"{path}: not in the manifest"])
 
 
-def test_a_truncated_file_is_found_and_refused_when_it_is_read(own_store) -> None:
+def test_a_truncated_file_is_found_and_refused_when_it_is_read(own_store: Path) -> None:
     path = own_store / "blocks/000001.zarr/records/c/0"
     path.write_bytes(path.read_bytes()[:-1])
     assert failed(own_store) == {"files": 1}
@@ -104,7 +107,7 @@ def test_a_truncated_file_is_found_and_refused_when_it_is_read(own_store) -> Non
 # Edited manifests
 
 
-def test_a_wrong_hash_in_the_manifest_is_found(own_store) -> None:
+def test_a_wrong_hash_in_the_manifest_is_found(own_store: Path) -> None:
     path = "blocks/000001.zarr/probes/c/0"
     edit_manifest(own_store, lambda m: m["files"].update({path: "0" * 64}))
     (check,) = verify_store(own_store)
@@ -113,7 +116,7 @@ def test_a_wrong_hash_in_the_manifest_is_found(own_store) -> None:
     assert "expected 0000000000000000..." in check.failures[0]
 
 
-def test_a_file_that_the_manifest_forgets_is_found(own_store) -> None:
+def test_a_file_that_the_manifest_forgets_is_found(own_store: Path) -> None:
     edit_manifest(own_store, lambda m: m["files"].pop("samples.parquet"))
     (check,) = verify_store(own_store)
     assert check.failures == ["samples.parquet: not in the manifest"]
@@ -139,7 +142,7 @@ def test_a_file_that_the_manifest_forgets_is_found(own_store) -> None:
         (lambda m: m["settings"].update(block_size=8), "places (block and row) that are missing or occur twice"),
     ],
 )
-def test_an_edited_manifest_is_refused_in_words(own_store, cli, change, where) -> None:
+def test_an_edited_manifest_is_refused_in_words(own_store: Path, cli: Cli, change: Any, where: str) -> None:
     edit_manifest(own_store, change)
     code, text, err = cli("verify", own_store)
     assert (code, text) == (1, "")
@@ -147,7 +150,7 @@ def test_an_edited_manifest_is_refused_in_words(own_store, cli, change, where) -
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"\0" * 50, b'{"format": "reinforce"}'])
-def test_a_manifest_that_is_none_is_refused_in_words(own_store, cli, text) -> None:
+def test_a_manifest_that_is_none_is_refused_in_words(own_store: Path, cli: Cli, text: Any) -> None:
     (own_store / "manifest.json").write_bytes(text)
     for command in ("verify", "inspect"):
         code, _, err = cli(command, own_store)
@@ -155,13 +158,13 @@ def test_a_manifest_that_is_none_is_refused_in_words(own_store, cli, text) -> No
         assert "manifest.json is not valid" in err
 
 
-def test_a_manifest_that_is_a_folder_is_refused_in_words(own_store, cli) -> None:
+def test_a_manifest_that_is_a_folder_is_refused_in_words(own_store: Path, cli: Cli) -> None:
     (own_store / "manifest.json").unlink()
     (own_store / "manifest.json").mkdir()
     assert cli("verify", own_store)[0] == 1
 
 
-def test_counts_that_are_not_those_of_the_table_are_found(own_store, cli) -> None:
+def test_counts_that_are_not_those_of_the_table_are_found(own_store: Path, cli: Cli) -> None:
     edit_manifest(own_store, lambda m: m.update(counts={"ok": 0, "missing": 20, "corrupt": 4}))
     code, text, err = cli("verify", own_store)
     assert code == 1, text

@@ -20,10 +20,11 @@ from reinforce.store.block import BlockData, block_path, write_block
 from reinforce.store.listing import list_files
 from reinforce.store.samples import Samples
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.status import Status
-from tests.conftest import content
+from tests.conftest import Cli, content
 from tests.verification.damage import edit_manifest, failed
 
 pytestmark = pytest.mark.unit
@@ -61,7 +62,7 @@ def forge_samples(root: Path, **changes: Any) -> None:
     hash_again(root)
 
 
-def test_a_block_that_is_written_again_unchanged_has_the_same_bytes(store, own_store) -> None:
+def test_a_block_that_is_written_again_unchanged_has_the_same_bytes(store: Path, own_store: Path) -> None:
     for block in range(4):
         forge_block(own_store, block, lambda data: None)
     forge_samples(own_store)
@@ -72,7 +73,7 @@ def test_a_block_that_is_written_again_unchanged_has_the_same_bytes(store, own_s
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 0, "labels": 0}
 
 
-def test_the_sample_table_reads_back_as_it_was_written(own_store) -> None:
+def test_the_sample_table_reads_back_as_it_was_written(own_store: Path) -> None:
     samples = Store(own_store).samples
     again = Samples.from_parquet(own_store / "samples.parquet", 24, 7)
     assert again.to_parquet() == samples.to_parquet() == (own_store / "samples.parquet").read_bytes()
@@ -97,7 +98,7 @@ def set_param(row: int, view: int, column: int, value: int) -> Callable[[BlockDa
         set_param(2, 3, OP + 4, -1),
     ],
 )
-def test_params_that_no_image_can_give_are_found(own_store, images, change) -> None:
+def test_params_that_no_image_can_give_are_found(own_store: Path, images: Path, change: int) -> None:
     forge_block(own_store, 1, change)
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 1, "labels": 0}
     check = verify_store(own_store)[2]
@@ -137,7 +138,7 @@ def set_label(probs: Any = None, ids: Any = None) -> Callable[[BlockData], None]
         lambda data: data.records.__setitem__(2, b""),
     ],
 )
-def test_labels_that_are_no_distributions_are_found(own_store, change) -> None:
+def test_labels_that_are_no_distributions_are_found(own_store: Path, change: Any) -> None:
     forge_block(own_store, 1, change)
     key = Store(own_store).samples.keys[9]
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 0, "labels": 1}
@@ -153,14 +154,14 @@ def test_labels_that_are_no_distributions_are_found(own_store, change) -> None:
         (lambda data: data.width_height.__setitem__(3, data.width_height[3] + 1), "width_height"),
     ],
 )
-def test_a_block_that_differs_from_the_sample_table_is_found(own_store, change, column) -> None:
+def test_a_block_that_differs_from_the_sample_table_is_found(own_store: Path, change: Any, column: str) -> None:
     forge_block(own_store, 1, change)
     assert failed(own_store) == {"files": 0, "samples": 1, "params": 0, "labels": 0}
     assert f"block 1: {column} differ from" in verify_store(own_store)[1].failures[0]
 
 
 @pytest.mark.parametrize("name", ["sha256", "width_height", "status"])
-def test_a_sample_table_that_differs_from_the_blocks_is_found(own_store, name) -> None:
+def test_a_sample_table_that_differs_from_the_blocks_is_found(own_store: Path, name: str) -> None:
     values = getattr(Store(own_store).samples, name).copy()
     values[20] = values[20] + 1
     forge_samples(own_store, **{name: values})
@@ -169,7 +170,7 @@ def test_a_sample_table_that_differs_from_the_blocks_is_found(own_store, name) -
 
 
 @pytest.mark.parametrize("name", ["key_column", "labels"])
-def test_keys_and_hard_labels_that_are_not_those_of_the_index_are_found(own_store, name) -> None:
+def test_keys_and_hard_labels_that_are_not_those_of_the_index_are_found(own_store: Path, name: str) -> None:
     samples = Store(own_store).samples
     forge_samples(own_store, **{name: pa.array(samples.keys[::-1]) if name == "key_column" else (samples.labels + 1) % 3})
     assert failed(own_store)["samples"] > 0
@@ -192,7 +193,9 @@ def test_keys_and_hard_labels_that_are_not_those_of_the_index_are_found(own_stor
         (lambda t: t.set_column(7, "block", pa.array([None] * 24, pa.int32())), ""),
     ],
 )
-def test_a_table_that_is_not_the_one_of_the_format_is_refused_in_words(own_store, cli, change, found) -> None:
+def test_a_table_that_is_not_the_one_of_the_format_is_refused_in_words(
+    own_store: Path, cli: Cli, change: Any, found: str
+) -> None:
     table = change(pq.read_table(own_store / "samples.parquet"))
     pq.write_table(table, own_store / "samples.parquet")
     hash_again(own_store)
@@ -205,7 +208,7 @@ def test_a_table_that_is_not_the_one_of_the_format_is_refused_in_words(own_store
 # Found with the images and the teacher
 
 
-def test_a_forged_probe_is_found_with_the_images(own_store, images) -> None:
+def test_a_forged_probe_is_found_with_the_images(own_store: Path, images: Path) -> None:
     forge_block(own_store, 2, lambda data: data.probes.__setitem__(4, data.probes[4] ^ 1))
     assert not any(failed(own_store).values())
     probes, fresh = verify_pixels(ReinforcedDataset(own_store, images, check=False), views=120, workers=0)
@@ -216,7 +219,9 @@ def test_a_forged_probe_is_found_with_the_images(own_store, images) -> None:
 
 
 @pytest.mark.parametrize(("view", "probes"), [(1, 0), (3, 1)])
-def test_forged_params_that_some_image_could_give_are_found_with_the_images(own_store, images, view, probes) -> None:
+def test_forged_params_that_some_image_could_give_are_found_with_the_images(
+    own_store: Path, images: Path, view: int, probes: int
+) -> None:
     def shrink(data: BlockData) -> None:
         data.params[3, view, 2] -= 1  # the probe of row 3 is of view 3
 
@@ -227,7 +232,9 @@ def test_forged_params_that_some_image_could_give_are_found_with_the_images(own_
     assert f"{Store(own_store).samples.keys[3]}, view {view}: drawn again, params are" in fresh.failures[0]
 
 
-def test_forged_labels_that_are_distributions_are_found_by_the_teacher(own_store, images, teacher, weights, cli) -> None:
+def test_forged_labels_that_are_distributions_are_found_by_the_teacher(
+    own_store: Path, images: Path, teacher: Teacher, weights: Path, cli: Cli
+) -> None:
     def turn(data: BlockData) -> None:
         for row, record in enumerate(data.records):
             ids = (np.frombuffer(record, "<u2", 10) + 1) % 3

@@ -18,7 +18,8 @@ from reinforce.settings import to_json
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.manifest import Job
 from reinforce.store.store import Store, read_manifest
-from tests.conftest import SIZE, content, make_settings
+from reinforce.teachers.teacher import Teacher
+from tests.conftest import SIZE, Cli, content, make_settings
 
 pytestmark = pytest.mark.unit
 
@@ -41,7 +42,7 @@ def interrupt(images: Path, teacher: Any, out: Path, after: int) -> None:
 # What is no complete store
 
 
-def test_an_incomplete_store_says_so_and_how_far_it_is(images, teacher, tmp_path, cli) -> None:
+def test_an_incomplete_store_says_so_and_how_far_it_is(images: Path, teacher: Teacher, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
     interrupt(images, teacher, out, after=16)
     for command in (("verify", out), ("verify", out, "--data", images, "--views", 3), ("verify", out, "--json")):
@@ -63,7 +64,7 @@ def test_an_incomplete_store_says_so_and_how_far_it_is(images, teacher, tmp_path
         ReinforcedDataset(out, images)
 
 
-def test_a_half_written_block_is_not_counted(images, teacher, tmp_path, cli) -> None:
+def test_a_half_written_block_is_not_counted(images: Path, teacher: Teacher, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "out"
     interrupt(images, teacher, out, after=16)
     (out / "blocks" / ".000002.zarr" / "params").mkdir(parents=True)
@@ -71,7 +72,7 @@ def test_a_half_written_block_is_not_counted(images, teacher, tmp_path, cli) -> 
 
 
 @pytest.mark.parametrize("command", ["verify", "inspect"])
-def test_a_folder_that_is_no_store_is_refused_in_words(tmp_path, images, cli, command) -> None:
+def test_a_folder_that_is_no_store_is_refused_in_words(tmp_path: Path, images: Path, cli: Cli, command: str) -> None:
     for folder, found in ((tmp_path / "nowhere", "no such folder"), (images, "no manifest.json")):
         code, text, err = cli(command, folder)
         assert (code, text) == (1, "")
@@ -79,7 +80,7 @@ def test_a_folder_that_is_no_store_is_refused_in_words(tmp_path, images, cli, co
         assert found in err
 
 
-def test_a_manifest_means_complete_also_beside_a_job_that_was_not_removed(own_store, cli) -> None:
+def test_a_manifest_means_complete_also_beside_a_job_that_was_not_removed(own_store: Path, cli: Cli) -> None:
     manifest = read_manifest(own_store)
     (own_store / "job.json").write_text(to_json(Job(settings=manifest.settings, environment=manifest.environment)))
     code, text, _ = cli("inspect", own_store, "--json")
@@ -90,7 +91,7 @@ def test_a_manifest_means_complete_also_beside_a_job_that_was_not_removed(own_st
 # Inspect
 
 
-def test_inspect_says_what_is_in_a_store(store, weights, cli) -> None:
+def test_inspect_says_what_is_in_a_store(store: Path, weights: Path, cli: Cli) -> None:
     code, text, _ = cli("inspect", store)
     assert code == 0
     rows = {line[:11].rstrip(): line[12:] for line in text.splitlines()}
@@ -116,7 +117,7 @@ def test_inspect_says_what_is_in_a_store(store, weights, cli) -> None:
 
 
 @pytest.mark.parametrize("views", [1, 8])
-def test_bytes_per_view_are_those_of_the_files(images, teacher, tmp_path, cli, views) -> None:
+def test_bytes_per_view_are_those_of_the_files(images: Path, teacher: Teacher, tmp_path: Path, cli: Cli, views: int) -> None:
     source, out = ImageFolder.open(images), tmp_path / "out"
     generate(source, teacher, make_settings(source, teacher, views=views), out, Execution(16, workers=0))
     parts = json.loads(cli("inspect", out, "--json")[1])["bytes_per_view"]
@@ -138,7 +139,7 @@ def test_bytes_per_view_are_those_of_the_files(images, teacher, tmp_path, cli, v
     assert parts["total"] == pytest.approx(sum(size for name, size in parts.items() if name != "total"))
 
 
-def test_inspect_changes_nothing_and_reads_a_store_without_write_access(own_store, cli) -> None:
+def test_inspect_changes_nothing_and_reads_a_store_without_write_access(own_store: Path, cli: Cli) -> None:
     before = {p: p.stat().st_mtime_ns for p in own_store.rglob("*")}
     assert cli("inspect", own_store)[0] == 0
     assert cli("verify", own_store)[0] == 0

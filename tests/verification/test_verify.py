@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
+from reinforce.teachers.teacher import Teacher
 from reinforce.views import ops
-from tests.conftest import CLASSES, TEACHER, content, make_settings
+from tests.conftest import CLASSES, TEACHER, Cli, content, make_settings
 from tests.verification.damage import flip
 
 pytestmark = pytest.mark.unit
@@ -26,7 +29,9 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.process
-def test_a_whole_store_passes_every_check_and_says_how_much_was_looked_at(images, store, weights, cli) -> None:
+def test_a_whole_store_passes_every_check_and_says_how_much_was_looked_at(
+    images: Path, store: Path, weights: Path, cli: Cli
+) -> None:
     before = content(store)
     code, text, err = cli(
         "verify", store, "--data", images, "--views", 40, "--teacher-weights", weights, "--teacher-views", 30, "--workers", 1
@@ -46,7 +51,7 @@ def test_a_whole_store_passes_every_check_and_says_how_much_was_looked_at(images
 
 @pytest.mark.process
 @pytest.mark.parametrize(("views", "made"), [(1, 1), (7, 7), (120, 120), (100000, 120)])
-def test_so_many_views_are_made_anew_and_all_are_equal(images, store, cli, views, made) -> None:
+def test_so_many_views_are_made_anew_and_all_are_equal(images: Path, store: Path, cli: Cli, views: int, made: int) -> None:
     code, text, _ = cli("verify", store, "--data", images, "--views", views, "--workers", 2, "--json")
     assert code == 0
     checks = {c["name"]: (c["failed"], c["total"]) for c in json.loads(text)["checks"]}
@@ -54,7 +59,7 @@ def test_so_many_views_are_made_anew_and_all_are_equal(images, store, cli, views
     assert checks["images and probes"] == (0, 24)
 
 
-def test_the_json_says_what_the_text_says(images, own_store, cli) -> None:
+def test_the_json_says_what_the_text_says(images: Path, own_store: Path, cli: Cli) -> None:
     code, text, _ = cli("verify", own_store, "--data", images, "--workers", 0, "--json")
     whole = json.loads(text)
     assert (code, whole["ok"]) == (0, True)
@@ -76,7 +81,7 @@ def test_the_json_says_what_the_text_says(images, own_store, cli) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("key", ["apple/000.jpg", "bread/003.png", "cheese/006.jpg"])
-def test_one_changed_image_is_one_failure_that_names_it(own_images, store, cli, key) -> None:
+def test_one_changed_image_is_one_failure_that_names_it(own_images: Path, store: Path, cli: Cli, key: str) -> None:
     flip(own_images / key, 0.99)
     code, text, _ = cli("verify", store, "--data", own_images, "--workers", 1)
     assert code == 1
@@ -85,7 +90,7 @@ def test_one_changed_image_is_one_failure_that_names_it(own_images, store, cli, 
     assert f"Image {key[:-4]} is not the one that the teacher saw" in text
 
 
-def test_a_missing_image_is_named(own_images, store, cli) -> None:
+def test_a_missing_image_is_named(own_images: Path, store: Path, cli: Cli) -> None:
     (own_images / "bread" / "003.png").unlink()
     code, _, err = cli("verify", store, "--data", own_images, "--workers", 0)
     assert code == 1
@@ -96,7 +101,9 @@ def test_a_missing_image_is_named(own_images, store, cli) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("views", [0, 120])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_a_failure_like_another(own_images, store, cli, views, workers) -> None:
+def test_an_image_that_cannot_be_read_is_a_failure_like_another(
+    own_images: Path, store: Path, cli: Cli, views: int, workers: int
+) -> None:
     (own_images / "bread" / "003.png").unlink()
     (own_images / "bread" / "003.png").symlink_to("nowhere")
     code, text, _ = cli("verify", store, "--data", own_images, "--workers", workers, "--views", views)
@@ -105,7 +112,7 @@ def test_an_image_that_cannot_be_read_is_a_failure_like_another(own_images, stor
     assert "Image bread/003 cannot be read" in text
 
 
-def test_an_image_that_became_garbage_is_a_failure_of_its_views_too(own_images, store, cli) -> None:
+def test_an_image_that_became_garbage_is_a_failure_of_its_views_too(own_images: Path, store: Path, cli: Cli) -> None:
     (own_images / "bread" / "003.png").write_bytes(b"garbage")
     code, text, _ = cli("verify", store, "--data", own_images, "--workers", 0, "--views", 120)
     assert code == 1
@@ -126,7 +133,9 @@ def patch_resize(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize(("patch", "at_least"), [(patch_ops, 3), (patch_resize, 8)])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_patched_code_fails_the_probes_that_it_concerns(images, store, cli, monkeypatch, patch, at_least, workers) -> None:
+def test_patched_code_fails_the_probes_that_it_concerns(
+    images: Path, store: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, patch: Any, at_least: int, workers: int
+) -> None:
     patch(monkeypatch)
     code, text, _ = cli("verify", store, "--data", images, "--workers", workers, "--json")
     check = json.loads(text)["checks"][-1]
@@ -138,7 +147,7 @@ def test_patched_code_fails_the_probes_that_it_concerns(images, store, cli, monk
         assert "an op was edited or a library patched" in failure
 
 
-def test_another_set_of_images_fails_for_every_one(store, tmp_path, own_images, cli) -> None:
+def test_another_set_of_images_fails_for_every_one(store: Path, tmp_path: Path, own_images: Path, cli: Cli) -> None:
     for path in own_images.rglob("*.*"):
         path.write_bytes(path.read_bytes() + b"\0")
     code, text, _ = cli("verify", store, "--data", own_images, "--workers", 0, "--json")
@@ -150,7 +159,9 @@ def test_another_set_of_images_fails_for_every_one(store, tmp_path, own_images, 
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_right_weights_give_the_codecs_own_error(images, teacher, weights, tmp_path, cli, k) -> None:
+def test_the_right_weights_give_the_codecs_own_error(
+    images: Path, teacher: Teacher, weights: Path, tmp_path: Path, cli: Cli, k: int
+) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, codec={"name": "topk", "k": k})
     generate(source, teacher, settings, tmp_path / "out", Execution(16, workers=0))
@@ -177,7 +188,9 @@ def test_the_right_weights_give_the_codecs_own_error(images, teacher, weights, t
     assert own > 1e-4 if k == 1 else own < 1e-4  # what topk:1 leaves out is an error, and it is not held against the labels
 
 
-def test_other_weights_than_those_that_made_the_labels_are_refused(images, store, weights, tmp_path, cli) -> None:
+def test_other_weights_than_those_that_made_the_labels_are_refused(
+    images: Path, store: Path, weights: Path, tmp_path: Path, cli: Cli
+) -> None:
     torch.manual_seed(8)
     save_file(timm.create_model(TEACHER, num_classes=len(CLASSES)).state_dict(), tmp_path / "other.safetensors")
     arguments = ("verify", store, "--data", images, "--workers", 0)
@@ -192,7 +205,7 @@ def test_other_weights_than_those_that_made_the_labels_are_refused(images, store
 
 
 @pytest.mark.parametrize("more", [("--views", 3), ("--teacher",), ("--teacher-weights", "w.safetensors")])
-def test_what_needs_the_images_is_refused_without_them(store, cli, more) -> None:
+def test_what_needs_the_images_is_refused_without_them(store: Path, cli: Cli, more: Any) -> None:
     code, text, err = cli("verify", store, *more)
     assert (code, text) == (2, "")
     assert "need the images" in err

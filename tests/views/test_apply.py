@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_views_have_their_golden_bytes() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_and_memory_layout_do_not_matter(threads) -> None:
+def test_threads_and_memory_layout_do_not_matter(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -97,7 +98,9 @@ def test_threads_and_memory_layout_do_not_matter(threads) -> None:
         (apply_module, "_RESIZE_MODES", {1: "bicubic", 2: "bilinear"}, "none-1"),
     ],
 )
-def test_a_changed_constant_changes_golden_bytes(module, name, value, case, monkeypatch) -> None:
+def test_a_changed_constant_changes_golden_bytes(
+    module: Any, name: str, value: Any, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, name, value)
     assert f"{crc(golden_cases()[case]):08x}" != json.loads(GOLDEN.read_text())[case]
 
@@ -114,7 +117,7 @@ def test_the_window_and_the_flip_are_cut_and_mirrored() -> None:
 @pytest.mark.parametrize(
     ("column", "value"), [(0, -1), (0, 30), (1, 40), (2, 0), (2, 91), (3, -5), (4, 0), (4, 3), (2, 2**31 - 1)]
 )
-def test_params_outside_of_the_image_are_refused(column, value) -> None:
+def test_params_outside_of_the_image_are_refused(column: int, value: Any) -> None:
     row = golden_cases()["none-1"]
     row[column] = value
     with pytest.raises(StoreError, match="a view that this image cannot give") as error:
@@ -130,6 +133,6 @@ def test_an_unknown_op_is_refused() -> None:
 
 
 @pytest.mark.parametrize("fields", [(1, 2, 3), (1, 2, 3, 4, 11), (1, 2, 3, 4, 32, 33), (1, 2, 3, 4, 4), (1, 2, 3, 4, 9999)])
-def test_an_unknown_layout_is_refused(fields) -> None:
+def test_an_unknown_layout_is_refused(fields: Any) -> None:
     with pytest.raises(StoreError, match="params layout is not one this version can read"):
         PixelSpec(32, fields)

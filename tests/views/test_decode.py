@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     [(m, "PNG") for m in ("RGB", "P", "L", "RGBA", "LA", "1")]
     + [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "BMP"), ("CMYK", "TIFF"), ("RGB", "PPM")],
 )
-def test_all_modes_have_pillows_pixels(mode, kind) -> None:
+def test_all_modes_have_pillows_pixels(mode: Any, kind: Any) -> None:
     data = encoded(picture(3).convert(mode), kind)
     pixels = decode(data)
     assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
@@ -40,7 +41,7 @@ def test_all_modes_have_pillows_pixels(mode, kind) -> None:
 @pytest.mark.parametrize(
     "options", [{"quality": 30}, {"quality": 95, "subsampling": 0}, {"progressive": True}, {"subsampling": 1}]
 )
-def test_jpegs_of_all_sorts_have_pillows_pixels(options) -> None:
+def test_jpegs_of_all_sorts_have_pillows_pixels(options: Any) -> None:
     data = encoded(picture(4, 77, 51), "JPEG", **options)
     assert np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
@@ -85,7 +86,7 @@ def bomb() -> bytes:
         (bomb(), "3600000000 pixels|60000x60000"),
     ],
 )
-def test_what_cannot_be_decoded_is_refused(data, message) -> None:
+def test_what_cannot_be_decoded_is_refused(data: Any, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         decode(data)
 

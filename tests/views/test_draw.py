@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def our_arguments(text: str) -> dict[Op, list[float]]:
         ("rand-m4-mstd0-inc1", "rrc-ra:m=4,mstd=0"),
     ],
 )
-def test_ops_come_as_often_and_as_strong_as_timms(theirs, ours) -> None:
+def test_ops_come_as_often_and_as_strong_as_timms(theirs: str, ours: str) -> None:
     reference, found = timm_arguments(theirs), our_arguments(ours)
     total = sum(map(len, reference.values()))
     for op, values in reference.items():
@@ -84,7 +85,7 @@ def test_ops_come_as_often_and_as_strong_as_timms(theirs, ours) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (40, 300), (300, 40), (33, 33)])
-def test_crops_are_distributed_as_timms(width, height) -> None:
+def test_crops_are_distributed_as_timms(width: int, height: int) -> None:
     random.seed(1)
     image = Image.new("L", (width, height))
     theirs = np.array(
@@ -108,7 +109,7 @@ def test_flips_and_interpolations_come_as_often_as_asked() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (224, 224), (640, 33)])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.95, 1.0])
-def test_the_none_policy_has_timms_evaluation_geometry(width, height, crop_pct) -> None:
+def test_the_none_policy_has_timms_evaluation_geometry(width: int, height: int, crop_pct: float) -> None:
     transform = timm.data.create_transform(64, is_training=False, crop_pct=crop_pct, interpolation="bicubic")
     row = draw(view_rng(0, 0, 0), parse_policy(f"none:crop_pct={crop_pct}"), 64, width, height)
     # timm's own resize and crop, fed with an image whose values are its coordinates
@@ -144,7 +145,7 @@ TEXTS = [
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(TEXTS), st.integers(0, 2**40), st.sampled_from([8, 31]))
-def test_whatever_is_drawn_can_be_applied(width, height, text, seed, size) -> None:
+def test_whatever_is_drawn_can_be_applied(width: int, height: int, text: Any, seed: int, size: Any) -> None:
     policy = parse_policy(text)
     params = draw(view_rng(seed, 0, 0), policy, size, width, height)
     spec = pixel_spec(policy, size)
@@ -158,7 +159,7 @@ def test_whatever_is_drawn_can_be_applied(width, height, text, seed, size) -> No
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 65535), st.integers(1, 65535), st.sampled_from(TEXTS[2:4]))
-def test_crops_lie_inside_of_images_of_any_size(width, height, text) -> None:
+def test_crops_lie_inside_of_images_of_any_size(width: int, height: int, text: Any) -> None:
     top, left, crop_height, crop_width = draw(view_rng(4, width, height), parse_policy(text), 32, width, height)[:4].tolist()
     assert 0 <= top <= top + crop_height <= height
     assert 0 <= left <= left + crop_width <= width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def an_image(seed: int, height: int, width: int) -> np.ndarray:
 @settings(max_examples=80)
 @given(seed=seeds, height=sizes, width=sizes, value=st.integers(-10, 300))
 @pytest.mark.parametrize("name", ["invert", "auto_contrast", "equalize", "posterize", "solarize", "solarize_add"])
-def test_point_ops(name, seed, height, width, value) -> None:
+def test_point_ops(name: str, seed: int, height: int, width: int, value: int) -> None:
     image = an_image(seed, height, width)
     arguments = (value,) if name in ("posterize", "solarize", "solarize_add") else ()
     assert np.array_equal(getattr(ops, name)(image, *arguments), getattr(plain, name)(image, *arguments))
@@ -47,7 +48,7 @@ def test_point_ops(name, seed, height, width, value) -> None:
 @settings(max_examples=120)
 @given(seed=seeds, height=sizes, width=sizes, factor=factors)
 @pytest.mark.parametrize("name", ["brightness", "contrast", "color", "sharpness"])
-def test_blending_ops(name, seed, height, width, factor) -> None:
+def test_blending_ops(name: str, seed: int, height: int, width: int, factor: int) -> None:
     image = an_image(seed, height, width)
     assert np.array_equal(getattr(ops, name)(image, factor), getattr(plain, name)(image, factor))
 
@@ -55,7 +56,7 @@ def test_blending_ops(name, seed, height, width, factor) -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, height=sizes, width=sizes, radius=st.integers(0, MAX_BLUR))
 @example(seed=1, height=40, width=40, radius=MAX_BLUR)
-def test_blur(seed, height, width, radius) -> None:
+def test_blur(seed: int, height: int, width: int, radius: int) -> None:
     image = an_image(seed, height, width)
     assert np.array_equal(ops.gaussian_blur(image, radius), plain.gaussian_blur(image, radius))
 
@@ -64,7 +65,7 @@ def test_blur(seed, height, width, radius) -> None:
 @given(seed=seeds, height=sizes, width=sizes, amount=st.integers(-(2**31), 2**31 - 1) | st.integers(-Q16, Q16))
 @pytest.mark.parametrize("interpolation", KINDS)
 @pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y"])
-def test_shears_and_translations(name, interpolation, seed, height, width, amount) -> None:
+def test_shears_and_translations(name: str, interpolation: Any, seed: int, height: int, width: int, amount: int) -> None:
     image = an_image(seed, height, width)
     fast, slow = (getattr(module, name)(image, interpolation, amount, FILL) for module in (warp, plain))
     assert np.array_equal(fast, slow)
@@ -73,7 +74,7 @@ def test_shears_and_translations(name, interpolation, seed, height, width, amoun
 @settings(max_examples=150)
 @given(seed=seeds, height=sizes, width=sizes, angle=st.floats(-math.pi, math.pi))
 @pytest.mark.parametrize("interpolation", KINDS)
-def test_rotations(interpolation, seed, height, width, angle) -> None:
+def test_rotations(interpolation: Any, seed: int, height: int, width: int, angle: float) -> None:
     image = an_image(seed, height, width)
     cos, sin = round(Q16 * math.cos(angle)), round(Q16 * math.sin(angle))
     assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
@@ -82,7 +83,7 @@ def test_rotations(interpolation, seed, height, width, angle) -> None:
 @settings(max_examples=60)
 @given(seed=seeds, height=sizes, width=sizes, cos=st.integers(-(2**31), 2**31 - 1), sin=st.integers(-(2**31), 2**31 - 1))
 @pytest.mark.parametrize("interpolation", KINDS)
-def test_rotations_of_damaged_params(interpolation, seed, height, width, cos, sin) -> None:
+def test_rotations_of_damaged_params(interpolation: Any, seed: int, height: int, width: int, cos: int, sin: int) -> None:
     image = an_image(seed, height, width)
     assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
 
@@ -90,7 +91,7 @@ def test_rotations_of_damaged_params(interpolation, seed, height, width, cos, si
 @pytest.mark.slow
 @pytest.mark.parametrize("interpolation", KINDS)
 @pytest.mark.parametrize("size", [224, 1000])
-def test_views_of_real_sizes(interpolation, size) -> None:
+def test_views_of_real_sizes(interpolation: Any, size: int) -> None:
     for seed in range(3):
         image = an_image(seed, size, size)
         cos, sin = round(Q16 * math.cos(0.4)), round(Q16 * math.sin(0.4))

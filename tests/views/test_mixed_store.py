@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path
 from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_pixels, verify_store
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
@@ -27,14 +29,14 @@ from reinforce.views.mix import WHOLE, read_mixing
 from reinforce.views.params import Field
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import view_rng
-from tests.conftest import SIZE, make_settings
+from tests.conftest import SIZE, Cli, make_settings
 from tests.views.mixing import POLICY
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module")
-def mixed(images, teacher, tmp_path_factory) -> Path:
+def mixed(images: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 24 samples in blocks of 7, one of them corrupt and one missing, 5 views, mixed."""
     root = tmp_path_factory.mktemp("mixed")
     folder = Path(shutil.copytree(images, root / "images"))
@@ -67,7 +69,7 @@ def reference(mixed: Path, sample: int, view: int) -> torch.Tensor:
     return torch.from_numpy(result.astype(np.uint8))
 
 
-def test_the_replayed_view_is_the_blend_of_two_views_and_the_label_the_teachers_of_it(mixed, teacher) -> None:
+def test_the_replayed_view_is_the_blend_of_two_views_and_the_label_the_teachers_of_it(mixed: Path, teacher: Teacher) -> None:
     dataset = ReinforcedDataset(mixed / "out", mixed / "images")
     assert len(dataset) == 22
     blended = 0
@@ -83,7 +85,7 @@ def test_the_replayed_view_is_the_blend_of_two_views_and_the_label_the_teachers_
     assert blended > 80
 
 
-def test_samples_are_dealt_to_blocks_in_random_order_so_that_classes_meet(mixed) -> None:
+def test_samples_are_dealt_to_blocks_in_random_order_so_that_classes_meet(mixed: Path) -> None:
     store = Store(mixed / "out")
     assert sorted(np.concatenate([store.samples_of(b) for b in range(4)])) == list(range(24))
     labels = store.samples.labels
@@ -101,7 +103,9 @@ def test_samples_are_dealt_to_blocks_in_random_order_so_that_classes_meet(mixed)
 
 
 @pytest.mark.process
-def test_chunks_of_views_and_workers_change_no_byte(mixed, teacher, tmp_path, monkeypatch) -> None:
+def test_chunks_of_views_and_workers_change_no_byte(
+    mixed: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from reinforce.generation import block_labels
 
     source = ImageFolder.open(mixed / "images")
@@ -116,7 +120,7 @@ def test_chunks_of_views_and_workers_change_no_byte(mixed, teacher, tmp_path, mo
 
 
 def test_an_image_that_changes_between_two_chunks_stops_the_run_and_the_run_can_go_on(
-    own_images, teacher, tmp_path, monkeypatch
+    own_images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reinforce.generation import block_labels
 
@@ -138,7 +142,7 @@ def test_an_image_that_changes_between_two_chunks_stops_the_run_and_the_run_can_
     assert len(ReinforcedDataset(tmp_path / "out", own_images)) == 24
 
 
-def test_repeats_of_views_that_were_mixed_with_other_partners_are_refused(mixed, tmp_path, cli) -> None:
+def test_repeats_of_views_that_were_mixed_with_other_partners_are_refused(mixed: Path, tmp_path: Path, cli: Cli) -> None:
     options = ["--student", "test_resnet", "--data", mixed / "images", "--labels", mixed / "out", "--out", tmp_path / "run"]
     code, _, said = cli("train", *options, "--recipe", "usi", "--batch-size", 12, "--device", "cpu")
     assert code == 2
@@ -150,7 +154,7 @@ def test_repeats_of_views_that_were_mixed_with_other_partners_are_refused(mixed,
     assert "repeats=3" in str(error.value)
 
 
-def test_verify_replays_probes_and_makes_mixed_views_anew(mixed) -> None:
+def test_verify_replays_probes_and_makes_mixed_views_anew(mixed: Path) -> None:
     assert not any(c.failed for c in verify_store(mixed / "out"))
     dataset = ReinforcedDataset(mixed / "out", mixed / "images", check=False)
     probes, fresh = verify_pixels(dataset, views=110, workers=0)
@@ -163,7 +167,7 @@ def hash_again(out: Path) -> None:
     (out / "manifest.json").write_text(json.dumps(manifest))
 
 
-def forged(mixed: Path, tmp_path: Path, column: Field, change) -> Path:
+def forged(mixed: Path, tmp_path: Path, column: Field, change: Any) -> Path:
     out = Path(shutil.copytree(mixed / "out", tmp_path / "forged"))
     spec = Store(out).spec
     for block in range(4):
@@ -180,7 +184,7 @@ def forged(mixed: Path, tmp_path: Path, column: Field, change) -> Path:
     (Field.LAM, lambda v: v + 256),
     (Field.BOX_TOP, lambda v: v + SIZE + 1),
 ])  # fmt: skip
-def test_forged_pairs_are_found_and_never_trained_on(mixed, tmp_path, column, change) -> None:
+def test_forged_pairs_are_found_and_never_trained_on(mixed: Path, tmp_path: Path, column: Any, change: Any) -> None:
     out = forged(mixed, tmp_path, column, change)
     hash_again(out)
     params = next(c for c in verify_store(out) if c.name == "params")
@@ -191,13 +195,13 @@ def test_forged_pairs_are_found_and_never_trained_on(mixed, tmp_path, column, ch
 
 
 @pytest.mark.parametrize("field", [Field.LAM, Field.BOX_TOP])
-def test_a_share_or_box_that_could_be_another_trips_the_probes(mixed, tmp_path, field) -> None:
+def test_a_share_or_box_that_could_be_another_trips_the_probes(mixed: Path, tmp_path: Path, field: Any) -> None:
     out = forged(mixed, tmp_path, field, lambda v: np.where(v % WHOLE, np.maximum(v - 1, 0), v))
     with pytest.raises(ReplayError, match="Replayed pixels differ"):
         ReinforcedDataset(out, mixed / "images")
 
 
-def test_an_erased_rectangle_outside_of_the_view_is_found(images, teacher, tmp_path) -> None:
+def test_an_erased_rectangle_outside_of_the_view_is_found(images: Path, teacher: Teacher, tmp_path: Path) -> None:
     source = ImageFolder.open(images)
     policy = parse_policy("tinyvit:reprob=1")
     generate(source, teacher, make_settings(source, teacher, policy=policy), tmp_path / "out", Execution(16, 0))

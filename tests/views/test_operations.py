@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reinforce.views.augment import AUGMENTERS
 from reinforce.views.operation import Operation
 from reinforce.views.operations import OPERATIONS, operation_of
 from reinforce.views.params import MAX_FACTOR, Op
+from tests.conftest import Cli
 from tests.views import plain
 from tests.views.plain import OnPixels
 
@@ -87,7 +89,7 @@ def test_an_argument_that_an_op_does_not_take_is_refused(slot: tuple[int, int, i
 
 @pytest.mark.process
 def test_an_op_of_ones_own_is_generated_verified_and_learnt_from(
-    registered, images, weights, tmp_path, cli, monkeypatch
+    registered: None, images: Path, weights: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--views", 2, "--workers", 0)
     labels = tmp_path / "labels"

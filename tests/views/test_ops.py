@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ IMAGES = [np.array(picture(i, w, h)) for i, (w, h) in enumerate([(64, 64), (53, 
 RESAMPLE = {Interpolation.BILINEAR: Image.Resampling.BILINEAR, Interpolation.BICUBIC: Image.Resampling.BICUBIC}
 
 
-def furthest(ours, theirs) -> int:
+def furthest(ours: Any, theirs: Any) -> int:
     """Largest difference from timm's op over all images, in levels."""
     pairs = [(ours(image), np.asarray(theirs(Image.fromarray(image)))) for image in IMAGES]
     assert all(a.dtype == np.uint8 and a.shape == b.shape for a, b in pairs)
@@ -32,7 +33,7 @@ def furthest(ours, theirs) -> int:
 
 @pytest.mark.parametrize("factor", [0.1, 0.37, 0.999, 1.0, 1.21, 1.63, 1.9])
 @pytest.mark.parametrize("name", ["color", "contrast", "brightness", "sharpness"])
-def test_enhancing_ops_are_timms_within_one_level(name, factor) -> None:
+def test_enhancing_ops_are_timms_within_one_level(name: str, factor: float) -> None:
     ours, theirs = getattr(ops, name), getattr(timm_ops, name)
     assert furthest(lambda i: ours(i, round(factor * Q16)), lambda i: theirs(i, factor)) <= 1
 
@@ -42,12 +43,12 @@ def test_auto_contrast_is_timms_within_one_level() -> None:
 
 
 @pytest.mark.parametrize("value", [1, 2, 4, 8])
-def test_posterize_equals_timms(value) -> None:
+def test_posterize_equals_timms(value: int) -> None:
     assert furthest(lambda i: ops.posterize(i, value), lambda i: timm_ops.posterize(i, value)) == 0
 
 
 @pytest.mark.parametrize("value", [0, 1, 77, 128, 255, 256])
-def test_solarizing_equals_timms(value) -> None:
+def test_solarizing_equals_timms(value: int) -> None:
     assert furthest(lambda i: ops.solarize(i, value), lambda i: timm_ops.solarize(i, value)) == 0
     addend = min(value, 128)
     assert furthest(lambda i: ops.solarize_add(i, addend), lambda i: timm_ops.solarize_add(i, addend)) == 0
@@ -73,7 +74,7 @@ def at_the_border(position: np.ndarray, length: int) -> np.ndarray:
     ("name", "theirs"),
     [("shear_x", "shear_x"), ("shear_y", "shear_y"), ("translate_x", "translate_x_rel"), ("translate_y", "translate_y_rel")],
 )
-def test_shears_and_translations_are_timms_within_one_level(name, theirs, amount, interpolation) -> None:
+def test_shears_and_translations_are_timms_within_one_level(name: str, theirs: str, amount: float, interpolation: Any) -> None:
     keywords = {"resample": RESAMPLE[interpolation], "fillcolor": FILL}
     for image in IMAGES:
         ours = getattr(warp, name)(image, interpolation, round(amount * Q16), FILL).astype(int)
@@ -84,7 +85,7 @@ def test_shears_and_translations_are_timms_within_one_level(name, theirs, amount
 
 @pytest.mark.parametrize("interpolation", [Interpolation.BILINEAR, Interpolation.BICUBIC])
 @pytest.mark.parametrize("degrees", [-30.0, -13.0, -0.4, 2.0, 21.3, 30.0])
-def test_rotations_are_timms_within_one_level(degrees, interpolation) -> None:
+def test_rotations_are_timms_within_one_level(degrees: float, interpolation: Any) -> None:
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     for image in IMAGES:
@@ -98,7 +99,7 @@ def test_rotations_are_timms_within_one_level(degrees, interpolation) -> None:
 
 
 @pytest.mark.parametrize("interpolation", [Interpolation.BILINEAR, Interpolation.BICUBIC])
-def test_parameters_that_mean_nothing_change_nothing(interpolation) -> None:
+def test_parameters_that_mean_nothing_change_nothing(interpolation: Any) -> None:
     for image in IMAGES:
         for name in ("shear_x", "shear_y", "translate_x", "translate_y"):
             assert np.array_equal(getattr(warp, name)(image, interpolation, 0, FILL), image)

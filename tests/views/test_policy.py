@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,7 @@ MIXING = [Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEI
 
 
 @given(PAIRS, PAIRS, UNIT, UNIT, st.integers(1, 13), st.tuples(*[st.integers(0, 255)] * 3))
-def test_the_text_of_a_policy_reads_as_the_policy(scale, ratio, hflip, p, n, fill) -> None:
+def test_the_text_of_a_policy_reads_as_the_policy(scale: Any, ratio: Any, hflip: Any, p: Any, n: int, fill: Any) -> None:
     crop = {"scale": scale, "ratio": ratio, "hflip": hflip}
     for policy in (
         Policy(name="none", crop_pct=max(0.2, p)),
@@ -37,7 +39,7 @@ def test_the_text_of_a_policy_reads_as_the_policy(scale, ratio, hflip, p, n, fil
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_names_all_that_applies_and_nothing_else(name) -> None:
+def test_a_preset_names_all_that_applies_and_nothing_else(name: Any) -> None:
     policy = parse_policy(name)
     assert policy == parse_policy(str(policy)) == Policy.model_validate(policy.model_dump())
     stored = policy.model_dump()
@@ -89,14 +91,14 @@ def test_options_are_read() -> None:
         ("none:crop_pct=0", "greater than 0.1"),
     ],
 )
-def test_what_is_wrong_is_refused_by_name(text, message) -> None:
+def test_what_is_wrong_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_policy(text)
     assert message in str(error.value)
     assert error.value.exit_code == 2
 
 
-def test_a_file_is_a_policy_that_needs_no_file_any_more(tmp_path) -> None:
+def test_a_file_is_a_policy_that_needs_no_file_any_more(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('preset = "usi"\nscale = [0.25, 1.0]\ncutmix = 0\nm = 9\n')
     policy = read_policy(str(path))
@@ -117,7 +119,7 @@ def test_a_file_is_a_policy_that_needs_no_file_any_more(tmp_path) -> None:
     (b"scale = 3", "scale"), (b"scale = ", "is no TOML"), (b"\xff", "is no TOML"), (b"[scale]\na = 1", "scale"),
     (None, "There is no policy file"),
 ])  # fmt: skip
-def test_a_file_that_is_no_policy_is_refused(tmp_path, content, message) -> None:
+def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "mine.toml"
     if content is not None:
         path.write_bytes(content)

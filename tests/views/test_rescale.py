@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import batch_plan, batches
 from reinforce.sources.folder import ImageFolder
+from reinforce.teachers.teacher import Teacher
 from reinforce.views.apply import apply
 from reinforce.views.blur import blur_sigma, box_radius
 from reinforce.views.draw import draw
@@ -38,7 +41,7 @@ pytestmark = pytest.mark.unit
     st.integers(8, 64),
     st.integers(0, 999),
 )
-def test_rescaled_params_give_a_view_of_the_other_size(text, old, new, seed) -> None:
+def test_rescaled_params_give_a_view_of_the_other_size(text: Any, old: int, new: int, seed: int) -> None:
     policy, image = parse_policy(text), np.array(picture(1, 50, 41))
     spec = pixel_spec(policy, old)
     params = draw(view_rng(seed, 0, 0), policy, old, 50, 41)
@@ -71,7 +74,7 @@ def blurred(radius: int) -> np.ndarray:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, MAX_BLUR), st.integers(8, 512))
-def test_a_blur_is_as_wide_in_proportion_up_to_the_widest(radius, size) -> None:
+def test_a_blur_is_as_wide_in_proportion_up_to_the_widest(radius: int, size: int) -> None:
     params = blurred(radius)
     scaled = rescale(params, BLURRING, size)
     wanted, found = blur_sigma(radius / Q16) * size / 64, blur_sigma(int(scaled[BLUR + 2]) / Q16)
@@ -81,7 +84,7 @@ def test_a_blur_is_as_wide_in_proportion_up_to_the_widest(radius, size) -> None:
 
 
 @given(st.floats(0, 10))
-def test_the_width_of_a_blur_is_known_from_its_box(sigma) -> None:
+def test_the_width_of_a_blur_is_known_from_its_box(sigma: float) -> None:
     assert blur_sigma(box_radius(sigma)) == pytest.approx(sigma, abs=1e-6)
 
 
@@ -107,7 +110,7 @@ def test_other_ops_and_damaged_radii_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("new", [17, 31, 48, 224])
-def test_boxes_of_a_pair_stay_those_of_a_pair(new) -> None:
+def test_boxes_of_a_pair_stay_those_of_a_pair(new: int) -> None:
     mixing = draw_mixing(np.random.default_rng(0), np.random.default_rng(1), 200, MixOptions(0.8, 1.0), 32)
     scaled = mixing._replace(boxes=rescale_boxes(mixing.boxes, 32, new))
     assert scaled.fault(new) is None
@@ -115,7 +118,9 @@ def test_boxes_of_a_pair_stay_those_of_a_pair(new) -> None:
     assert np.abs(scaled.share(new)[cut] - mixing.share(32)[cut]).max() < 0.08
 
 
-def test_mixed_views_are_replayed_at_another_size_in_batches_as_one_by_one(images, teacher, tmp_path) -> None:
+def test_mixed_views_are_replayed_at_another_size_in_batches_as_one_by_one(
+    images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
     source = ImageFolder.open(images)
     generate(source, teacher, make_settings(source, teacher, policy=parse_policy("usi")), tmp_path / "out", Execution(16, 0))
     dataset = ReinforcedDataset(tmp_path / "out", images, size=24)
