@@ -55,7 +55,7 @@ def test_the_blocks_of_the_readme_run(demo: tuple[Path, dict]) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         ran.append(language)
     assert ran.count("bash") >= 5
-    assert ran.count("python") == 2
+    assert ran.count("python") == 3
 
 
 def test_the_two_commands_stand_in_the_first_screen_and_in_the_makefile() -> None:
