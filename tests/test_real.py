@@ -13,7 +13,7 @@ from tests.conftest import REAL_DATA, run_cli
 
 TEACHER = REAL_DATA / "weights" / "mobilenetv2_100_tf2_ptq_dequant.pth"
 pytestmark = [
-    pytest.mark.unit,
+    pytest.mark.process,
     pytest.mark.skipif(not TEACHER.is_file(), reason="no real teacher and images beside the checkout"),
     pytest.mark.slow,
 ]
