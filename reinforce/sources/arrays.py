@@ -1,6 +1,6 @@
-"""Arrays: a source of images in an .npz file, as CIFAR and MNIST are passed around. The encoded bytes of an image are a PPM.
+"""Arrays: a source of images in an .npz file, a usual form of CIFAR and MNIST. The encoded bytes of an image are a PPM file.
 
-PPM (PGM where the image is grey) is a header of a few bytes before the pixels: every machine encodes it to the same bytes.
+A PPM file (PGM if the image is grey) is a header of a few bytes and then the pixels, so every machine writes the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reinforce.sources.location import File, is_remote
 from reinforce.sources.source import Source, check_index, numbered_classes
 
 MAX_BYTES = 64 << 30
-"""Largest array that is read, in bytes when decompressed."""
+"""Largest .npz file that is read: bytes of all its arrays together, when decompressed."""
 _IMAGES = ("x", "images", "image", "data", "X")
 _LABELS = ("y", "labels", "label", "targets", "Y")
 _PARTS = ("train", "test", "val")
@@ -27,14 +27,19 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 
 class Arrays(Source):
-    """Images of an .npz file; `places` are the images, uint8 `[N, H, W]` or `[N, H, W, 3]`; the key is the number."""
+    """Images of an .npz file.
+
+    `places` are the images, uint8 `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]`. The key of an image is its number.
+    """
 
     kind = "npz"
     suffix = ".npz"
 
     @classmethod
     def open(cls, location: str) -> Arrays:
-        """Read a file. `FILE.npz#test` takes `x_test` and `y_test`; without a part, train or the only one there is.
+        """Read a file. `FILE.npz#test` reads `x_test` and `y_test`.
+
+        Without `#PART`, names without a part are tried first, then train, test, val; the first that has images is read.
 
         Raises:
             SourceError: no such file, not an .npz of plain arrays, or no array of images.
@@ -65,7 +70,7 @@ class Arrays(Source):
 
 
 def _unfolded(images: np.ndarray) -> np.ndarray:
-    """Rows of pixels as CIFAR's batches have them (3 x 32 x 32), and MNIST's (28 x 28), as images."""
+    """Images, where each image is one flat row of pixels: of CIFAR's batches (3 x 32 x 32) or MNIST (28 x 28)."""
     shape = {3072: (3, 32, 32), 784: (28, 28)}.get(images.shape[1]) if images.ndim == 2 else None
     return images if shape is None else images.reshape(-1, *shape)
 
@@ -81,7 +86,7 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, count: int, locatio
     found = arrays[name].reshape(-1) if arrays[name].ndim == 2 and arrays[name].shape[1] == 1 else arrays[name]
     if found.shape != (count,) or found.dtype.kind not in "iu":
         raise SourceError(
-            f"{name} of {location} are no class ids.",
+            f"{name} of {location} are not class ids.",
             found=f"{arrays[name].dtype} {list(arrays[name].shape)}",
             expected=f"integers, one for each of {count} images",
         )

@@ -1,7 +1,8 @@
-"""Folder: a source of image files. Order and class ids are torchvision's ImageFolder's, the key is the path without suffix.
+"""Folder: a source of image files. Order and class ids are those of torchvision's ImageFolder.
 
-Classes are the sorted folder names, images follow by sorted path. A folder with images and no class folders is unlabelled. A
-remote folder, `s3://bucket/train`, is listed once and its files are kept in the cache.
+The key of an image is its path without the suffix. Classes are the sorted folder names; the images of a class are in the order
+of their sorted paths. A folder with images and without class folders is unlabelled. A remote folder such as
+`s3://bucket/train` is listed once, and the files that are read from it are kept in the cache.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from reinforce.sources.source import IMAGE_SUFFIXES, Source, check_index
 
 
 class ImageFolder(Source):
-    """An indexed image folder; `places` are the paths of the samples below it, with suffix."""
+    """An indexed image folder; `places` are the paths of the images, relative to the folder, with suffix."""
 
     kind = "folder"
 
@@ -24,7 +25,7 @@ class ImageFolder(Source):
         """Index a folder.
 
         Raises:
-            SourceError: no folder, no images, images beside class folders, or two files with one key.
+            SourceError: no folder, no images, images beside class folders, or two files with the same key.
         """
         root = str(root)
         if is_remote(root):
@@ -35,8 +36,8 @@ class ImageFolder(Source):
             raise SourceError(
                 f"{root} has images both in class folders and beside them.",
                 found=f"{len(loose)} images directly in the folder, such as {loose[0]}, and {len(classes)} folders",
-                expected="one or the other",
-                fix="move the loose images into a class folder, or out",
+                expected="images in class folders only, or no class folders",
+                fix="move the loose images into a class folder, or out of the folder",
             )
         if not (paths or loose):
             raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
@@ -62,7 +63,7 @@ class ImageFolder(Source):
 
 
 def _local(root: str) -> tuple[list[str], list[str], list[str]]:
-    """Paths in class folders, class names, and images beside them."""
+    """Paths of images in class folders, class names, and images beside the class folders."""
     if not os.path.isdir(root):
         raise SourceError(
             f"There is no image folder at {root}.",
@@ -88,7 +89,7 @@ def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
     fs, base = file_system(root)
     try:
         listed = [str(p)[len(base) :].lstrip("/") for p in fs.find(base)]
-    except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
+    except Exception as error:  # noqa: BLE001 - the client of each protocol raises its own errors
         raise SourceError(f"{root} cannot be listed.", found=f"{type(error).__name__}: {error}", fix="check --data") from None
     images = [p for p in listed if p.lower().endswith(IMAGE_SUFFIXES)]
     classes = sorted({p.partition("/")[0] for p in listed if "/" in p and not p.startswith(".")})
@@ -97,6 +98,6 @@ def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def _as_walked(path: str) -> tuple[str, str, str]:
-    """The order of a walk through the class folders: by class, then by folder, then by name."""
+    """Sort key of a path in the order in which `os.walk` visits local class folders: by class, then by folder, then by name."""
     folder, _, name = path.rpartition("/")
     return folder.partition("/")[0], folder, name

@@ -1,4 +1,4 @@
-"""Held groups: row groups of tables that a process keeps in memory, bounded by their bytes and not by their number."""
+"""Held groups: row groups of tables that a process keeps in memory, limited by their bytes and not by their number."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pyarrow as pa
 
 
 class HeldGroups:
-    """What was read last, up to a number of bytes.
+    """The groups that were used last, up to a number of bytes.
 
-    At most `limit` bytes are held, or one group where that alone is larger. Room is made before a group is read, so that the
-    old and the new are not in memory together; one thread reads at a time, so that the limit is one of the process.
+    It holds at most `limit` bytes, or one group if that group alone is larger. Old groups are dropped before a new one is read,
+    so that both are not in memory together. Only one thread reads at a time, so that the limit is kept for the whole process.
 
     Args:
-        limit: Bytes.
+        limit: Most bytes that are held.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,12 +26,12 @@ class HeldGroups:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, size: Callable[[], int], read: Callable[[], pa.Array]) -> pa.Array:
-        """A group: held, or read now.
+        """A group: from memory, or read now.
 
         Args:
-            key: Which one.
-            size: Tells its bytes, as its file says.
-            read: Reads it.
+            key: Identifies the group.
+            size: Returns the bytes of the group, as stated by its file.
+            read: Reads the group.
         """
         with self._lock:
             if key in self._held:
@@ -39,13 +39,13 @@ class HeldGroups:
                 return self._held[key]
             self._make_room(size())
             found = read()
-            self._make_room(found.nbytes)  # a file may say less than there is
+            self._make_room(found.nbytes)  # a file may state fewer bytes than the group has
             self._held[key] = found
             self.bytes += found.nbytes
             return found
 
     def clear(self) -> None:
-        """Hold none."""
+        """Drop all groups."""
         with self._lock:
             self._make_room(self.limit)
 

@@ -1,8 +1,8 @@
-"""Location: a file on this machine or behind a URL that fsspec knows, read by byte ranges; URLs through a cache on disk.
+"""Location: a local file, or a file at a URL that fsspec supports, read by byte ranges; remote files through a cache on disk.
 
-Remote files are fetched in chunks, each of which is a file of the cache: written whole and renamed, so that any number of
-processes share it without a lock, and a killed one leaves nothing half. (fsspec's own block cache keeps one sparse file and a
-table of what is in it, which several processes at once do not keep right.)
+Remote files are fetched in chunks. Each chunk becomes one file of the cache, which is written completely and then renamed. So
+any number of processes share the cache without a lock, and a killed process leaves no half-written chunk. (fsspec's own block
+cache keeps one sparse file and a table of the parts it has; the table becomes wrong when several processes write it.)
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from reinforce.errors import SourceError, first_line
 from reinforce.files import replacing
 
 CHUNK_BYTES = 1 << 20
-"""Of a remote file that are fetched and kept together."""
+"""Bytes of a remote file that are fetched and kept together."""
 _TRIES = 4
 _VERSIONS = (
     "ETag", "etag", "blob_id", "sha", "Content-MD5", "Digest",
     "Last-Modified", "LastModified", "last_modified", "modified", "modify", "mtime", "created",
 )  # fmt: skip
-"""What file systems of fsspec call that by which versions of a file are told apart: of the content first, then times."""
+"""The names that fsspec's file systems use for the version of a file: first names for its content, then names for a time."""
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL, `https://...` or `s3://...` or another that fsspec knows."""
+    """Whether a location is a URL: `https://...`, `s3://...` or another that fsspec supports."""
     return "://" in location
 
 
 def cache_root() -> Path:
-    """Where remote files and indexes are kept: `$REINFORCE_CACHE`, or `reinforce` in the user's cache folder."""
+    """The folder in which remote files and indexes are kept: `$REINFORCE_CACHE`, or `reinforce` in the user's cache folder."""
     given = os.environ.get("REINFORCE_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reinforce"
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and its path there.
+    """The fsspec file system of a URL, and the path of the URL in that file system.
 
     Raises:
-        SourceError: no such protocol, or its package is not installed.
+        SourceError: no such protocol, or the package for it is not installed.
     """
     try:
         system_and_path: tuple[Any, str] = fsspec.core.url_to_fs(url)
@@ -60,13 +60,13 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @dataclass(frozen=True)
 class File:
-    """A file that is read by ranges.
+    """A file that is read by byte ranges.
 
     Attributes:
         location: Path or URL.
         size: In bytes.
-        version: What changes when the content does: entity tag or time of change, as text. Empty where a server tells neither:
-            then the cache takes a changed file of the same size for the one it knows.
+        version: Text that changes when the content changes: entity tag or time of change. Empty if the server tells neither;
+            then the cache does not notice a changed file if its size is the same.
     """
 
     location: str
@@ -75,10 +75,10 @@ class File:
 
     @classmethod
     def open(cls, location: str) -> File:
-        """Look at a file.
+        """Ask for the size and version of a file.
 
         Raises:
-            SourceError: it is not there, or its size is not known.
+            SourceError: the file does not exist or cannot be reached, or its size is not known.
         """
         try:
             if not is_remote(location):
@@ -98,10 +98,10 @@ class File:
         return hashlib.sha256(f"{place}\0{self.size}\0{self.version}".encode()).hexdigest()
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """A range of bytes.
+        """Read a range of bytes; `length` None: up to the end of the file.
 
         Raises:
-            OSError: it cannot be read, or the file is shorter.
+            OSError: the range cannot be read, or the file is shorter.
         """
         length = self.size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -114,10 +114,10 @@ class File:
         return content
 
     def copied(self) -> Path:
-        """A remote file whole, as a file of the cache.
+        """The path of a complete copy of a remote file in the cache.
 
         Raises:
-            OSError: it cannot be fetched, or the cache cannot be written.
+            OSError: the file cannot be fetched, or the cache cannot be written.
         """
         whole = cache_root() / "files" / self.fingerprint
         if _kept_length(whole) != self.size:
@@ -154,7 +154,7 @@ class File:
         begin, end = first * CHUNK_BYTES, min(stop * CHUNK_BYTES, self.size)
         content = retried(lambda: _range(self.location, begin, end))
         if len(content) != end - begin:
-            raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
+            raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: the server ignores range requests")
         parts = []
         for number in range(first, stop):
             at = number * CHUNK_BYTES - begin
@@ -171,14 +171,14 @@ def opened(location: str) -> File:
 
 
 def unreadable(location: str, error: OSError) -> SourceError:
-    """The error for a location that gives nothing."""
+    """The error for a location that cannot be read."""
     remote = is_remote(location)
-    # Of what a server does not have, the client's own words are the address once more.
+    # If a server does not have the file (404), the message of the client only repeats the URL, so it is not shown.
     absent = isinstance(error, FileNotFoundError)
     return SourceError(
         f"{location} cannot be read.",
         found="no such file, or no answer" if remote and absent else error.strerror or error,
-        expected="an address that answers, and leave to read it" if remote else "a file that is there",
+        expected="a server that answers, and permission to read the file" if remote else "a file that is there",
         cause="a wrong address, no network, or missing credentials" if remote else "a wrong path",
         fix="check the address, and the credentials that the client of its protocol reads" if remote else "check the path",
     )
@@ -195,13 +195,13 @@ def _range(url: str, begin: int, end: int) -> bytes:
 
 
 def retried(call: Any) -> Any:
-    """What a call to a server gives, tried again where it fails as networks do."""
+    """The result of a call to a server; up to 4 tries, except for errors that a new try does not change."""
     for attempt in range(_TRIES):
         try:
             return call()
         except (FileNotFoundError, PermissionError, SourceError):
             raise
-        except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
+        except Exception as error:  # noqa: BLE001 - the client of each protocol raises its own errors
             if attempt == _TRIES - 1:
                 raise OSError(first_line(error)) from None
             time.sleep(0.1 * 4**attempt)
@@ -213,10 +213,10 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
 
     Args:
         location: Path or URL.
-        size: Its length in bytes, as it is known from elsewhere: more is never read.
+        size: The length of the file in bytes, which the caller knows from elsewhere; a remote file is never read beyond it.
 
     Raises:
-        OSError: it cannot be read, or has another length.
+        OSError: the file cannot be read, or has another length.
     """
     step = 8 * CHUNK_BYTES
     if not is_remote(location):
@@ -232,7 +232,7 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
         end = min(begin + step, size)
         piece = retried(lambda begin=begin, end=end: _range(location, begin, end))
         if len(piece) != end - begin:
-            raise OSError(f"{len(piece)} bytes came for bytes {begin} to {end}: a server that knows no range requests")
+            raise OSError(f"{len(piece)} bytes came for bytes {begin} to {end}: the server ignores range requests")
         yield piece
 
 
@@ -244,7 +244,7 @@ def _kept_length(path: Path) -> int:
 
 
 def _kept(path: Path, length: int, start: int, stop: int) -> bytes | None:
-    """A part of a chunk of the cache; None where it is not there or not whole."""
+    """A part of a chunk in the cache; None if the chunk is missing or has another length."""
     if _kept_length(path) != length:
         return None
     try:
@@ -254,7 +254,7 @@ def _kept(path: Path, length: int, start: int, stop: int) -> bytes | None:
 
 
 def _slice(path: str, offset: int, length: int) -> bytes:
-    # Without a file object, which costs more than the read.
+    # os.pread without a Python file object: to make such an object costs more time than the read itself.
     handle = os.open(path, os.O_RDONLY)
     try:
         return os.pread(handle, length, offset)
@@ -263,7 +263,7 @@ def _slice(path: str, offset: int, length: int) -> bytes:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Put a chunk into the cache; a cache that cannot be written is none."""
+    """Put a chunk into the cache; if the cache cannot be written, nothing is kept and nothing fails."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, shared=True) as temporary:

@@ -1,14 +1,14 @@
-"""Open source: from what a user gives as `--data` to an indexed source. The kind is stated, `wds:...`, or recognised.
+"""Open source: opens the value of `--data` as an indexed source. The user states the kind (`wds:...`), or it is recognised.
 
-| kind | what | recognised by |
+| kind | what it is | recognised by |
 |---|---|---|
 | `folder` | class folders with images, or images | a folder |
-| `wds` | webdataset shards | `.tar`, or a folder with some |
-| `parquet` | tables with a column of images | `.parquet`, or a folder with some |
+| `wds` | webdataset shards | `.tar`, or a folder with `.tar` files |
+| `parquet` | tables with a column of images | `.parquet`, or a folder with `.parquet` files |
 | `npz` | arrays; `FILE.npz#test` | `.npz` |
 | `torchvision` | a data set by name; `torchvision:NAME@ROOT#SPLIT` | only when stated |
 
-All but the last may be URLs that fsspec knows: `https://`, `s3://`, `hf://datasets/...`.
+All but the last may be URLs that fsspec supports: `https://`, `s3://`, `hf://datasets/...`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from reinforce.sources.source import Source
 from reinforce.sources.torchvision_set import TorchvisionSet
 
 KINDS: dict[str, type[Source]] = {kind.kind: kind for kind in (Shards, Parquet, Arrays, TorchvisionSet, ImageFolder)}
-"""In the order in which they are tried; what none recognises is a folder of images."""
+"""In the order in which they are tried; if no kind recognises the value, it is taken as a folder of images."""
 
 
 def open_source(data: str | Path | Source, download: bool = False) -> Source:
     """Open a source of any kind.
 
     Args:
-        data: What `--data` takes; a source is given back as it is.
-        download: Fetch a torchvision data set that is not there.
+        data: The value of `--data`; a source is returned unchanged.
+        download: Fetch a torchvision data set whose files are missing.
 
     Raises:
-        SourceError: whatever is wrong with it.
+        SourceError: the source cannot be opened; the message says why.
     """
     if isinstance(data, Source):
         return data
@@ -66,7 +66,7 @@ def _recognised(text: str) -> type[Source]:
 
 
 def _inside(text: str, suffix: str) -> str:
-    """A folder stands for all files of the kind in it."""
+    """The pattern of all files of the kind in a folder; a file or a pattern is returned unchanged."""
     if text.endswith(suffix) or any(c in text for c in "*{") or os.path.isfile(text):
         return text
     return f"{text.rstrip('/')}/*{suffix}"
@@ -78,5 +78,5 @@ def _names_in(folder: str) -> list[str]:
     try:
         fs, path = file_system(folder)
         return [str(name) for name in fs.ls(path, detail=False)]
-    except Exception:  # noqa: BLE001 - not every server lists; then the kind must be stated
+    except Exception:  # noqa: BLE001 - some servers cannot list a folder; then the user must state the kind
         return []

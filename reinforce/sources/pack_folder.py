@@ -1,4 +1,7 @@
-"""Pack folder: what `reinforce pack` wrote beside its shards, here or behind a URL; each file is checked when it is read."""
+"""Pack folder: the files that `reinforce pack` wrote beside its shards, local or at a URL.
+
+The SHA-256 of each file is checked when it is read.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ class PackFolder:
 
     Attributes:
         location: Folder or URL, without a slash at its end.
-        pack: Its manifest.
-        sha256: Of `pack.json`.
+        pack: The manifest, `pack.json`.
+        sha256: SHA-256 of the file `pack.json`.
     """
 
     location: str
@@ -46,20 +49,20 @@ class PackFolder:
     sha256: str
 
     def read(self, path: str) -> bytes:
-        """One of the files that are no shard.
+        """The content of a file of the pack that is not a shard.
 
         Raises:
-            StoreError: not listed, or not the file that the manifest has the hash of.
-            SourceError: it cannot be read.
+            StoreError: the manifest does not list the file, or the hash differs from the manifest.
+            SourceError: the file cannot be read.
         """
         return self.checked(path)[1]
 
     def checked(self, path: str) -> tuple[File, bytes]:
-        """The same, and where to read parts of it again.
+        """Like `read`, and also returns the `File`, from which parts can be read again later.
 
         Raises:
-            StoreError: not listed, or not the file that the manifest has the hash of.
-            SourceError: it cannot be read.
+            StoreError: the manifest does not list the file, or the hash differs from the manifest.
+            SourceError: the file cannot be read.
         """
         if path not in self.pack.files:
             raise StoreError(f"The pack has no {path}.", found=self.location, fix="pack again")
@@ -80,15 +83,15 @@ class PackFolder:
         return file, content
 
     def class_names(self) -> list[str] | None:
-        """Names of the classes, where the pack has them."""
+        """Names of the classes; None if the pack has none."""
         return parse_class_names(self.read(CLASS_NAMES), CLASS_NAMES) if CLASS_NAMES in self.pack.files else None
 
 
 def parse_class_names(text: bytes, name: str) -> list[str]:
-    """The names that a `class_names.json` has.
+    """The names in the text of a `class_names.json`.
 
     Raises:
-        SourceError: it is not a list of distinct names.
+        SourceError: the text is not a list of distinct names.
     """
     try:
         names = json.loads(text)
@@ -100,10 +103,10 @@ def parse_class_names(text: bytes, name: str) -> list[str]:
 
 
 def pack_beside(shard: str) -> PackFolder | None:
-    """The pack that a shard belongs to, or None.
+    """The pack whose `pack.json` is in the same folder as a shard; None if there is no such file.
 
     Raises:
-        StoreError: there is a `pack.json`, and it is not valid.
+        StoreError: there is a `pack.json`, but it is not valid.
     """
     location = shard.rpartition("/")[0] if "/" in shard else "."
     try:
@@ -118,7 +121,7 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
     """The images of each shard, from the pack's index instead of the shards' headers.
 
     Raises:
-        StoreError: shards that are not those of the pack, or an index that does not fit them.
+        StoreError: a shard is not part of the pack, or the index does not fit the shards.
     """
     number_of = {shard.name: number for number, shard in enumerate(folder.pack.shards)}
     numbers = []

@@ -1,4 +1,4 @@
-"""Pack manifest: `pack.json`, what a folder of webdataset shards has, with or without labels. Pure.
+"""Pack manifest: `pack.json`, which describes a folder of webdataset shards with or without labels. Reads no files.
 
 Source: FORMAT.md, "Packs".
 """
@@ -15,7 +15,7 @@ from reinforce.settings import Model, Sha256
 PACK = "pack.json"
 INDEX = "index.parquet"
 CLASS_NAMES = "class_names.json"
-"""A JSON list beside the shards, from class id to name."""
+"""A JSON list beside the shards: the name of class i is its item i."""
 _SHARD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.tar$"
 _FILE = re.compile(r"samples\.parquet|index\.parquet|class_names\.json|mixing/[0-9]{6}\.[0-9]{3}\.bin")
 
@@ -30,7 +30,7 @@ class Shard(Model):
 
 
 class Pack(Model):
-    """What stands beside the shards; written last."""
+    """The content of `pack.json`. It is written last, so its presence means that the pack is complete."""
 
     format: Literal["reinforce-pack"] = "reinforce-pack"
     schema_version: Literal[1] = 1

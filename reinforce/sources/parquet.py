@@ -1,10 +1,12 @@
 """Parquet: a source of tables as the Hugging Face Hub keeps them: a column of images (bytes, or struct of bytes and path).
 
-Parquet reads row groups, not rows. Some are held in memory, so samples that lie together are read quickly and in random order
-each costs its whole row group: training goes through them a few groups at a time, and `reinforce pack` makes shards of them.
-Each process that reads holds at most `HELD_BYTES` of images, decompressed, or one row group where that alone is larger (up to
-`MAX_GROUP_BYTES`); while a group is read, it is there as the file has it too. Of groups so large that fewer fit than training
-shuffles at a time (8), it shuffles as many as fit.
+Parquet can only read whole row groups, not single rows. A process keeps some row groups in memory. So samples of the same group
+are read quickly one after the other, but in random order each sample costs the read of its whole row group. Therefore training
+visits a few groups at a time, and `reinforce pack` can turn the tables into shards.
+
+Each process holds at most `HELD_BYTES` of decompressed images, or one row group if that alone is larger (up to
+`MAX_GROUP_BYTES`). While a group is read, its bytes as stored in the file are in memory too. Training shuffles 8 groups
+together, or fewer if 8 groups do not fit into `HELD_BYTES`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 MAX_GROUP_BYTES = 4 << 30
 """Largest row group of images that is read, in bytes when decompressed."""
 HELD_BYTES = 1 << 30
-"""Of row groups that a process holds."""
+"""Most bytes of row groups that a process holds in memory."""
 _HELD = HeldGroups(HELD_BYTES)
 
 
@@ -40,7 +42,7 @@ class Parquet(Source):
     """Indexed parquet files; `places` are int64 `[N, 3]`: number of the file, row group, and row in it.
 
     Attributes:
-        files: The files.
+        files: The parquet files.
         column: Path of the column of image bytes.
         largest: Bytes of the largest row group of images.
     """
@@ -58,7 +60,7 @@ class Parquet(Source):
         """Index parquet files: a file, a glob or brace ranges.
 
         Raises:
-            SourceError: no such files, not parquet, no column of images, or two images with one key.
+            SourceError: no such files, not parquet, no column of images, or two images with the same key.
         """
         files = tuple(File.open(location) for location in expand(pattern))
         readers = [_reader(file) for file in files]
@@ -111,7 +113,7 @@ class Parquet(Source):
 
 
 class _Handle:
-    """A file as pyarrow wants it."""
+    """A `File` with the methods of a Python file object, which pyarrow needs."""
 
     closed = False
 
@@ -171,7 +173,7 @@ def _group(file: File, column: str, group: int) -> pa.Array:
 
 
 def _group_bytes(reader: pq.ParquetFile, column: str, group: int) -> int:
-    """Bytes of a row group's images when decompressed, as the file says."""
+    """Bytes of a row group's images when decompressed, as stated by the file."""
     metadata = reader.metadata.row_group(group)
     columns = (metadata.column(i) for i in range(metadata.num_columns))
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.startswith(column))
@@ -205,7 +207,7 @@ def _column(reader: pq.ParquetFile, name: str, location: str) -> list[Any]:
 
 
 def _keys(reader: pq.ParquetFile, column: str, first: int, location: str) -> list[str]:
-    """Keys of a file's rows: a column of keys, the images' own paths, or their number among all rows."""
+    """Keys of a file's rows: from a column of keys, else the paths of the images, else the number of the row in all files."""
     schema, rows = reader.schema_arrow, reader.metadata.num_rows
     for name in KEY_COLUMNS:
         if name in schema.names and pa.types.is_string(schema.field(name).type):
@@ -219,7 +221,7 @@ def _keys(reader: pq.ParquetFile, column: str, first: int, location: str) -> lis
 
 
 def _names(schema: pa.Schema, label: str | None) -> Sequence[str] | None:
-    """Class names as the Hub's metadata of the schema gives them, where it does."""
+    """Class names from the metadata that the Hub adds to the schema; None if there are none."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
         names = about["info"]["features"][label]["names"]

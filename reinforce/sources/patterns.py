@@ -1,4 +1,4 @@
-"""Patterns: which files `shards-{000..127}.tar` or `*.parquet` names, on this machine or behind a URL."""
+"""Patterns: finds the files that a pattern such as `shards-{000..127}.tar` or `*.parquet` matches, local or at a URL."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from reinforce.errors import SourceError
 from reinforce.sources.location import file_system, is_remote, retried, unreadable
 
 MAX_EXPANDED = 1_000_000
-"""Names that a pattern may stand for."""
+"""Most names to which a pattern may expand."""
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that a pattern names: brace ranges in their order, globs sorted.
+    """The files that a pattern matches: brace ranges in their order, globs sorted.
 
     Raises:
-        SourceError: a pattern that names nothing, or too much.
+        SourceError: the pattern matches no file, or expands to more than `MAX_EXPANDED` names.
     """
     found: list[str] = []
     for each in _braces(pattern):
@@ -44,7 +44,7 @@ def _braces(pattern: str) -> list[str]:
                 raise ValueError(f"more than {MAX_EXPANDED} names")
     except ValueError as error:
         raise SourceError(
-            f"{pattern} is no pattern of files.", found=str(error), expected="as in shards-{000..127}.tar"
+            f"{pattern} is not a valid pattern of files.", found=str(error), expected="as in shards-{000..127}.tar"
         ) from None
     return expanded
 

@@ -1,4 +1,7 @@
-"""Shards: a source of webdataset shards, `KEY.jpg` beside `KEY.cls`, here or behind URLs. Read in place, by offset."""
+"""Shards: a source of webdataset shards with `KEY.jpg` and `KEY.cls`, local or at URLs.
+
+Shards are not unpacked: an image is read from its byte offset in the tar file.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,13 @@ from reinforce.sources.tar_members import tar_members
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Indexed shards; `places` are int64 `[N, 5]`: number of the shard, offset and size of the image, and of its `.rein`.
+    """Indexed shards.
+
+    `places` are int64 `[N, 5]`: number of the shard, offset and size of the image, offset and size of its `.rein` (0: none).
 
     Attributes:
-        shards: The files.
-        pack: What `reinforce pack` wrote beside them, where it did.
+        shards: The tar files.
+        pack: The files that `reinforce pack` wrote beside the shards; None if it did not make them.
     """
 
     shards: tuple[File, ...] = ()
@@ -38,7 +43,7 @@ class Shards(Source):
         """Index shards: a file, a glob, or brace ranges as in `shards-{000..127}.tar`.
 
         Raises:
-            SourceError: no such files, not shards, labels for some samples only, or two images with one key.
+            SourceError: no such files, not shards, labels for some samples only, or two images with the same key.
         """
         locations = expand(pattern)
         pack = pack_beside(locations[0])
@@ -72,10 +77,10 @@ class Shards(Source):
         return content
 
     def read_rein(self, index: int) -> bytes:
-        """Params and labels of a sample, as its shard has them.
+        """The bytes of a sample's `.rein` member: its params and soft labels.
 
         Raises:
-            OSError: it has none, or they cannot be read.
+            OSError: the shard has none for this sample, or it cannot be read.
         """
         shard, _, _, offset, size = self.places[index].tolist()
         if not size:
@@ -88,7 +93,7 @@ class Shards(Source):
 
 
 def _class_names(first: str) -> Sequence[str] | None:
-    """What `class_names.json` beside the first shard says, where it is there."""
+    """Class names from `class_names.json` beside the first shard; None if there is no such file."""
     beside = f"{first.rpartition('/')[0]}/{CLASS_NAMES}" if "/" in first else CLASS_NAMES
     try:
         text = File.open(beside).read()

@@ -1,7 +1,8 @@
-"""Source: where encoded images and hard labels come from, whatever the kind: indexed once, read by position, known by key.
+"""Source: the base class of all kinds of sources of encoded images and hard labels.
 
-`reinforce.sources.open_source` opens any kind. A kind is a subclass with a `kind`, an `open` and a `read`, and one line in its
-registry; what a sample's `places` hold is its own affair. All pass one set of tests (tests/sources/test_sources.py).
+A source is indexed once; samples are read by position and identified by key. `reinforce.sources.open_source` opens any kind. To
+add a kind, write a subclass with a `kind`, an `open` and a `read`, and add it to the registry in that module. Each kind decides
+what its `places` hold. All kinds pass the same tests (tests/sources/test_sources.py).
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ class Source:
     """An indexed source of N samples.
 
     Attributes:
-        location: What it was opened from, as given.
+        location: The text from which it was opened, as the user gave it.
         keys: Key of every sample, unique, in index order.
-        labels: Class id of every sample, or None where the source is unlabelled.
-        class_names: Name of every class; empty where the source is unlabelled.
-        places: Where each sample's bytes lie: something of length N.
-        groups: int64 `[N]`, samples with one number lie together and are quick to read one after the other; None: no matter.
+        labels: Class id of every sample; None if the source is unlabelled.
+        class_names: Name of every class; empty if the source is unlabelled.
+        places: Where the bytes of each sample are; a sequence of length N.
+        groups: int64 `[N]`: samples with the same number lie together and are quick to read one after the other; None: the
+            order of reading makes no difference.
     """
 
     location: str
@@ -39,19 +41,19 @@ class Source:
     groups: np.ndarray | None = None
 
     kind: ClassVar[str]
-    """What may be stated in front: `wds:...`."""
+    """The name that a user may write before the location to state the kind, as in `wds:...`."""
     suffix: ClassVar[str | None] = None
-    """How files of this kind end, where it is recognised by that; in lower case."""
+    """The suffix by which files of this kind are recognised, in lower case; None: they are not recognised by a suffix."""
     in_folders: ClassVar[bool] = False
-    """Whether a folder with such files stands for all of them."""
+    """Whether a user may give a folder and mean all files with that suffix in it."""
 
     @classmethod
     def recognises(cls, text: str, names: Sequence[str]) -> bool:
-        """Whether `--data` means this kind without stating it.
+        """Whether the value of `--data` means this kind, although the user did not state a kind.
 
         Args:
-            text: What was given, in lower case.
-            names: Of the files in it, where it is a folder.
+            text: The value of `--data`, in lower case.
+            names: Names of the files in the folder, if the value is a folder.
         """
         if cls.suffix is None:
             return False
@@ -59,19 +61,19 @@ class Source:
 
     @classmethod
     def open(cls, location: str) -> Source:
-        """Index it.
+        """Open and index a source.
 
         Raises:
-            SourceError: whatever is wrong with it.
+            SourceError: the source cannot be opened; the message says why.
         """
         raise NotImplementedError
 
     @classmethod
     def open_option(cls, location: str, download: bool) -> Source:
-        """Open what `--data` says; `download`: fetch it, where it is not there.
+        """Open the value of `--data`; `download`: fetch the files if they are missing.
 
         Raises:
-            SourceError: whatever is wrong with it.
+            SourceError: the source cannot be opened, or this kind cannot be downloaded.
         """
         if download:
             raise SourceError(
@@ -84,31 +86,31 @@ class Source:
 
     @property
     def has_labels(self) -> bool:
-        """Whether soft labels stand beside the images, as `reinforce pack` puts them there."""
+        """Whether the source also has soft labels, which `reinforce pack` puts beside the images."""
         return False
 
     @property
     def groups_at_once(self) -> int | None:
-        """How many groups a process holds at a time, at most; None: it holds none, and reads samples one by one."""
+        """Most groups that a process holds in memory at a time; None: it holds no groups and reads single samples."""
         return None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def label(self, index: int) -> int | None:
-        """Class id of a sample, or None."""
+        """Class id of a sample; None if the source is unlabelled."""
         return None if self.labels is None else self.labels[index]
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of a sample.
 
         Raises:
-            OSError: they are gone or cannot be read.
+            OSError: the bytes are gone or cannot be read.
         """
         raise NotImplementedError
 
     def where(self, index: int) -> str:
-        """Where a sample lies, for people."""
+        """Where a sample is, as text for messages."""
         return f"{self.keys[index]} in {self.location}"
 
     def take(self, indices: Sequence[int]) -> Self:
@@ -123,7 +125,7 @@ class Source:
         )
 
     def index_sha256(self) -> str:
-        """A hash of what the index says: classes, keys and labels in order. Image bytes are hashed one by one elsewhere."""
+        """Hash of the index: class names, keys and labels in order. The bytes of each image have their own hash elsewhere."""
         return index_sha256(self.class_names, self.keys, self.labels or [None] * len(self))
 
 
@@ -136,15 +138,15 @@ def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequen
 
 
 def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence[str] = ()) -> None:
-    """Refuse an index that a sample could not be known by.
+    """Refuse an index in which a key does not identify one sample.
 
     Args:
         keys: Key of every sample.
-        names: What each is called where it lies.
-        class_names: Of the source.
+        names: Name of every sample in the source, such as its path; for messages.
+        class_names: Names of the classes.
 
     Raises:
-        SourceError: no samples, two with one key, or a name that is not text.
+        SourceError: no samples, two samples with the same key, or a name that is not text.
     """
     if not len(keys):
         raise SourceError("There are no images.", expected="files ending in " + " ".join(IMAGE_SUFFIXES), fix="check --data")
@@ -163,17 +165,17 @@ def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence
             raise SourceError(
                 "Two images have one key.",
                 found=f"{seen[key]} and {name}",
-                expected="paths that differ without their suffix: that is how a sample is known",
+                expected="paths that differ also without their suffix: a path without suffix is the key of its sample",
                 fix="rename one of them",
             )
         seen[key] = name
 
 
 def numbered_classes(labels: Sequence[int], names: Sequence[str] | None, location: str) -> tuple[str, ...]:
-    """Names of the classes of a source whose labels are numbers: those given, or the numbers up to the highest.
+    """Names of the classes of a source whose labels are numbers: the given names, or the numbers from 0 to the highest label.
 
     Raises:
-        SourceError: labels without a name, or negative ones.
+        SourceError: a label is negative or has no name.
     """
     low, high = min(labels, default=0), max(labels, default=-1)
     count = high + 1 if names is None else len(names)

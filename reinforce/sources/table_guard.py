@@ -1,7 +1,8 @@
-"""Table guard: refuses a parquet file that would unfold to more than it has a right to, before it is read as text.
+"""Table guard: refuses a parquet file whose content would fill the memory, before its text is read.
 
-A dictionary of one value of fifty megabytes and a hundred thousand rows that all name it are two kilobytes on disk and five
-terabytes in memory. Read as dictionaries, columns of text cost what their distinct values cost, and these are measured first.
+Parquet stores a repeated text once, in a dictionary. A file of two kilobytes can hold one text of fifty megabytes to which a
+hundred thousand rows refer: five terabytes in memory if each row gets its own copy. Therefore columns of text are first read as
+dictionaries, which costs the memory of the distinct texts only, and the length of these texts is checked.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import pyarrow.parquet as pq
 from reinforce.errors import StoreError, first_line
 
 MAX_TEXT = 4096
-"""Longest text in a table, in bytes."""
+"""Longest text that a table may have, in bytes."""
 _MAX_ROW = 1 << 16
 
 
 def guard_table(content: Path | BytesIO, name: str, rows: int) -> None:
-    """Check the size of a table that came from elsewhere.
+    """Check the size of a table that somebody else may have made.
 
     Args:
         content: The file.
-        name: What errors call it.
-        rows: How many it must have.
+        name: Name of the file in error messages.
+        rows: Number of rows that it must have.
 
     Raises:
         StoreError: not parquet, another number of rows, or text longer than `MAX_TEXT`.
@@ -38,7 +39,7 @@ def guard_table(content: Path | BytesIO, name: str, rows: int) -> None:
             raise ValueError(f"{metadata.num_rows} rows for {rows} samples")
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         if sum(g.total_byte_size for g in groups) > _MAX_ROW * rows + (64 << 20):
-            raise ValueError("columns that unfold to more than 64 kB per row")
+            raise ValueError("columns that decompress to more than 64 kB per row")
         texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         nested = [f.name for f in schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)]
         if nested or metadata.num_columns > 64:

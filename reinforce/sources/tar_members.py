@@ -1,7 +1,8 @@
-"""Tar members: where the members of webdataset shards lie, found by reading their headers once, kept in the cache as parquet.
+"""Tar members: finds where the members of webdataset shards are.
 
-Nothing is unpacked. A tar is hostile until its headers are read: links, devices and sparse files are refused, members must lie
-inside of the file, and no header may be longer than `MAX_HEADER`.
+The headers of a shard are read once, and the result is kept in the cache as parquet. Nothing is unpacked. A tar file may have
+been made to do harm, so its headers are checked: links, devices and sparse files are refused, members must lie inside the file,
+and no header may be longer than `MAX_HEADER`.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ MAX_HEADER = 1 << 20
 """Longest extended header (long names and the like) that is read, in bytes."""
 MAX_LABEL = 32
 """Longest `.cls` member, in bytes."""
-_AHEAD = 8192  # a header, and the headers of the small members that follow
+_AHEAD = 8192  # bytes read at once: a header, and often the headers of the small members that follow
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),  # of the image's bytes
         pa.field("size", pa.int64(), nullable=False),
         pa.field("label", pa.int64()),
-        pa.field("rein_offset", pa.int64(), nullable=False),  # of params and labels; 0: there are none
-        pa.field("rein_size", pa.int64(), nullable=False),
+        pa.field("rein_offset", pa.int64(), nullable=False),  # of params and labels
+        pa.field("rein_size", pa.int64(), nullable=False),  # 0: there are none
     ],
     metadata={"reinforce-tar-index": "1"},
 )
@@ -40,7 +41,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Member:
-    """One image of a shard: where its bytes lie, its class id where there is one, and where its params and labels lie."""
+    """One image of a shard: where its bytes are, its class id or None, and where its params and labels are (size 0: none)."""
 
     key: str
     offset: int
@@ -50,13 +51,13 @@ class Member:
     rein_size: int = 0
 
     def lies_within(self, size: int) -> bool:
-        """Whether a file of so many bytes has it."""
+        """Whether the member lies inside a file of `size` bytes."""
         places = ((self.offset, self.size), (self.rein_offset, self.rein_size))
         return all(0 <= start <= start + length <= size for start, length in places)
 
 
 class _Window(io.RawIOBase):
-    """A file as tarfile wants it; refuses reads longer than any header has a right to."""
+    """A `File` with the methods of a Python file object, which tarfile needs; refuses reads longer than `MAX_HEADER`."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -89,10 +90,10 @@ class _Window(io.RawIOBase):
 
 
 def tar_members(file: File) -> list[Member]:
-    """The images of one shard, in order; from the cache where it has been read before.
+    """The images of one shard, in order; from the cache if the shard has been read before.
 
     Raises:
-        SourceError: not a tar, cut off, or with members that a shard has no business to have.
+        SourceError: not a tar, cut off, or with members that are not allowed in a shard.
     """
     kept = cache_root() / "indexes" / f"{file.fingerprint}.parquet"
     found = _read_kept(kept, file.size)
@@ -114,7 +115,7 @@ def scan(file: File) -> list[Member]:
     try:
         with tarfile.open(fileobj=_Window(file), mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it keeps all it has seen
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member in this list
                 if member.isdir() or _is_meta(member.name):
                     continue
                 if not member.isreg() or member.issparse():
@@ -169,7 +170,7 @@ def _keep(path: Path, members: list[Member]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, sink.getvalue())
     except OSError:
-        pass  # it is read again next time
+        pass  # not cached: the headers are read again next time
 
 
 def _read_kept(path: Path, size: int) -> list[Member] | None:

@@ -1,7 +1,7 @@
-"""Torchvision set: a source made of a data set that torchvision knows by name, `torchvision:CIFAR10#test`.
+"""Torchvision set: a source made from a data set that torchvision has by name, as in `torchvision:CIFAR10#test`.
 
-The encoded bytes of an image are a PPM of its pixels (`arrays.py`): what torchvision hands out are pixels. Some of its
-data sets come as pickles, CIFAR among them: torchvision compares them with a fixed MD5 before it reads them.
+Torchvision returns pixels, not files, so the encoded bytes of an image are a PPM of its pixels (`arrays.py`). Some of its data
+sets are pickles, such as CIFAR: torchvision compares their MD5 with a fixed value before it reads them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from reinforce.sources.source import Source, check_index, numbered_classes
 
 @dataclass(frozen=True)
 class TorchvisionSet(Source):
-    """An opened data set; `places` are positions in it, int64 `[N]`; the key is the number.
+    """An opened data set; `places` are positions in it, int64 `[N]`; the key of an image is its number.
 
     Attributes:
-        dataset: Torchvision's.
+        dataset: The data set object of torchvision.
     """
 
     dataset: Any = None
@@ -33,14 +33,14 @@ class TorchvisionSet(Source):
 
     @classmethod
     def open(cls, location: str, download: bool = False) -> TorchvisionSet:
-        """Open `NAME`, `NAME#SPLIT` or `NAME@ROOT#SPLIT`; ROOT is `torchvision` in the cache unless given.
+        """Open `NAME`, `NAME#SPLIT` or `NAME@ROOT#SPLIT`; the default ROOT is the folder `torchvision` in the cache.
 
         Args:
             location: Name, root and split.
-            download: Fetch it, where it is not there.
+            download: Fetch the files if they are missing.
 
         Raises:
-            SourceError: no such name or split, not there, or not images with class ids.
+            SourceError: no such name or split, files are missing, or it has no images with class ids.
         """
         place, _, split = location.partition("#")
         name, _, root = place.partition("@")
@@ -60,12 +60,12 @@ class TorchvisionSet(Source):
         try:
             image = self.dataset[int(self.places[index])][0]
             return ppm(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-        except Exception as error:  # noqa: BLE001 - whatever the data set and Pillow raise
+        except Exception as error:  # noqa: BLE001 - data sets and Pillow raise many kinds of errors
             raise OSError(first_line(error)) from None
 
 
 def _open(name: str, root: str, split: str, download: bool) -> Any:
-    import torchvision  # seconds to import
+    import torchvision  # here, because the import takes seconds
 
     kind = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
