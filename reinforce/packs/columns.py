@@ -1,4 +1,4 @@
-"""Columns: int32 columns in one Blosc frame, as params travel outside of a block. Bytes in, arrays out; opens no files."""
+"""Columns: int32 columns in one Blosc frame, the form of params outside of a block. Bytes in, arrays out; opens no files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _HEADER = 16
 
 
 def compress_columns(values: np.ndarray) -> bytes:
-    """Rows int32 `[n, P]` as Blosc (zstd, byte shuffle) of `<i4 [P, n]`."""
+    """Compress rows int32 `[n, P]`: a Blosc frame (zstd, byte shuffle) of `<i4 [P, n]`."""
     return bytes(blosc.compress(np.ascontiguousarray(values.T, "<i4"), b"zstd", 9, shuffle=blosc.SHUFFLE, typesize=4))
 
 
 def decompress_columns(frame: bytes, rows: int, columns: int) -> np.ndarray:
-    """Rows int32 `[n, P]`.
+    """Decompress a frame: rows int32 `[n, P]`.
 
     Raises:
-        ValueError: it is damaged, or of another size.
+        ValueError: the frame is damaged, or has another size.
     """
     size = 4 * rows * columns
-    # Blosc believes its header: bytes when decompressed, and compressed.
+    # Blosc does not check the sizes in the header of a frame (decompressed and compressed bytes): check them before decoding.
     if len(frame) < _HEADER or [int.from_bytes(frame[i : i + 4], "little") for i in (4, 12)] != [size, len(frame)]:
         raise ValueError(f"a frame of {len(frame)} bytes that is not of {rows} rows and {columns} columns")
     try:
@@ -32,15 +32,17 @@ def decompress_columns(frame: bytes, rows: int, columns: int) -> np.ndarray:
 
 
 def join_frames(frames: list[bytes]) -> bytes:
-    """Frames one after the other behind their lengths, `<u4` each."""
+    """Join frames: first the length of each frame, `<u4`, then the frames one after the other."""
     return struct.pack(f"<{len(frames)}I", *map(len, frames)) + b"".join(frames)
 
 
 def frame_ends(content: bytes, count: int) -> np.ndarray:
-    """Where each of `count` frames that `join_frames` joined ends, behind where the first begins: int64 `[count + 1]`.
+    """Byte offsets of the `count` frames that `join_frames` joined: int64 `[count + 1]`.
+
+    Item 0 is the start of the first frame, item i the end of frame i - 1.
 
     Raises:
-        ValueError: they are not that.
+        ValueError: the lengths do not fit the content.
     """
     if len(content) < 4 * count:
         raise ValueError(f"{len(content)} bytes for {count} frames")

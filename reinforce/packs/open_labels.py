@@ -1,4 +1,4 @@
-"""Open labels: where params and soft labels are read from, a folder of blocks or shards that have them beside their images."""
+"""Open labels: opens params and soft labels, either in a folder of blocks or in shards that have them beside their images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reinforce.store.store import MANIFEST, Store
 
 
 def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
-    """Open what `--labels` takes: a reinforced dataset, or shards that have labels in them.
+    """Open the value of `--labels`: a reinforced dataset, or shards that contain labels.
 
     Args:
         labels: A folder, a pattern of shards, or a URL of them.
-        source: The images, where they are opened already: taken if they are these shards.
+        source: The images, if they are already open; used instead of opening the shards again if they are the same shards.
 
     Raises:
-        StoreError: neither, not complete, or damaged.
+        StoreError: neither of the two, not complete, or damaged.
     """
     text = str(labels)
     if Path(text).is_dir() and (Path(text) / MANIFEST).exists():
@@ -39,18 +39,18 @@ def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
 
 
 def open_pack(root: Path) -> Shards | None:
-    """The shards of a folder that `reinforce pack` wrote; None where it did not."""
+    """The shards in a folder that `reinforce pack` wrote; None if the folder has no `pack.json`."""
     if not (root / PACK).is_file():
         return None
     return Shards.open(f"{root}/*.tar")
 
 
 def packed(source: Source) -> PackedStore:
-    """The labels of shards.
+    """The labels in shards.
 
     Raises:
-        StoreError: not shards.
-        UsageError: there are none in them.
+        StoreError: the source is not shards.
+        UsageError: the shards contain no labels.
     """
     if not isinstance(source, Shards):
         raise StoreError(f"{source.location} has no labels.", expected="labels, or shards with labels", fix="--labels DIR")
@@ -61,7 +61,7 @@ def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.nda
     """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`.
 
     Raises:
-        SourceError: a sample that has labels is not in the source.
+        SourceError: one of the samples is not in the source.
     """
     wanted = store.samples.key_column.take(pa.array(samples))
     found: np.ndarray = (

@@ -1,6 +1,7 @@
-"""Pack: images, and params and labels beside them, as webdataset shards that anyone streams and Reinforce trains from.
+"""Pack: writes images with their params and labels as webdataset shards.
 
-Shards are written whole and renamed; a run that was killed goes on with the shard it was at. Equal input gives equal bytes.
+Any webdataset user can stream the shards, and Reinforce can train from them. Each shard is written completely and then renamed,
+so a run that was killed continues with the shard that it had not finished. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Options:
     """How to pack.
 
     Attributes:
-        shard_bytes: Size of a shard, about; one more sample than fits is in it.
-        resize: Shorter side in pixels that larger images are resized to; None: images stay as they are.
-        quality: Of the JPEGs that are then made.
+        shard_bytes: A shard ends with the first sample that reaches this size; mixed samples: with the end of their block.
+        resize: Shorter side in pixels to which larger images are resized; None: images stay unchanged.
+        quality: JPEG quality of resized images.
     """
 
     shard_bytes: int = 500_000_000
@@ -62,16 +63,16 @@ def pack(
 
     Args:
         source: The images.
-        labels: The reinforced dataset; its images are packed, and no others.
-        out: Folder to write; may hold an interrupted run of the same.
-        options: Sizes.
-        on_progress: Told of samples.
+        labels: The reinforced dataset; only images that it has labels of are packed. None: all images, without labels.
+        out: Folder to write; it may hold an interrupted run of the same pack.
+        options: Sizes of shards and images.
+        on_progress: Called with the number of samples that are done, and of all samples.
 
     Raises:
-        UsageError: images that are resized under labels of what they were.
-        SourceError: images are missing, or keys that no tar should have.
-        ReplayError: images are not those that the labels were made from.
-        SettingsError: `out` has something else.
+        UsageError: images would be resized, but their labels belong to the original images.
+        SourceError: images are missing, or a key is not a safe path in a tar.
+        ReplayError: an image is not the one from which its labels were made.
+        SettingsError: `out` contains something else.
     """
     if labels is not None and options.resize is not None:
         raise UsageError(
@@ -132,7 +133,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
 
 
 def _job(source: Source, store: Store | None, options: Options) -> str:
-    """What must be equal for a pack to be continued, as one line."""
+    """The settings of a pack, as one line of JSON; an interrupted pack continues only if they are equal."""
     labels = None if store is None else file_sha256(store.root / MANIFEST)
     quality = options.quality if options.resize else None
     sizes = {"shard_bytes": options.shard_bytes, "resize": options.resize, "quality": quality}
@@ -155,7 +156,7 @@ def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shar
 
 
 class _Contents:
-    """What the members of a sample hold."""
+    """Makes the content of the members of a sample."""
 
     def __init__(self, source: Source, store: Store | None, order: Order, options: Options) -> None:
         self.source, self.store, self.options = source, store, options
@@ -183,7 +184,7 @@ class _Contents:
 
 
 def resized(encoded: bytes, shorter: int, quality: int) -> bytes:
-    """An image as a JPEG whose shorter side is `shorter` pixels; as it is where that is not longer, or it cannot be decoded."""
+    """An image as a JPEG whose shorter side is `shorter` pixels; unchanged if it is not larger, or cannot be decoded."""
     try:
         pixels = decode(encoded)
     except ImageError:
@@ -199,7 +200,7 @@ def resized(encoded: bytes, shorter: int, quality: int) -> bytes:
 
 
 def suffix_of(encoded: bytes) -> str:
-    """What an image's name must end in, by how it begins."""
+    """The file suffix for an encoded image, from its first bytes; `jpg` if they are unknown."""
     if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
         return "webp"
     return next((suffix for start, suffix in _SUFFIXES if encoded.startswith(start)), "jpg")
@@ -223,7 +224,10 @@ def _side_files(source: Source, store: Store | None, rows: list[tuple[int, Membe
 
 
 def _mixing_files(store: Store) -> Iterator[tuple[str, bytes]]:
-    """The columns of mixing of each stripe of each block: who must come into one batch is known before any sample is read."""
+    """Path and content of the file of pairs of each stripe of each block.
+
+    They are separate files because training must know the pairs that belong in one batch before it reads any sample.
+    """
     for number in store.blocks:
         for stripe in store.block(number).stripes:
             views = range(stripe.shape[1])

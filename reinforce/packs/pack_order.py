@@ -1,4 +1,4 @@
-"""Pack order: in which order samples are packed, where a shard may end, and what a sample's `.rein` holds."""
+"""Pack order: decides the order of the samples in a pack and where a shard may end, and makes the `.rein` of each sample."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reinforce.store.store import Store
 from reinforce.views.seeds import choice_rng
 
 WINDOW_BLOCKS = 64
-"""Blocks whose samples are shuffled among each other: their params are held in memory meanwhile."""
+"""Number of blocks whose samples are shuffled together; their params are in memory while they are packed."""
 
 
 class PackItem(NamedTuple):
-    """One sample to pack: its key, its position in the source, its index in the store, and the window that it is in."""
+    """One sample to pack: its key, its position in the source, its index in the store, and the number of its window."""
 
     key: str
     position: int
@@ -29,17 +29,21 @@ class PackItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """All items in order, and after how many of them a shard may end."""
+    """All items in order, and the numbers of items after which a shard may end."""
 
     items: list[PackItem]
     ends: set[int]
 
     @classmethod
     def of(cls, source: Source, store: Store | None) -> Order:
-        """In random order, for those who stream; but samples that are mixed with each other stand by blocks, and none is torn.
+        """The order in which to pack a source.
+
+        The order is random, because webdataset users read the shards as a stream. If samples are mixed with each other, they
+        stay in the order of their blocks, and a shard ends only at the end of a block, so that both members of each pair are in
+        one shard.
 
         Raises:
-            SourceError: samples are not in the source, or a key is no name for a member of a tar.
+            SourceError: a sample is not in the source, or a key cannot be the name of a member of a tar.
         """
         rng = choice_rng(0)
         if store is None:
@@ -69,7 +73,10 @@ class Order:
 
 
 class ReinFiles:
-    """The `.rein` of each sample, made for a window at a time: params are stored by view, and wanted by sample."""
+    """Makes the `.rein` of each sample.
+
+    It makes all of a window at once, because the store keeps params by view, and a `.rein` has those of one sample.
+    """
 
     def __init__(self, store: Store, order: Order) -> None:
         self.store = store
@@ -80,7 +87,7 @@ class ReinFiles:
         self.made: dict[int, bytes] = {}
 
     def of(self, item: PackItem) -> bytes:
-        """The member of one item."""
+        """The `.rein` of one item."""
         if item.window != self.window:
             self.window = item.window
             self.made = self._make(self.samples[item.window])
@@ -103,12 +110,12 @@ class ReinFiles:
 
 
 def escaped(key: str) -> str:
-    """A key as the name of a member, in which a dot ends it."""
+    """The name of a tar member for a key. Dots are escaped, because webdataset's key is the name up to the first dot."""
     folder, slash, name = key.rpartition("/")
     return folder + slash + name.replace("%", "%25").replace(".", "%2E")
 
 
 def unescaped(name: str) -> str:
-    """The key of a member's name."""
+    """The key for the name of a tar member."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.replace("%2E", ".").replace("%25", "%")

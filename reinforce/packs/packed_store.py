@@ -1,4 +1,4 @@
-"""Packed store: the labels that stand in webdataset shards beside their images, as a store; all of a sample comes with it."""
+"""Packed store: a store whose labels and params are in webdataset shards, beside the image of each sample."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ from reinforce.views.status import Status
 
 
 class PackedStore(LabelStore):
-    """What `Store` is for a folder of blocks, for shards; of some of the shards, it has the samples that are in them.
+    """Reads labels from shards, as `Store` does from a folder of blocks.
+
+    If only some shards of a pack are given, the store has only their samples.
 
     Args:
         source: The shards.
 
     Raises:
-        UsageError: shards without labels in them.
-        StoreError: files beside the shards are damaged, or shards with samples that the pack does not have.
+        UsageError: the shards contain no labels.
+        StoreError: files beside the shards are damaged, or none of the samples of the pack is in these shards.
     """
 
     def __init__(self, source: Shards) -> None:
@@ -59,7 +61,7 @@ class PackedStore(LabelStore):
         self._position = found.fill_null(-1).to_numpy().astype(np.int64)
         self._pairs = PairFiles(self.folder)
         self._ok_samples = self._present()
-        self._rein = lru_cache(maxsize=2)(self._read_rein)  # label and params of a sample are asked for one after the other
+        self._rein = lru_cache(maxsize=2)(self._read_rein)  # callers ask for label and params of a sample in turn
 
     def __getstate__(self) -> dict[str, object]:
         return {"source": self.images}
@@ -68,7 +70,7 @@ class PackedStore(LabelStore):
         self.__init__(state["source"])  # type: ignore[misc]
 
     def _present(self) -> np.ndarray:
-        """Samples with labels whose shard is here; where samples are mixed, only of blocks that are here whole."""
+        """Samples with labels whose shards were given; if samples are mixed, only samples of blocks that are complete."""
         ok = self.samples.status == Status.OK
         here = ok & (self._position >= 0)
         if self._mixes:
@@ -104,7 +106,7 @@ class PackedStore(LabelStore):
         if told != (settings.views, settings.stripe_views, len(self.spec.fields), *place):
             raise StoreError(
                 f"The .rein of {key} is of another data set.",
-                found=f"views, views per record, columns, block, row: {told}",
+                found=f"views, views per stripe, columns, block, row: {told}",
                 expected=(settings.views, settings.stripe_views, len(self.spec.fields), *place),
                 fix="copy the shard again",
             )
@@ -131,20 +133,20 @@ class PackedStore(LabelStore):
         return self._rein(sample).probe
 
     def pairs_of(self, block: int, stripe: int, chosen: Sequence[int]) -> list[np.ndarray]:
-        """The columns of mixing of some views of a stripe: int32 `[S, 6]` each.
+        """Pairs of some views of a stripe: their params of mixing, int32 `[S, 6]` each.
 
         Raises:
             StoreError: the file beside the shards is damaged.
-            SourceError: it cannot be read.
+            SourceError: the file cannot be read.
         """
         _, _, views = self.stripe_of(stripe * self.settings.stripe_views)
         return self._pairs.read(block, stripe, views, len(self.samples_of(block)), chosen)
 
 
 def labels_manifest(pack: Pack) -> Manifest | None:
-    """The manifest of the labels in a pack's shards; None where there are none.
+    """The manifest of the labels in a pack's shards; None if the pack has no labels.
 
     Raises:
-        StoreError: it is not valid.
+        StoreError: the manifest is not valid.
     """
     return None if pack.labels is None else read_model(Manifest, json.dumps(pack.labels), f"The labels of {PACK}")

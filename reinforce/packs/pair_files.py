@@ -1,4 +1,4 @@
-"""Pair files: who is mixed with whom in a pack, from the files beside its shards. Source: FORMAT.md, "Packs"."""
+"""Pair files: reads which samples of a pack are mixed with which, from files beside its shards. Source: FORMAT.md, "Packs"."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DIGEST_BYTES = 16
 
 
 class _Known(NamedTuple):
-    """A file that was read whole and found right: where each of its frames ends, int64 `[v + 1]`, and their digests joined."""
+    """A file that was read completely and checked: offsets of its frames, int64 `[v + 1]`, and their digests, joined."""
 
     file: File
     ends: np.ndarray
@@ -27,10 +27,11 @@ class _Known(NamedTuple):
 
 
 class PairFiles:
-    """The files of pairs of a pack: each is read and checked whole once, and from then on a frame at a time.
+    """The files of pairs of a pack. The first read of a file reads and checks all of it; later reads fetch single frames.
 
-    An epoch shows one view of each block. Of a file are kept 24 bytes for each of its views and some 700 more: 2.2 kB for
-    64 views of 512 samples, 4.4 bytes per sample, 22 MB for ImageNet with 256 views. The frames stay on disk.
+    This is because an epoch needs only one view of each block. What stays in memory of a file is 24 bytes for each of its views
+    and about 700 bytes more: 2.2 kB for 64 views of 512 samples, 4.4 bytes per sample, 22 MB for ImageNet with 256 views. The
+    frames themselves are not kept in memory.
 
     Args:
         folder: The pack.
@@ -41,18 +42,18 @@ class PairFiles:
         self._known: dict[str, _Known] = {}
 
     def read(self, block: int, stripe: int, views: int, samples: int, chosen: Sequence[int]) -> list[np.ndarray]:
-        """The columns of mixing of some views of a stripe: int32 `[S, 6]` each.
+        """Pairs of some views of a stripe: their params of mixing, int32 `[S, 6]` each.
 
         Args:
-            block: The block.
-            stripe: The stripe of its views.
-            views: Views of the stripe.
-            samples: Samples of the block.
-            chosen: Which of the views, counted in the stripe.
+            block: Number of the block.
+            stripe: Number of the stripe in the block.
+            views: Number of views of the stripe.
+            samples: Number of samples of the block.
+            chosen: The views to read, counted from the first view of the stripe.
 
         Raises:
             StoreError: the file is damaged, or was changed since it was checked.
-            SourceError: it cannot be read.
+            SourceError: the file cannot be read.
         """
         path = mixing_path(block, stripe)
         try:
@@ -89,7 +90,7 @@ class PairFiles:
 
 
 def mixing_path(block: int, stripe: int) -> str:
-    """Where the pairs of a block's views stand in a pack."""
+    """The path, in a pack, of the file with the pairs of a stripe."""
     return f"mixing/{block:06d}.{stripe:03d}.bin"
 
 

@@ -1,6 +1,6 @@
-"""Rein file: all that a shard has of one sample beside its image, the member `KEY.rein`: params and records of its views.
+"""Rein file: the member `KEY.rein` of a shard, which holds the params and records of all views of one sample.
 
-Bytes in, views out; opens no files. Source: FORMAT.md, "Packs".
+Bytes in, params and records out; opens no files. Source: FORMAT.md, "Packs".
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ _STRIPE = struct.Struct("<II")  # bytes of params, bytes of record
 
 
 class ReinFile(NamedTuple):
-    """One decoded header; params and records are decoded when they are asked for.
+    """The decoded header of a `.rein`; params are decoded only when a method asks for them.
 
     Attributes:
-        views: V, stripe_views: R, columns: P.
-        block: Number of the block that the sample belongs to, row: its place there.
+        views: V, number of views.
+        stripe_views: R, views per stripe.
+        columns: P, number of params of a view.
+        block: Number of the sample's block.
+        row: Position of the sample in its block.
         probe: CRC-32 of the pixels of view `row mod min(V, R)`.
         parts: Compressed params and record of each stripe.
     """
@@ -38,10 +41,10 @@ class ReinFile(NamedTuple):
 
     @classmethod
     def parse(cls, content: bytes) -> ReinFile:
-        """Take a member apart.
+        """Read the header of a `.rein` and find its parts.
 
         Raises:
-            StoreError: it is not one.
+            StoreError: the bytes are not a `.rein`, or damaged.
         """
         if len(content) < _HEADER.size:
             raise _damaged(f"{len(content)} bytes")
@@ -62,14 +65,14 @@ class ReinFile(NamedTuple):
         return cls(views, stripe_views, columns, block, row, probe, parts)
 
     def views_of_stripe(self, stripe: int) -> int:
-        """Views of a stripe."""
+        """Number of views of a stripe."""
         return min(self.stripe_views, self.views - stripe * self.stripe_views)
 
     def params_of_stripe(self, stripe: int) -> np.ndarray:
         """Params of all views of a stripe: int32 `[v, P]`.
 
         Raises:
-            StoreError: they are damaged.
+            StoreError: the params are damaged.
         """
         try:
             return decompress_columns(bytes(self.parts[stripe][0]), self.views_of_stripe(stripe), self.columns)
@@ -80,7 +83,7 @@ class ReinFile(NamedTuple):
         """Params of one view: int32 `[P]`.
 
         Raises:
-            StoreError: there is no such view, or they are damaged.
+            StoreError: there is no such view, or the params are damaged.
         """
         if not 0 <= view < self.views:
             raise _damaged(f"no view {view} of {self.views}")
@@ -92,7 +95,7 @@ class ReinFile(NamedTuple):
         """Params of all views: int32 `[V, P]`.
 
         Raises:
-            StoreError: they are damaged.
+            StoreError: the params are damaged.
         """
         return np.concatenate([self.params_of_stripe(stripe) for stripe in range(len(self.parts))])
 
@@ -102,15 +105,15 @@ class ReinFile(NamedTuple):
 
 
 def make_rein(params: np.ndarray, records: list[bytes], stripe_views: int, block: int, row: int, probe: int) -> bytes:
-    """The member of a sample.
+    """Make the `.rein` of a sample.
 
     Args:
-        params: int32 `[V, P]`.
-        records: One per stripe.
-        stripe_views: R.
+        params: Params of all views, int32 `[V, P]`.
+        records: One record per stripe.
+        stripe_views: R, views per stripe.
         block: Number of the sample's block.
-        row: Its place there.
-        probe: Its probe.
+        row: Position of the sample in its block.
+        probe: CRC-32 of the pixels of the sample's probe view.
     """
     views, columns = params.shape
     stripes = [params[first : first + stripe_views] for first in range(0, views, stripe_views)]

@@ -1,4 +1,4 @@
-"""Shard decoder: views and soft labels for those who stream packed shards with webdataset alone.
+"""Shard decoder: views and soft labels for training code that streams packed shards with webdataset alone.
 
 decode = ShardDecoder("runs/shards")
 for sample in webdataset.WebDataset("runs/shards/shards-{000000..000007}.tar"):
@@ -25,13 +25,13 @@ from reinforce.views.params import PixelSpec
 
 
 class ShardDecoder:
-    """Turns a sample as webdataset gives it, extension to bytes, into a view.
+    """Turns a sample of webdataset (a mapping from extension to bytes) into a view with its labels.
 
     Args:
         location: Folder or URL of the shards, where `pack.json` is.
 
     Raises:
-        UsageError: no labels there; or views that are mixed with others, of which a stream has but one at a time.
+        UsageError: there are no labels; or views are mixed with other samples, which a stream of single samples cannot do.
     """
 
     def __init__(self, location: str) -> None:
@@ -56,17 +56,17 @@ class ShardDecoder:
 
     @property
     def views(self) -> int:
-        """V."""
+        """V, the number of stored views."""
         return self.settings.views
 
     def __call__(self, sample: Mapping[str, bytes], view: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """One view.
 
         Returns:
-            Image uint8 `[3, size, size]`, soft label float32 `[C]`, hard label, -1 where there is none.
+            Image uint8 `[3, size, size]`, soft label float32 `[C]`, hard label (-1: there is none).
 
         Raises:
-            StoreError: no image or no `.rein` in the sample, or a damaged one.
+            StoreError: the sample has no image or no `.rein`, or its `.rein` is damaged.
         """
         image = next((content for name, content in sample.items() if f".{name}" in IMAGE_SUFFIXES), None)
         if image is None or "rein" not in sample:
