@@ -1,4 +1,4 @@
-"""Contact sheet: the stored views of one sample as the teacher saw them, each with its top classes; or crops of a label map."""
+"""Contact sheet: one picture of the stored views of a sample, each with the teacher's top classes; for label maps, of crops."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _GAP, _LINE, _FONT_SIZE, _MIN_WIDTH = 8, 15, 12, 112
 
 
 def contact_sheet(dataset: ReinforcedDataset, key: str, max_views: int, top: int) -> Image.Image:
-    """Draw up to `max_views` views of the sample `key`, with the `top` classes of each; of a label map, crops.
+    """Draw up to `max_views` views of the sample `key`, with the `top` classes of each; if its label is a map, draw crops.
 
     Raises:
-        UsageError: no such sample, or one without labels.
+        UsageError: there is no such sample, or it has no labels.
     """
     keys = {dataset.store.samples.keys[s]: i for i, s in enumerate(dataset.samples)}
     if key not in keys:
@@ -71,7 +71,7 @@ def _views(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]
 
 
 def _crops(dataset: ReinforcedDataset, index: int, count: int) -> Iterator[Tile]:
-    """The whole image that a label map is of, and crops as `rrc` draws them."""
+    """The whole image, as the teacher saw it for the label map, and crops drawn by the policy `rrc`."""
     store, sample, policy = dataset.store, int(dataset.samples[index]), parse_policy("rrc")
     image, spec = dataset.decoded(index), pixel_spec(policy, store.settings.size)
     height, width = image.shape[:2]

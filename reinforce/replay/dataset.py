@@ -1,4 +1,4 @@
-"""Dataset: a reinforced dataset beside its images, as a torch dataset of exactly the views that the teacher saw.
+"""Dataset: a reinforced dataset and its images, as a torch dataset of exactly the views that the teacher saw.
 
 dataset = ReinforcedDataset("runs/imagenette", data="imagenette/train")
 dataset.set_epoch(0)
@@ -31,28 +31,30 @@ STARTUP_HASH_BYTES = 32 << 20
 
 
 class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Every sample that has labels, at the view that the current epoch visits.
+    """All samples that have labels, each with the view that the current epoch shows.
 
-    An epoch visits one view of each block; each block goes through all its views, in an order of its own, before any
-    repeats. Items are `(image uint8 [3, size, size], soft label float32 [C], hard label int, -1 where there is none)`.
+    In one epoch, all samples of a block show the same view number. Each block goes through all its views, in its own random
+    order, before it shows any view again. Items are `(image uint8 [3, size, size], soft label float32 [C], hard label int)`; a
+    hard label of -1 means that there is none.
 
-    Call `set_epoch` before iterating a DataLoader; with `persistent_workers=True` the workers would not hear of it.
+    Call `set_epoch` before you iterate a DataLoader. Do not use `persistent_workers=True`: workers that are already running do
+    not notice a call of `set_epoch`.
 
     Args:
         root: The reinforced dataset.
-        data: The images it was generated from: what `--data` takes, or an opened source. Samples are found by
-            key. Default: the shards themselves.
+        data: The images from which it was generated: a value as for `--data`, or an opened source. Samples are matched by key.
+            Default: the images in `root`, if it is shards.
         seed: Seed of the view schedule.
-        views: Use only the first so many views. Default: all that are stored.
-        size: Height and width of the views in pixels. Default: those of the teacher; at another size the boxes are the same,
-            and the pixels are not what the teacher saw.
-        check: Replay a few probes and hash up to 32 MB of images now, and every image when it is read.
+        views: Use only this many views, the first ones. Default: all stored views.
+        size: Height and width of the views in pixels. Default: those of the teacher. At another size the crop boxes are the
+            same, but the pixels are not those that the teacher saw.
+        check: Now, replay a few probes and hash up to 32 MB of images; later, hash every image when it is read.
 
     Raises:
-        StoreError: not a complete reinforced dataset.
+        StoreError: `root` is not a complete reinforced dataset.
         SourceError: images are missing from `data`.
-        ReplayError: images or pixels differ from what the teacher saw.
-        UsageError: more views asked for than are stored.
+        ReplayError: images or pixels differ from those that the teacher saw.
+        UsageError: `views` is larger than the number of stored views, or there are no images or no params of views.
     """
 
     def __init__(
@@ -103,11 +105,11 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self.store.settings.num_classes
 
     def set_epoch(self, epoch: int, repeats: int = 1) -> None:
-        """Choose the views of an epoch, `repeats` for each sample, and read their params: so many columns per block."""
+        """Choose the views of an epoch, `repeats` views per block, and read the params of each chosen view once per block."""
         self._epoch = Epoch.read(self.store, epoch, seed=self.seed, num_views=self.views, repeats=repeats)
 
     @property
@@ -123,7 +125,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return int(self.epoch.views[repeat, self.store.samples.block[self.samples[index]]])
 
     def replay(self, index: int, view: int) -> torch.Tensor:
-        """The pixels of any stored view of item `index`, mixed where it was: uint8 `[3, size, size]`."""
+        """The pixels of any stored view of item `index`, mixed if the teacher saw it mixed: uint8 `[3, size, size]`."""
         store, sample = self.store, int(self.samples[index])
         rows = store.samples_of(int(store.samples.block[sample]))
         spec = replace(store.spec, size=self.size)
@@ -135,7 +137,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
 
     def _params_of(self, sample: int, view: int) -> np.ndarray:
-        """Params of one stored view, int32 `[P]`: those that the epoch has already read, where it shows this view."""
+        """Params of one stored view, int32 `[P]`; if the epoch shows this view, they were already read with it."""
         epoch = self._epoch
         if epoch is not None and epoch.params is not None:
             shown = np.flatnonzero(epoch.views[:, self.store.samples.block[sample]] == view)
@@ -155,7 +157,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """The image of item `index`: uint8 `[H, W, 3]`.
 
         Raises:
-            ReplayError: it cannot be read, or is not the one that the teacher saw.
+            ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         if self.check_reads:
             return self.checked(int(self.samples[index]))
@@ -169,7 +171,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.
 
         Raises:
-            ReplayError: it cannot be read, or is not the one that the teacher saw.
+            ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         position = int(self.source_index[self._item(sample)])
         return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
@@ -181,10 +183,10 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         return index
 
     def check_probe(self, index: int) -> None:
-        """Hash the image of item `index` and replay its probe, which imported labels do not have.
+        """Compare the image of item `index` with its hash and replay its probe; imported labels have no probe.
 
         Raises:
-            ReplayError: an image changed, or this machine makes other pixels from it.
+            ReplayError: an image changed, or this machine makes different pixels from it.
         """
         store, sample = self.store, int(self.samples[index])
         rows, row = store.samples_of(int(store.samples.block[sample])), int(store.samples.row[sample])
@@ -204,10 +206,13 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         check_probe(found, store.probe_of(sample), f"{store.samples.key(sample)}, view {view}", store.manifest.environment)
 
     def check(self) -> int:
-        """Replay a few probes and hash a share of the images; number of probes replayed.
+        """Replay a few probes and hash some of the images.
+
+        Returns:
+            Number of samples whose probe was checked.
 
         Raises:
-            ReplayError: an image changed, or this machine makes other pixels from it.
+            ReplayError: an image changed, or this machine makes different pixels from it.
         """
         order = choice_rng(self.seed).permutation(len(self))
         for index in order[:STARTUP_PROBES]:

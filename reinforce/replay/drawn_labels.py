@@ -1,4 +1,4 @@
-"""Drawn labels: what is known of a view that training draws: the hard label alone, or the teacher's label of the crop."""
+"""Drawn labels: gives the labels of views that training draws: hard labels alone, or also the teacher's label of each crop."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from reinforce.views.params import PixelSpec
 
 
 class DrawnLabels(Protocol):
-    """Labels of drawn views, each of its view by itself."""
+    """Labels of drawn views. Each label describes one view before it is mixed with another."""
 
     def hard(self, index: int) -> int:
-        """The sample's own label, -1 where there is none."""
+        """The sample's own label; -1 if it has none."""
 
     def soft(self, index: int, drawn: Sequence[np.ndarray], spec: PixelSpec, size: tuple[int, int]) -> Sequence[Label | None]:
-        """What the teacher says of each view of a sample; None where nobody asked it.
+        """The teacher's label of each view of a sample; None if there are no teacher's labels.
 
         Args:
-            index: The sample.
+            index: Position of the sample.
             drawn: Params of each view: int32 `[P]`.
-            spec: Of the views.
+            spec: Size and layout of the params.
             size: Width and height of the image in pixels.
         """
 
     def collate(self, labels: Sequence[Label | None]) -> LabelBatch | None:
-        """One batch of soft labels."""
+        """Make one batch of soft labels; None if there are none."""
 
     def mixed(self, own: Label | None, other: Label | None, share: float) -> Label | None:
-        """The soft label of two views that are mixed, of which `share` is the first."""
+        """The soft label of a mix of two views; `share` is the share of the first view."""
 
 
 @dataclass(frozen=True)
 class HardLabels:
-    """Hard labels alone, int64 `[N]`."""
+    """Gives hard labels only.
+
+    Attributes:
+        labels: int64 `[N]`.
+    """
 
     labels: np.ndarray
 
@@ -59,7 +63,7 @@ class HardLabels:
 
 @dataclass(frozen=True)
 class CropLabels:
-    """What the stored labels say of a crop, where their kind is of any crop: pooled from a label map."""
+    """Gives the teacher's label of any crop, for kinds of labels that allow it: a label map is pooled over the crop."""
 
     dataset: ReinforcedDataset
 

@@ -1,4 +1,7 @@
-"""Epoch: which stored view each sample shows in one epoch, with params and partners, read once: a column per block."""
+"""Epoch: which stored view each sample shows in one epoch, with its params and its partners in mixing.
+
+Each epoch chooses one view per block (or R views, with repeats) and reads the params of this view once per block.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from reinforce.views.status import Status
 
 @dataclass(frozen=True)
 class Epoch:
-    """The views of one epoch, for N samples of the store in R repeats; where nothing is mixed, `mixing` is None.
+    """The views of one epoch, for N samples of the store, R views of each.
 
     Attributes:
-        number: The epoch.
-        views: int64 `[R, blocks]`, the views that each block shows.
-        params: int32 `[R, N, P]`, of each sample; None where they are read with the sample.
-        mixing: One per repeat; partners are samples, the same in all repeats.
+        number: The number of the epoch.
+        views: The views that each block shows: int64 `[R, blocks]`.
+        params: The params of each sample: int32 `[R, N, P]`; None if the store keeps them with the sample (shards).
+        mixing: One per repeat; partners are samples of the store and the same in all repeats. None if views are not mixed.
     """
 
     number: int
@@ -32,7 +35,7 @@ class Epoch:
 
     @property
     def repeats(self) -> int:
-        """R."""
+        """R, the number of views of a sample in this epoch."""
         return len(self.views)
 
     @classmethod
@@ -41,14 +44,14 @@ class Epoch:
 
         Args:
             store: The reinforced dataset.
-            number: The epoch.
-            seed: Of the view schedule.
-            num_views: Use the first so many of the stored views.
-            repeats: Views of each sample, R.
+            number: The number of the epoch.
+            seed: Seed of the view schedule.
+            num_views: Use only this many of the stored views, the first ones.
+            repeats: R, the number of views of each sample.
 
         Raises:
-            UsageError: repeats whose views were mixed with different partners.
-            StoreError: stored pairs that cannot be.
+            UsageError: the views of one sample would need different partners in one batch.
+            StoreError: the stored pairs are not valid.
         """
         mix = store.settings.policy.mix
         if mix is not None and mix.repeats % repeats:
@@ -86,7 +89,7 @@ def _unmixed(count: int) -> Mixing:
 
 
 def _fill(mixing: Mixing, pairs: np.ndarray, samples: np.ndarray, store: LabelStore) -> None:
-    """Put the pairs of one block, int32 `[S, 6]`, where its samples are."""
+    """Copy the pairs of one block, int32 `[S, 6]`, to the positions of its samples in `mixing`."""
     ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
     among_ok = mixing_of(pairs).among(ok)
     if fault := among_ok.fault(store.spec.size):

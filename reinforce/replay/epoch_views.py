@@ -1,4 +1,4 @@
-"""Epoch views: stored ones with the teacher's labels, or fresh ones with what a labeller knows of them; for the loader."""
+"""Epoch views: gives the loader the views of an epoch: stored views with their labels, or fresh views with drawn labels."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Item(NamedTuple):
 
     Attributes:
         image: uint8 `[3, size, size]`, before any mixing.
-        soft: The teacher's label; of the mixed view, if a stored one, else of this one. None where there is none.
-        hard: The sample's own label, -1 where there is none.
+        soft: The teacher's label; None if there is none. If the view is stored, it is the label of the view after mixing; if
+            the view is fresh, it is the label of this view alone.
+        hard: The sample's own label; -1 if it has none.
     """
 
     image: torch.Tensor
@@ -40,49 +41,49 @@ class Item(NamedTuple):
 
 
 class Views(Protocol):
-    """What a loader needs: samples that know their views of the epoch that was set."""
+    """What the loader uses: samples with their views of the epoch that was chosen with `set_epoch`."""
 
     @property
     def num_classes(self) -> int: ...
     @property
     def size(self) -> int:
-        """Height and width in pixels that boxes of mixing refer to."""
+        """Height and width of a view in pixels; boxes of mixing are in these pixels."""
 
     @property
     def repeats(self) -> int:
-        """Views of a sample that the epoch which was set shows."""
+        """Number of views of a sample in the current epoch."""
 
     @property
     def groups(self) -> np.ndarray | None:
-        """Which samples lie together, int64 `[N]`; None: no matter."""
+        """Group of each sample, int64 `[N]`: samples of one group lie together in the source; None: there are no groups."""
 
     @property
     def groups_at_once(self) -> int | None:
-        """How many of these groups can be held at a time; None: any number."""
+        """Most groups that fit in memory at a time; None: any number."""
 
     @property
     def mixing(self) -> list[Mixing] | None:
-        """One per repeat, with partners as positions, the same in all repeats; None where the policy does not mix."""
+        """One per repeat; partners are positions and the same in all repeats. None if the policy does not mix."""
 
     def __len__(self) -> int: ...
     def set_epoch(self, epoch: int, repeats: int = 1) -> None: ...
     def items(self, index: int, size: int | None = None) -> list[Item]:
-        """The views of one sample from one decode, one per repeat; at `size` pixels, or at their own."""
+        """The views of one sample, one per repeat; its image is decoded once. `size` in pixels; None: the views' own size."""
 
     def soft_labels(
         self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None
     ) -> LabelBatch | None:
-        """The soft labels of a batch, as it is after mixing.
+        """The soft labels of a batch after mixing.
 
         Args:
-            items: Its views.
-            mixing: How they are mixed with each other; None: not at all.
-            share: float32 `[B]`, of each view in its mixed one.
+            items: The views of the batch.
+            mixing: How these views are mixed with each other; None: they are not mixed.
+            share: The share of each view in its mixed view: float32 `[B]`.
         """
 
 
 class ReplayedViews:
-    """The stored views and labels."""
+    """Gives stored views and their labels."""
 
     def __init__(self, dataset: ReinforcedDataset) -> None:
         self.dataset = dataset
@@ -132,20 +133,27 @@ class ReplayedViews:
         ]
 
     def soft_labels(self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None) -> LabelBatch:
-        # The teacher saw the mixed view.
+        # The teacher saw the mixed views, so their labels are not mixed again.
         return self.dataset.store.kind.collate([item.soft for item in items], self.num_classes)
 
 
 @dataclass
 class FreshViews:
-    """Views drawn anew in every epoch.
+    """Gives fresh views, which are drawn anew in every epoch.
 
     Attributes:
         source: The images.
         samples: Positions in the source: int64 `[N]`.
-        labeller: What is known of each view beside its pixels.
-        decoded: How the image of a sample is read, where it must be one that the labeller knows; None: from the source.
-        visits: Which views of a sample, counted from its first, the epoch shows; one per repeat.
+        labeller: Gives the labels of the views.
+        policy: The policy from which views are drawn.
+        size: Height and width of a view in pixels.
+        num_classes: C, the number of classes.
+        seed: Seed of the views.
+        decoded: Function that reads the image of a sample, if it must be compared with the image that the teacher saw; None:
+            images are read from the source.
+        visits: Numbers of the views of a sample in this epoch, one per repeat; the views of a sample are counted over all
+            epochs.
+        mixing: As in `Views`.
     """
 
     source: Source

@@ -1,7 +1,7 @@
-"""Loader: which samples an epoch visits in which order, and the loader that makes them.
+"""Loader: plans which samples are in each batch of an epoch, and makes these batches.
 
-Stateless: all of it follows from the seed, the epoch and the step, so a run resumes from one integer. The two members of a
-pair that is mixed always stand in one batch, and so do all repeats of a sample, so that every image is decoded once.
+The plan follows from the seed and the epoch alone, so a run resumes from the number of steps that are done. The two samples of
+a mixed pair are always in the same batch, and so are all repeats of a sample; so each image of a batch is decoded only once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reinforce.views.seeds import epoch_order, group_order
 from reinforce.views.worker import start_worker
 
 WINDOW_GROUPS = 8
-"""Shards, or row groups of a table, whose samples are shuffled among each other."""
+"""Number of groups (shards, or row groups of a table) whose samples are shuffled together."""
 
 Batch = tuple[torch.Tensor, Targets]
 """`(images uint8 [B, 3, size, size], targets)`, on the CPU."""
@@ -42,21 +42,24 @@ def batch_plan(
 ) -> list[np.ndarray]:
     """The samples of each batch of an epoch.
 
-    With `repeats` R, an epoch visits one R-th of the samples, R views of each, and R epochs visit all of them once.
+    With `repeats` R, an epoch visits one R-th of the samples and shows R views of each; R epochs together visit every sample
+    once.
 
     Args:
-        seed: Of the order.
-        epoch: The epoch.
-        num_samples: N.
-        batch_size: Views in a batch, at most; a few more where a pair would be torn.
-        partner: int64 `[N]`, the sample that each is mixed with, or itself; None: nothing is mixed.
-        repeats: Views of a sample in its batch.
-        groups: int64 `[N]`, which samples lie together and are quick to read one after the other: the epoch goes through the
-            groups in random order and shuffles the samples of `WINDOW_GROUPS` of them at a time; None: all at once.
-        groups_at_once: Shuffle the samples of at most so many groups at a time.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
+        num_samples: N, the number of samples.
+        batch_size: Most views in a batch; a batch may have a few more, so that both samples of a pair are in it.
+        partner: The sample with which each sample is mixed, or the sample itself: int64 `[N]`; None: nothing is mixed.
+        repeats: R, the number of views of a sample in its batch.
+        groups: Group of each sample, int64 `[N]`: samples of one group lie together and are quick to read one after the other.
+            The epoch visits the groups in random order and shuffles the samples of `WINDOW_GROUPS` groups together. None: all
+            samples are shuffled together.
+        groups_at_once: Shuffle the samples of at most this many groups together.
 
     Returns:
-        Positions int64 of each batch, pairs side by side; `ceil(N / batch_size)` batches of nearly one size.
+        Positions of the samples of each batch, int64, the two of a pair side by side; `ceil(N / batch_size)` batches of nearly
+        the same size.
     """
     own = np.arange(num_samples)
     partner = own if partner is None else partner
@@ -68,14 +71,14 @@ def batch_plan(
         turn = turn[np.argsort(window[number[leaders[turn]]], kind="stable")]
     first = leaders[turn]
     second = partner[first]
-    starts = np.concatenate([[0], np.cumsum(1 + (second != first))])  # of each pair or single sample
+    starts = np.concatenate([[0], np.cumsum(1 + (second != first))])  # where each pair or single sample starts in `order`
     order = np.empty(starts[-1], np.int64)
     order[starts[:-1]], order[starts[1:] - 1] = first, second
     return [order[a:b] for a, b in _cuts(starts, max(1, -(-num_samples // batch_size)))]
 
 
 def partners(mixing: list[Mixing] | None) -> np.ndarray | None:
-    """Who must stand beside whom, int64 `[N]`: a pair that any of the repeats mixes; None: nothing is mixed."""
+    """The sample that must be in one batch with each sample, int64 `[N]`: its partner in any repeat; None: nothing is mixed."""
     if not mixing:
         return None
     own = np.arange(len(mixing[0].partner))
@@ -86,7 +89,7 @@ def partners(mixing: list[Mixing] | None) -> np.ndarray | None:
 
 
 def share_of_rank(samples: np.ndarray, partner: np.ndarray | None, rank: int, world: int) -> np.ndarray:
-    """What one of `world` processes takes of a batch: pairs whole, the rest as even as can be."""
+    """The samples of a batch that process `rank` of `world` takes: no pair is split, and the shares are nearly equal."""
     follows = np.zeros(len(samples), bool)  # the second member of a pair
     if partner is not None and len(samples) > 1:
         follows[1:] = (partner[samples[1:]] == samples[:-1]) & (samples[1:] != samples[:-1])
@@ -96,7 +99,15 @@ def share_of_rank(samples: np.ndarray, partner: np.ndarray | None, rank: int, wo
 
 
 def _cuts(starts: np.ndarray, parts: int) -> list[tuple[int, int]]:
-    """Cut a row of things that start at `starts`, int64 `[n + 1]` with its end, into parts of nearly one length."""
+    """Cut a sequence into `parts` of nearly equal length, but only between units (a pair or a single sample).
+
+    Args:
+        starts: Where each of n units starts, and the length of the sequence: int64 `[n + 1]`.
+        parts: Number of parts.
+
+    Returns:
+        Start and end of each part.
+    """
     length, rest = divmod(int(starts[-1]), parts)
     even = [k * length + min(k, rest) for k in range(parts + 1)]
     ends = starts[np.searchsorted(starts, even)].tolist()
@@ -104,10 +115,10 @@ def _cuts(starts: np.ndarray, parts: int) -> list[tuple[int, int]]:
 
 
 def check_batch_size(batch_size: int, *, mixing: bool, repeats: int, world: int = 1) -> None:
-    """Refuse batches that cannot hold what belongs together.
+    """Refuse a batch size at which pairs and repeats cannot stay together in a batch.
 
     Raises:
-        UsageError: fewer views than that.
+        UsageError: the batch size is too small.
     """
     least = repeats * (4 if mixing else 1) * world
     if batch_size < least:
@@ -127,14 +138,14 @@ def batches(
     sizes: Sequence[int | None] | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Make the batches of `plan`, in its order, with the views of the epoch that was set.
+    """Make the batches of `plan`, in its order, with the views of the epoch that was chosen with `set_epoch`.
 
-    With repeats, a batch has the first view of each of its samples, then the second of each, and so on. `sizes` gives the
-    size of each batch in pixels, where it is not the views' own. With workers and without `pin_memory`, a batch's pixels are
-    overwritten after the second batch behind it is asked for: keep a clone, if any.
+    With repeats, a batch has the first view of each of its samples, then the second view of each, and so on. `sizes` gives the
+    size of each batch in pixels; None: the views' own size. With workers and without `pin_memory`, a batch stays valid until
+    two more batches are requested; then its pixels are overwritten. To keep a batch for longer, clone it.
 
     Raises:
-        ReinforceError: what a worker met, as if it had been met here.
+        ReinforceError: an error in a worker is raised again in this process.
     """
     sizes = sizes or [None] * len(plan)
     ring = None
@@ -151,7 +162,7 @@ def batches(
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # its own: the global one belongs to the model and must not depend on resuming
+        generator=torch.Generator(),  # not the global one: the model uses that, and resuming must not change it
     )
     for batch in loader:
         if isinstance(batch, ReinforceError):
@@ -161,7 +172,7 @@ def batches(
 
 
 class _Batches(Dataset[Batch]):
-    """Hands errors on as values: torch's loader would turn one raised in a worker into a traceback."""
+    """Makes batches; returns errors as values, because torch's loader turns an error raised in a worker into a traceback."""
 
     def __init__(self, views: Views, ring: Ring | None = None) -> None:
         self.views = views
@@ -178,7 +189,7 @@ class _Batches(Dataset[Batch]):
             return error
 
     def _batch(self, samples: list[int], size: int | None, slot: int | None) -> tuple[torch.Tensor | InRing, Targets]:
-        """Images, or where they are in the ring; and targets."""
+        """The targets of a batch, and its images or their place in the ring."""
         by_sample = [self.views.items(sample, size) for sample in samples]
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
         hard = torch.tensor([item.hard for item in items])
@@ -202,7 +213,7 @@ class _Batches(Dataset[Batch]):
 
 
 def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:
-    """The matching of a batch, with partners as positions in it."""
+    """The mixing of a batch, with partners as positions in the batch."""
     order = np.argsort(samples)
     parts = []
     for repeat, each in enumerate(mixing):

@@ -1,8 +1,8 @@
-"""Ring: shared memory that batches of pixels travel in, from the processes that make them to the one that trains.
+"""Ring: shared memory that passes batches of pixels from the worker processes that make them to the process that trains.
 
-Fresh shared memory for every batch costs a tenth of a millisecond for each 224 px view, for the kernel to find and clear its
-pages; copying into pages that are there costs a twentieth of that. What a GPU is to read is copied on into page-locked memory
-by the thread of torch's loader, so that processes which decode save the same.
+New shared memory for every batch costs a tenth of a millisecond for each 224 px view, because the kernel must find and clear
+its pages. To copy the pixels into memory that already exists costs a twentieth of that. If the batch goes to a GPU, a thread
+of torch's loader copies it from the ring into page-locked memory, so the worker processes save the same time there.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from weakref import WeakValueDictionary
 import torch
 
 PREFETCH = 2
-"""Batches that each process works ahead: the default of torch's loader."""
+"""Batches that each worker makes in advance: the default of torch's loader."""
 _RINGS: WeakValueDictionary[int, Ring] = WeakValueDictionary()
-"""The rings of this process: a batch names its own, as the loader's thread that pins memory is handed nothing but batches."""
+"""The rings of this process by key: a batch has the key of its ring, because the thread that pins memory gets batches only."""
 _keys = count()
 
 
 class Ring:
-    """A few buffers, each for one batch at a time.
+    """A few buffers that are used in turn, each for one batch at a time.
 
-    The process that trains holds one batch while the others work ahead on 2 each, and the batch before stays valid: a batch
-    is overwritten after the second one behind it is asked for.
+    There are 2 buffers for each worker, which makes 2 batches in advance, one for the batch that the training process uses, and
+    one for the batch before it. So a batch stays valid until two more batches are requested; then it is overwritten.
 
     Args:
-        workers: Processes that make batches.
+        workers: Number of processes that make batches.
         size: Bytes of the largest batch.
     """
 
@@ -41,19 +41,19 @@ class Ring:
         return number % len(self.buffers)
 
     def view(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
-        """The batch in a buffer: uint8 of that shape, without a copy."""
+        """The batch in a buffer, as uint8 of this shape; not a copy."""
         batch: torch.Tensor = self.buffers[slot][: torch.Size(shape).numel()].view(shape)
         return batch
 
 
 @dataclass(frozen=True)
 class InRing:
-    """Where the pixels of a batch are; this travels between processes in their place.
+    """The place of a batch's pixels in a ring. Workers send this to the training process, instead of the pixels.
 
     Attributes:
-        key: Of the ring.
-        slot: The buffer.
-        shape: Of the batch.
+        key: Key of the ring.
+        slot: Number of the buffer.
+        shape: Shape of the batch.
     """
 
     key: int
@@ -61,9 +61,9 @@ class InRing:
     shape: tuple[int, ...]
 
     def pixels(self) -> torch.Tensor:
-        """The batch in its buffer, without a copy; in the process that made the ring."""
+        """The batch in its buffer, not a copy; only in the process that made the ring."""
         return _RINGS[self.key].view(self.slot, self.shape)
 
     def pin_memory(self) -> torch.Tensor:
-        """A copy in page-locked memory (called by torch's DataLoader); torch keeps it until the device has read it."""
+        """A copy in page-locked memory. Torch's DataLoader calls this; torch keeps the copy until the device has read it."""
         return self.pixels().pin_memory()

@@ -1,4 +1,4 @@
-"""Targets: what is known of a batch beside its pixels."""
+"""Targets: the hard and soft labels of a batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from reinforce.labels.label_kind import LabelBatch
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known of a batch.
+    """The labels of a batch.
 
     Attributes:
-        hard: int64 `[B]`, -1 where there is no label.
-        soft: Stored soft labels, or None where nothing is replayed.
-        other: int64 `[B]`, hard label of the sample that each image is mixed with; None where nothing is mixed.
-        share: float32 `[B]`, share of the image's own hard label, the rest is the other's; None where nothing is mixed.
+        hard: Hard labels, int64 `[B]`; -1 if a sample has none.
+        soft: The teacher's stored soft labels; None if there are none.
+        other: Hard label of the sample with which each image is mixed, int64 `[B]`; None if images are not mixed.
+        share: Share of the image's own hard label, float32 `[B]`; the rest is the share of `other`. None if images are not
+            mixed.
     """
 
     hard: torch.Tensor
@@ -28,7 +29,7 @@ class Targets:
     share: torch.Tensor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Between processes as arrays in one message, as the soft labels.
+        # Sent between processes as arrays in one message, like the soft labels.
         arrays = [None if t is None else t.numpy() for t in (self.hard, self.other, self.share)]
         return _from_arrays, (self.soft, *arrays)
 
