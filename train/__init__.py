@@ -1,1 +1,1 @@
-"""Stage two: train any timm student by replaying stored views, or, to compare, plainly or with a live teacher."""
+"""Stage two: train any timm student by replay of stored views; to compare, also on hard labels or with a live teacher."""

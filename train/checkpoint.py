@@ -1,7 +1,7 @@
-"""Checkpoint: a nested state to one safetensors file and back.
+"""Checkpoint: writes a nested state to one safetensors file and reads it again.
 
-Tensors are stored as they are, the rest as JSON beside them; nothing is pickled, so a checkpoint from a stranger is safe to
-read.
+Tensors are stored unchanged, all other values as JSON in the same file. Nothing is pickled, so it is safe to read a checkpoint
+from a stranger.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DTYPES = {str(d): d for d in (torch.float32, torch.float64, torch.float16, torc
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state (dicts, lists, tuples, scalars, tensors), whole or not at all. Tuples come back as lists."""
+    """Write a state (dicts, lists, tuples, scalars, tensors), completely or not at all. Tuples are read back as lists."""
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(state, "", tensors)
     write_atomic(path, save(tensors, metadata={_STATE_KEY: json.dumps(tree)}))
@@ -32,12 +32,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
-        DataError: no checkpoint, or a damaged one.
+        DataError: the file is not a checkpoint, or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_STATE_KEY])
-            # Copies: what safetensors gives is a map of the file, and the file will be written again.
+            # Copies, because safetensors gives tensors in a memory map of the file, and the run will replace the file.
             state: dict[str, Any] = _join(tree, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
             return state
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -50,25 +50,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
-    """Write a flat state dict that timm and `--teacher-weights` read; `description` goes into the file's metadata."""
+    """Write a flat state dict that timm and `--teacher-weights` can read; `description` goes into the file's metadata."""
     tensors = {name: _own(tensor) for name, tensor in weights.items()}
     write_atomic(path, save(tensors, metadata={_WEIGHTS_KEY: json.dumps(description)}))
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
-    # safetensors refuses tensors that share memory, as tied weights do.
+    # A copy, because safetensors refuses tensors that share memory, such as tied weights.
     return tensor.detach().cpu().contiguous().clone()
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        name = f"{len(tensors)}{path}"  # the number keeps apart what has one path, such as keys 1 and "1"
+        name = f"{len(tensors)}{path}"  # two keys such as 1 and "1" have the same path: the number makes names differ
         tensors[name] = _own(value)
         return {"tensor": name}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value)}
     if isinstance(value, dict):
-        # As pairs, because optimisers key their state by numbers.
+        # A list of pairs, because keys of an optimiser's state are numbers, and JSON allows only text as keys.
         return {"dict": [[k, _split(v, f"{path}/{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         return {"list": [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]}

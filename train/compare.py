@@ -1,6 +1,6 @@
-"""Compare: the three modes side by side on the same images, student, recipe and seeds; nothing else differs.
+"""Compare: trains in the three modes with the same images, student, recipe and seeds, so that only the mode differs.
 
-Runs are interleaved (replay, plain, online, replay, ...), so that a machine that slows down slows all of them.
+The modes take turns (replay, plain, online, replay, ...): if the machine becomes slower, it becomes slower for all modes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def compare_modes(
     """Train one student per mode and seed below `config.out`.
 
     Returns:
-        A row per mode: `mode`, `images_per_second` (median, lowest, highest over all epochs but each run's first),
-        `relative` (images per second over those of the first mode, median over seeds of the paired ratio), and for each
-        metric of the last epoch mean, lowest and highest over the seeds.
+        A row per mode: `mode`; `images_per_second` (median, lowest, highest over all epochs except the first of each run);
+        `relative` (images per second divided by those of the first mode with the same seed, median over the seeds); and for
+        each metric of the last epoch its mean, lowest and highest over the seeds.
     """
     rates: dict[str, list[list[float]]] = {mode: [] for mode in modes}
     metrics: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}

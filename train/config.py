@@ -1,7 +1,7 @@
-"""Config: one training run as a user asks for it, by the nouns that it is about; what is described here is an option.
+"""Config: the settings of one training run, in one class per subject.
 
-`reinforce train` makes an option of every field that has a description, with its type, bounds and default; the others are
-made by the command of what is typed in a form of its own. The optimisation itself is the recipe's (`recipe.py`).
+Every field with a `description` becomes an option of `reinforce train`, with the field's type, bounds and default. For other
+fields the command has its own options, whose text it converts. Settings of the optimisation are in the recipe (`recipe.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FROZEN = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class DataConfig:
-    """Images to learn from and to evaluate on: what `--data` takes. `more_val` are further sets by name."""
+    """Images to learn from and to evaluate on, as values of `--data`; `more_val`: further validation sets by name."""
 
     data: str | Path = Field(
         description="Images: a folder, shards-{000..127}.tar, *.parquet, an .npz, torchvision:NAME, or a URL."
@@ -35,7 +35,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class LabelsConfig:
-    """What is learned of the teacher, and how."""
+    """The teacher's labels, and how the student learns from them."""
 
     labels: str | Path | None = Field(
         default=None, description="Reinforced dataset; not needed where --data is shards that have labels."
@@ -49,7 +49,7 @@ class LabelsConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class ViewsConfig:
-    """Size of the views, or several in turn, batch by batch; and the policy of fresh ones."""
+    """Size of the views, or several sizes that batches use in turn; and the policy of fresh views."""
 
     size: int | None = Field(default=None, ge=8, description="View size in pixels; default: that of the labels.")
     sizes: tuple[int, ...] = ()
@@ -70,7 +70,7 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class TeacherConfig:
-    """The live teacher of `--mode online`; default: that of the labels, for which `teacher_weights` may name local files."""
+    """The live teacher of `--mode online`; default: that of the labels, whose weights may be in the files `teacher_weights`."""
 
     teachers: list[TeacherSpec] = Field(default_factory=list)
     teacher_weights: list[Path] = Field(default_factory=list)
@@ -79,7 +79,7 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class RunConfig:
-    """How the run goes, on which machine."""
+    """Seed, device, workers, resume and checkpoints."""
 
     seed: int = Field(default=0, ge=0, description="Seed of weights, order and fresh views.")
     grad_accum_steps: int = Field(default=1, ge=1, description="Batches whose gradients make one update.")
@@ -91,7 +91,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class OutputConfig:
-    """What is written."""
+    """The files that the run writes."""
 
     out: Path = Field(description="Folder for checkpoints and metrics.")
     tensorboard: bool = Field(default=False, description="Write TensorBoard events below --out too.")

@@ -1,4 +1,4 @@
-"""Curves: the metrics of a run as TensorBoard events, beside `metrics.jsonl`; an extra."""
+"""Curves: writes the metrics of a run also as TensorBoard events; needs the extra `tensorboard`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Curves:
         self._writer = writer(folder)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Enter the numbers of an epoch."""
+        """Write the numbers of an epoch."""
         for name, value in line.items():
             if name != "epoch":
                 self._writer.add_scalar(name, value, line["epoch"])

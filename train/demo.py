@@ -1,7 +1,8 @@
-"""Demo: what Reinforce is for, on 1,797 real handwritten digits that come with scikit-learn, in a few minutes on two cores.
+"""Demo: shows what Reinforce is for, on the 1,797 real handwritten digits of scikit-learn, in a few minutes on two cores.
 
-The teacher learns from 1,000 labelled digits. The student's owner has only 100 of their own, and the teacher. The same small
-student is trained on these 100 twice, on the same budget: plainly, and by replaying the teacher's views of them.
+The teacher learns from 1,000 labelled digits. A user has this teacher, but only 100 digits. The same small student is trained
+on these 100 digits twice, for the same number of epochs: on hard labels (plain), and by replay of views with the teacher's
+labels.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 80
 
 
 def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the demo below `out`, afresh; returns accuracies, bytes per view and speeds, all measured now."""
+    """Delete `out` and run the demo in it; returns accuracies, bytes per view and speeds, all measured in this run."""
     shutil.rmtree(out, ignore_errors=True)
     say(f"writing digits as {SIZE}x{SIZE} PNGs to {out}/images")
     write_digits(out / "images")
@@ -107,7 +108,7 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for reading."""
+    """The result as text for people."""
     lines = [
         (
             f"student {STUDENT}, {STUDENT_IMAGES} training digits, {STUDENT_EPOCHS} epochs; "

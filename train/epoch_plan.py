@@ -1,6 +1,6 @@
-"""Epoch plan: the batches of one epoch, who takes what of each, at which size, and of which update of the weights it is a part.
+"""Epoch plan: the batches of one epoch: their samples, the share of each process, their view size, and their update of weights.
 
-Stateless: all of it follows from seed and epoch, so that a run goes on from a number of steps.
+The plan follows from seed and epoch alone, so a run can be resumed from the number of steps that are done.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from reinforce.train.ranks import Ranks
 
 
 class Update(NamedTuple):
-    """The update of the weights that a step is a part of.
+    """An update of the weights, as seen from one of its steps; with accumulation it has several steps, one per batch.
 
     Attributes:
-        number: Counted from the start of the run.
-        begin: Its first step in the epoch.
-        views: In all of its batches, over all ranks.
-        ends: Whether this step is its last one.
+        number: Number of the update, counted from the start of the run.
+        begin: The first step of the update, counted in the epoch.
+        views: Number of views in all batches of the update, over all ranks.
+        ends: Whether this step is the last one of the update.
     """
 
     number: int
@@ -35,15 +35,15 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What one epoch goes through.
+    """The batches of one epoch.
 
     Attributes:
-        epoch: The epoch.
+        epoch: Number of the epoch.
         batches: Samples of each batch, over all ranks.
-        partner: Who must stand beside whom; None: nothing is mixed.
-        sizes: Height and width of the views of each batch, pixels.
-        repeats: Views of a sample in its batch.
-        accumulate: Batches of an update.
+        partner: The sample that must be in one batch with each sample; None: nothing is mixed.
+        sizes: Height and width of the views of each batch in pixels.
+        repeats: Number of views of a sample in its batch.
+        accumulate: Number of batches of an update.
     """
 
     epoch: int
@@ -67,27 +67,27 @@ class EpochPlan:
 
     @property
     def steps(self) -> int:
-        """Batches of the epoch."""
+        """Number of batches of the epoch."""
         return len(self.batches)
 
     @property
     def updates(self) -> int:
-        """Updates of the weights in the epoch."""
+        """Number of updates of the weights in the epoch."""
         return -(-self.steps // self.accumulate)
 
     def views_of(self, first: int, stop: int) -> int:
-        """Views in the batches `first` to `stop`, over all ranks."""
+        """Number of views in the batches from `first` up to, not including, `stop`, over all ranks."""
         return self.repeats * sum(map(len, self.batches[first:stop]))
 
     def update_of(self, step: int) -> Update:
-        """The update that a step is a part of."""
+        """The update to which a step belongs."""
         begin = step // self.accumulate * self.accumulate
         ends = (step + 1) % self.accumulate == 0 or step + 1 == self.steps
         number = self.epoch * self.updates + step // self.accumulate
         return Update(number, begin, self.views_of(begin, begin + self.accumulate), ends)
 
     def load(self, views: Views, ranks: Ranks, first_step: int, workers: int) -> Iterator[tuple[int, Batch]]:
-        """Steps from `first_step` on, each with this rank's share of its batch."""
+        """The steps from `first_step` on: the number of each step and this rank's share of its batch."""
         mine = [share_of_rank(samples, self.partner, ranks.rank, ranks.world) for samples in self.batches[first_step:]]
         sizes, on_cuda = self.sizes[first_step:], ranks.device.type == "cuda"
         return enumerate(batches(views, mine, workers=workers, sizes=sizes, pin_memory=on_cuda), start=first_step)

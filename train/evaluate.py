@@ -20,18 +20,18 @@ _ECE_BINS = 15
 
 
 class Validation:
-    """A labelled image folder, resized and centre-cropped as timm evaluates.
+    """A labelled source, whose images are resized and centre-cropped as in timm's evaluation.
 
     Args:
-        source: The images; its class folders must be among `class_names`.
-        class_names: Classes of the student's outputs, in order; empty where they have no names.
-        num_classes: C.
+        source: The images; all their classes must be among `class_names`.
+        class_names: Names of the student's outputs, in order; empty if they have no names.
+        num_classes: C, the number of the student's outputs.
         size: Input size in pixels.
-        crop_pct: Share of the resized image that is cut out.
-        subset: Logits are restricted to the classes that the folder has, as ImageNet-R and -A are evaluated.
+        crop_pct: Share of the resized image that the centre crop keeps.
+        subset: Compare only the logits of classes that the source has, which is how ImageNet-R and -A are evaluated.
 
     Raises:
-        SourceError: no labels, or classes that the student does not have.
+        SourceError: the source has no labels, or a class that the student does not have.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Validation:
             raise SourceError(f"{source.location} has no class folders to evaluate against.", fix="check --val")
         names = class_names or ([] if len(source.class_names) != num_classes else list(source.class_names))
         if not set(source.class_names) <= set(names) and _are_indices(source.class_names, num_classes):
-            names = [str(c) for c in range(num_classes)]  # folders named by class index, as ImageNet-V2's
+            names = [str(c) for c in range(num_classes)]  # folders are named by class index, as in ImageNet-V2
         unknown = [n for n in source.class_names if n not in names]
         if unknown:
             raise SourceError(
@@ -57,7 +57,7 @@ class Validation:
         self.views = FreshViews(source, np.arange(len(source)), labels, policy, size, num_classes)
 
     def batches(self, batch_size: int, workers: int, ranks: Ranks) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`(images uint8 [B, 3, size, size], labels int64 [B])` in index order; of a rank its part."""
+        """This rank's part of the images: `(images uint8 [B, 3, size, size], labels int64 [B])` in index order."""
         order = np.array_split(np.arange(len(self.views)), ranks.world)[ranks.rank]
         plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         for images, targets in batches(self.views, plan, workers=workers, pin_memory=ranks.device.type == "cuda"):
@@ -70,10 +70,10 @@ class Validation:
         """Metrics of a classifier.
 
         Args:
-            logits_of: uint8 `[B, 3, H, W]` on the rank's device to logits `[B, C]`.
-            ranks: The processes of the run; each evaluates its part, and all have the metrics of the whole.
-            batch_size: Images at a time.
-            workers: Decoding processes.
+            logits_of: Function from images uint8 `[B, 3, H, W]` on the rank's device to logits `[B, C]`.
+            ranks: The processes of the run; each evaluates its part, and all of them return the metrics of all images.
+            batch_size: Images in a batch.
+            workers: Number of decoding processes.
 
         Returns:
             `top1` and `top5` in percent, `nll` in nats, `ece` (15 equal bins of confidence) in percent.
@@ -93,14 +93,14 @@ def _are_indices(names: Sequence[str], num_classes: int) -> bool:
 
 
 class MetricSums:
-    """What metrics are made of, added up batch by batch on the device: no step waits, and no logits are kept.
+    """The sums from which metrics are computed, added up on the device: the host does not wait, and no logits are kept.
 
     Args:
-        device: Where logits and labels are.
+        device: Device of logits and labels.
     """
 
     def __init__(self, device: torch.device) -> None:
-        # Right ones, those among the first five, negative log-likelihood; and in each bin confidence less accuracy.
+        # Correct images, images whose label is in the top five, negative log-likelihood; then per bin confidence minus correct.
         self.sums = torch.zeros(3 + _ECE_BINS, dtype=torch.float64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:

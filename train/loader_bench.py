@@ -1,4 +1,4 @@
-"""Loader bench: views per second of one decoding process: timm's loader, fresh views and replayed ones, on the same files."""
+"""Loader bench: views per second of one decoding process: timm's loader, fresh views and replayed views of the same files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TIMM = {"rrc": None, "rrc-ra": "rand-m7-mstd0.5-inc1"}
 
 
 class _Files:
-    """What timm calls a reader, over an indexed folder, `rounds` times over."""
+    """A reader in the sense of timm: the images of an indexed folder, repeated `rounds` times."""
 
     def __init__(self, source: Source, rounds: int) -> None:
         self.source, self.rounds = source, rounds
@@ -54,14 +54,15 @@ def contenders(data: Path, policy: str, size: int, batch_size: int, images: int,
 
     Args:
         data: Image folder.
-        policy: `rrc` or `rrc-ra`, which timm has too.
-        size: Of a view in pixels.
-        batch_size: Views.
-        images: Views in a round, at least.
-        scratch: An empty folder for stores, with labels of a small random model of 1000 classes.
+        policy: `rrc` or `rrc-ra`: timm's loader has these too.
+        size: Height and width of a view in pixels.
+        batch_size: Views in a batch.
+        images: Least number of views in a round.
+        scratch: An empty folder, in which stores are made; their labels come from a small random model of 1000 classes.
 
     Returns:
-        Functions of a round's number to views per second, from the first batch to the last; one decoding process each.
+        Functions from the number of a round to views per second, measured from the first batch to the last; each uses one
+        decoding process.
     """
     if policy not in _TIMM:
         raise UsageError(f"timm's loader has no policy {policy!r}.", expected=" or ".join(_TIMM))
@@ -123,7 +124,7 @@ def _decoding(source: Source, rounds: int) -> float:
 
 
 def pack(source: Source, out: Path, shorter: int) -> Source:
-    """The same images with their shorter side at most so many pixels, as JPEGs of quality 92."""
+    """The same images as JPEGs of quality 92 whose shorter side has at most `shorter` pixels."""
     for index, path in enumerate(source.places):
         image = Image.fromarray(decode(source.read(index)))
         scale = shorter / min(image.size)
@@ -138,7 +139,7 @@ def pack(source: Source, out: Path, shorter: int) -> Source:
 
 
 def _labelled(source: Source, policy: Policy, size: int, out: Path) -> ReinforcedDataset:
-    """A store over `source` whose teacher is a small model with random weights: its labels cost what others cost."""
+    """A store over `source` whose teacher is a small model with random weights; to read its labels costs as much as others."""
     teacher = random_teacher("test_resnet", num_classes=CLASSES, size=size, device=torch.device("cpu"))
     settings = Settings(
         source=SourceInfo(kind="folder", num_samples=len(source), class_names=[], index_sha256=source.index_sha256()),

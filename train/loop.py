@@ -1,7 +1,8 @@
 """Loop: a training run, epoch by epoch and step by step.
 
-A run is a function of its seed: order, views and torch's generator are derived from (seed, epoch), and a checkpoint in the
-middle of an epoch keeps the generator's state and the number of steps done, so that resuming continues to the bit on CPU.
+The seed determines a run: order, views and torch's generator are derived from (seed, epoch). A checkpoint in the middle of an
+epoch keeps the generator's state and the number of steps done, so on CPU a resumed run gives the same bits as one that was not
+interrupted.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from reinforce.train.stop import stop_flag
 OnStep = Callable[[int, int, int], None]
 """Called with (epoch, steps done, steps of the epoch)."""
 OnEpoch = Callable[[Line], None]
-"""Called with the line that goes to metrics.jsonl."""
+"""Called with the line that is written to metrics.jsonl."""
 
 
 def train(
     config: TrainConfig, on_step: OnStep = lambda epoch, done, total: None, on_epoch: OnEpoch = lambda line: None
 ) -> dict[str, Any]:
-    """Train a student; returns what `summary.json` says.
+    """Train a student; returns the content of `summary.json`.
 
     Raises:
-        UsageError: an output that already holds a run, without --resume.
-        SettingsError: --resume with other settings than the checkpoint's.
-        ReplayError: images or pixels are not what the teacher saw.
-        Interrupted: Ctrl-C or TERM; the state was saved.
+        UsageError: the output folder already holds a run, and --resume is not given.
+        SettingsError: --resume is given, but the settings differ from those of the checkpoint.
+        ReplayError: images or pixels are not those that the teacher saw.
+        Interrupted: by Ctrl-C or TERM; the state was saved.
     """
     with joined(config.device) as ranks:
         return _train(config, ranks, on_step, on_epoch)
@@ -48,7 +49,7 @@ def _train(config: TrainConfig, ranks: Ranks, on_step: OnStep, on_epoch: OnEpoch
             f"{config.out} is a reinforced dataset.", expected="a folder of its own for the run", fix="another --out"
         )
     state = saved_state(config, parts.identity)
-    ranks.wait()  # all have looked before one writes
+    ranks.wait()  # until all ranks have looked into the folder; then rank 0 may write
     with stop_flag() as stop:
         run = Run(config, parts, ranks, stop)
         if not ranks.writes:
@@ -73,7 +74,7 @@ def _fit(run: Run, start: Position, on_step: OnStep, on_epoch: OnEpoch) -> dict[
 
 
 def _epoch(run: Run, start: Position, on_step: OnStep) -> Line:
-    """One epoch, from the step on at which it starts."""
+    """Train one epoch, from step `start.step` on."""
     plan, stepper, sums, epoch = run.epoch_plan(start.epoch), run.stepper, LossSums(dict(start.sums)), start.epoch
     run.seed(epoch, start.step)
     run.task.train()
@@ -97,7 +98,7 @@ def _epoch(run: Run, start: Position, on_step: OnStep) -> Line:
 
 
 def _save_between(run: Run, at: Position, begin: int, steps: int) -> None:
-    """Save between two updates, where it is time to or the run is to stop; at the end of an epoch that is done anyway."""
+    """Save between two updates if a save is due or the run must stop. Not after the last step: every epoch ends with a save."""
     every, stopping = run.config.save_every, run.stopping()
     due = every and at.step // every > begin // every
     if (stopping or due) and at.step < steps:

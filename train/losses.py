@@ -1,8 +1,8 @@
-"""Losses: from a student's outputs, the teacher's distributions and the hard labels to what a step minimises.
+"""Losses: computes the loss of a step from the student's outputs, the teacher's distributions and the hard labels.
 
-A student with two heads (DeiT's and LeViT's distilled models) gives a pair: the class head learns the hard label, the
-distillation head the teacher's (arXiv 2012.12877). Where the recipe weighs hard labels with nothing, or there is no teacher,
-both learn what there is.
+A student with two heads (distilled models of DeiT and LeViT) gives two outputs: the class head learns the hard label, the
+distillation head learns the teacher's label (arXiv 2012.12877). If the weight of hard labels is 0, both heads learn the
+teacher's label; if there is no teacher, both learn the hard label.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Parts = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How the parts of the loss are weighed; fields of a recipe.
+    """The weights of the parts of the loss; fields of a recipe.
 
     Attributes:
         distill: Weight of the teacher's label.
         task: Weight of the hard label.
         smoothing: Label smoothing of the hard label.
         distill_type: `soft`: KL(teacher || student); `hard`: cross-entropy with the teacher's top class (DeiT).
-        alpha: Share of the teacher in the target, the rest is the hard label; None: the two weights as they are.
-        alpha_ramp: Epochs in which that share rises from 0 (momentum distillation, arXiv 2107.07651).
+        alpha: Share of the teacher in the target, the rest is the hard label; None: `distill` and `task` are used.
+        alpha_ramp: Number of epochs in which that share rises from 0 to `alpha` (momentum distillation, arXiv 2107.07651).
         discriminator: Weight of the discriminator's loss (MEAL V2, arXiv 2009.08453).
-        cosub: Two submodels that teach each other (arXiv 2212.04884).
+        cosub: Whether two submodels of the student teach each other (arXiv 2212.04884).
     """
 
     distill: float = 1.0
@@ -45,7 +45,7 @@ class LossWeights:
     cosub: bool = False
 
     def at(self, epochs: float) -> tuple[float, float]:
-        """Weights of the teacher's and of the hard label after so many epochs."""
+        """Weights of the teacher's label and of the hard label after `epochs` epochs."""
         if self.alpha is None:
             return self.distill, self.task
         share = self.alpha * (min(1.0, epochs / self.alpha_ramp) if self.alpha_ramp else 1.0)
@@ -53,7 +53,7 @@ class LossWeights:
 
 
 def hard_loss(logits: torch.Tensor, target: Targets, smoothing: float) -> torch.Tensor:
-    """Cross-entropy of logits float `[B, C]` with the hard labels, mixed as the images are; -1 does not count."""
+    """Cross-entropy of logits float `[B, C]` with the hard labels, mixed like the images; labels of -1 are ignored."""
     if target.other is None or target.share is None:
         return F.cross_entropy(logits, target.hard, ignore_index=-1, label_smoothing=smoothing)
     total, count = logits.new_zeros(()), logits.new_zeros(())
@@ -64,14 +64,14 @@ def hard_loss(logits: torch.Tensor, target: Targets, smoothing: float) -> torch.
 
 
 def soft_loss(logits: torch.Tensor, soft: torch.Tensor, distill_type: str) -> torch.Tensor:
-    """KL(teacher || student) as a batch mean at temperature 1, or cross-entropy with the teacher's top class."""
+    """Mean over the batch of KL(teacher || student) at temperature 1, or cross-entropy with the teacher's top class."""
     if distill_type == "hard":
         return F.cross_entropy(logits, soft.argmax(dim=1))
     return F.kl_div(F.log_softmax(logits, dim=-1), soft, reduction="batchmean")
 
 
 def mixed_one_hot(target: Targets, num_classes: int) -> torch.Tensor:
-    """Hard labels as float `[B, C]`, mixed as the images are; rows of zeros where there is none."""
+    """Hard labels as float `[B, C]`, mixed like the images; a row is zero if its sample has no label."""
 
     def rows(labels: torch.Tensor) -> torch.Tensor:
         return F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0)[:, None]
@@ -82,11 +82,11 @@ def mixed_one_hot(target: Targets, num_classes: int) -> torch.Tensor:
 
 
 class Loss(nn.Module):
-    """What a step minimises; holds the discriminator where there is one.
+    """The loss that a step minimises; contains the discriminator if the recipe uses one.
 
     Args:
-        weights: How the parts are weighed.
-        num_classes: C.
+        weights: The weights of its parts.
+        num_classes: C, the number of classes.
     """
 
     def __init__(self, weights: LossWeights, num_classes: int) -> None:
@@ -98,14 +98,14 @@ class Loss(nn.Module):
         """The loss and its parts.
 
         Args:
-            outputs: Logits float `[B, C]`, or those of the class head and of the distillation head; of `2 B` rows with cosub.
-            soft: float32 `[B, C]`, the teacher's distributions; None without a teacher.
-            target: For the hard labels.
-            epochs: Epochs done, for the ramp.
+            outputs: Logits float `[B, C]`, or a pair: of the class head and of the distillation head; `2 B` rows with cosub.
+            soft: The teacher's distributions, float32 `[B, C]`; None without a teacher.
+            target: The hard labels.
+            epochs: Number of epochs done, for the ramp of alpha.
 
         Returns:
-            `loss`, `output` (logits `[B, C]`, mean of two heads), and the parts `kd_loss`, `task_loss`, `discriminator_loss`,
-            `cosub_loss` that there are.
+            `loss`, `output` (logits `[B, C]`; with two heads their mean), and those of the parts `kd_loss`, `task_loss`,
+            `discriminator_loss`, `cosub_loss` that the recipe uses.
         """
         heads = [o.float() for o in outputs] if isinstance(outputs, tuple) else [outputs.float()]
         if self.weights.cosub:
@@ -142,10 +142,10 @@ class Loss(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells a student's distribution from the teacher's; the student learns to be taken for the teacher.
+    """Learns to tell the student's distributions from the teacher's; the student learns to make them hard to tell apart.
 
-    C, C/2, C/4, 2 with ReLU; student [1, 0], teacher [0, 1], binary cross-entropy with logits. One loss trains both: the
-    gradient into the student is reversed (arXiv 1409.7495).
+    Layers of C, C/2, C/4 and 2 units with ReLU; targets: student [1, 0], teacher [0, 1]; binary cross-entropy with logits. One
+    loss trains both, because the gradient into the student is reversed (arXiv 1409.7495).
     """
 
     def __init__(self, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Metrics: a line per epoch in `metrics.jsonl`, which of them is the best, and what `summary.json` says at the end."""
+"""Metrics: writes a line per epoch to `metrics.jsonl`, finds the best epoch, and writes `summary.json` at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 _UNMEASURED = ("epoch", "lr", "seconds", "images_per_second")
 
 Line = dict[str, Any]
-"""What is known of an epoch: its number, learning rate, losses, speed, and the metrics of each validation set."""
+"""The line of an epoch: its number, learning rate, losses, speed, and the metrics of each validation set."""
 
 
 class LossSums:
@@ -28,17 +28,17 @@ class LossSums:
         self.sums = sums
 
     def add(self, result: dict[str, Any], views: int) -> None:
-        """Add what a step found as means over its views."""
+        """Add the losses of a step, which are means over its `views` views."""
         for name, value in result.items():
             if name == "loss" or name.endswith("_loss"):
                 added = value.detach().float() * views
                 self.sums[name] = self.sums[name] + added if name in self.sums else added
 
     def means(self, ranks: Ranks, views: int, epoch: int) -> dict[str, float]:
-        """Over so many views of all ranks.
+        """Mean losses over `views`, the number of views of all ranks.
 
         Raises:
-            DataError: a loss that is not finite.
+            DataError: a loss is not finite.
         """
         losses = {name: float(ranks.sum(value)) / views for name, value in self.sums.items()}
         if not all(value - value == 0.0 for value in losses.values()):
@@ -56,9 +56,9 @@ class Metrics:
 
     Args:
         out: Folder of the run.
-        best_by: Metric whose highest value is the best epoch; where it is not measured, the last epoch is.
+        best_by: The metric whose highest value makes the best epoch; if it is not measured, the last epoch is the best.
         writes: Whether this process writes files.
-        tensorboard: Whether the lines are written as events too.
+        tensorboard: Whether the lines are also written as TensorBoard events.
     """
 
     def __init__(self, out: Path, best_by: str, writes: bool, tensorboard: bool) -> None:
@@ -67,7 +67,7 @@ class Metrics:
         self.lines: list[Line] = []
 
     def add(self, line: Line) -> None:
-        """Enter an epoch."""
+        """Add the line of an epoch, and write it."""
         self.lines.append(line)
         self.write()
         if self.curves is not None:
@@ -79,13 +79,13 @@ class Metrics:
             write_atomic(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def is_best(self, line: Line) -> bool:
-        """Whether no line is better."""
+        """Whether no line so far is better than this one."""
         best: bool = line.get(self.best_by, 0.0) >= max(old.get(self.best_by, 0.0) for old in self.lines)
         return best
 
     def summarise(self, about: dict[str, Any]) -> dict[str, Any]:
-        """What `about` says of the run, and the best and the last epoch; writes it."""
-        # Of equals the last, as it is the last whose weights were kept.
+        """Write and return the summary: `about` (facts about the run), the best epoch and the last epoch."""
+        # If several epochs are equally good, the last of them: its weights are the ones that were kept.
         best = max(reversed(self.lines), key=lambda line: line.get(self.best_by, 0.0))
         measured = [k for k in self.lines[-1] if k not in _UNMEASURED]
         found = {

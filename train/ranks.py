@@ -1,7 +1,7 @@
-"""Ranks: the processes of one training run. One process by default; several under torchrun, which sets the environment.
+"""Ranks: the processes of one training run: one by default; several with torchrun, which sets the environment variables.
 
-Every rank makes the same plan of the same global batches and takes its share of each, so a run's samples, views and steps do
-not depend on how many processes there are.
+Every rank plans the same global batches and takes its share of each batch, so the samples, views and steps of a run do not
+depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from reinforce.errors import Interrupted, first_line
 from reinforce.teachers.device import resolve_device
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others; decoding of a batch or rank 0's checkpoint must fit in."""
+"""How long a rank waits for the others; decoding a batch, or writing rank 0's checkpoint, must take less time."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of a run.
+    """This process, as one of the processes of a run.
 
     Attributes:
-        rank: Number of this process, 0 is the one that writes.
+        rank: Number of this process; rank 0 writes the files.
         world: Number of processes.
-        device: Where this process computes.
-        hosts: The same processes by their host memory (gloo), for what must not wait for a device; None: one process.
+        device: The device on which this process computes.
+        hosts: A group of the same processes that communicates through host memory (gloo), so that its messages do not wait for
+            a device; None: there is one process only.
     """
 
     rank: int
@@ -42,7 +43,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,7 @@ class Ranks:
         return values
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Make the gradients of a module that DDP does not wrap those of all ranks."""
+        """Average the gradients of a module over all ranks; for modules that DDP does not wrap."""
         if self.world > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
@@ -61,16 +62,16 @@ class Ranks:
                     parameter.grad /= self.world
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.world > 1:
             dist.barrier()
 
 
 class AnyRank:
-    """Whether any rank says yes, asked again and again, at the same places by all.
+    """Finds out whether any rank says yes. All ranks ask repeatedly, at the same places of the program.
 
-    The answer of several processes is that to the question before: it travels between host memories while the next batch is
-    computed, so that neither the host nor the device waits for it. A yes stays a yes.
+    With several processes, `ask` returns the answer to the previous question: the votes are exchanged through host memory while
+    the next batch is computed, so neither the host nor the device waits for them. After a yes, all later answers are yes.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -79,30 +80,30 @@ class AnyRank:
         self._asked: tuple[torch.Tensor, dist.Work] | None = None
 
     def ask(self, mine: bool) -> bool:
-        """Say yes or no, and hear whether any rank said yes one question ago; a process alone hears itself."""
+        """Vote yes or no; returns whether any rank voted yes at the previous question. A single process gets its own vote."""
         if self.ranks.world == 1:
             return mine
         if self._asked is not None:
             votes, work = self._asked
             work.wait()
             self.yes, self._asked = bool(votes > 0), None
-        if not self.yes:  # all ranks hear the same, so all of them ask on or none does
+        if not self.yes:  # all ranks get the same answer, so all of them vote again or none does
             votes = torch.tensor(float(mine))
             self._asked = votes, dist.all_reduce(votes, group=self.ranks.hosts, async_op=True)
         return self.yes
 
 
 def local_processes() -> int:
-    """How many processes of this run torchrun started on this machine."""
+    """Number of processes of this run that torchrun started on this machine."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the other processes, if torchrun started several; leave them at the end.
+    """Join the other processes if torchrun started several, and leave them at the end.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:i`; with several processes `cuda` is that of the local rank.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`; with several processes each uses the CUDA device of its local rank.
 
     Raises:
         Interrupted: another process ended.
@@ -121,7 +122,7 @@ def joined(device: str) -> Iterator[Ranks]:
         hosts: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield Ranks(dist.get_rank(), world, chosen, hosts)
     except RuntimeError as error:
-        # What a collective says when its peer is gone: gloo "Connection closed by peer", nccl "remote process exited".
+        # Errors after another process ended: of gloo "Connection closed by peer", of nccl "remote process exited".
         if not any(word in str(error) for word in ("peer", "remote process", "Gloo", "NCCL", "Timed out")):
             raise
         raise Interrupted(

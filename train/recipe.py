@@ -1,4 +1,4 @@
-"""Recipe: a training configuration, one validated TOML file. Field names are timm's option names. Unknown keys fail."""
+"""Recipe: a training configuration in one validated TOML file. Field names are timm's option names; unknown keys fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reinforce.errors import UsageError
 
 
 class Recipe(BaseModel):
-    """Everything about an optimisation that is not data, model or machine."""
+    """All settings of the optimisation; data, model and machine are not part of it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -23,7 +23,7 @@ class Recipe(BaseModel):
     opt: str = Field("adamw", description="Name of a timm optimiser.")
     lr: float = Field(1e-3, gt=0, description="Highest learning rate.")
     weight_decay: float = Field(0.05, ge=0, description="Weight decay.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of optimisers that have one.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of optimisers that have one.")
     pretrained: bool = Field(False, description="Start from timm's published weights.")
     clip_grad: float | None = Field(None, gt=0, description="Largest gradient norm.")
     sched: str = Field("cosine", description="Name of a timm schedule.")
@@ -31,8 +31,8 @@ class Recipe(BaseModel):
     warmup_lr: float = Field(1e-6, ge=0, description="Learning rate at the start of the warm-up.")
     min_lr: float = Field(1e-6, ge=0, description="Learning rate at the end.")
     decay_epochs: float = Field(90, gt=0, description="Epochs between two decays of the step schedule.")
-    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor of each of them.")
-    cooldown_epochs: int = Field(0, ge=0, description="Epochs at the last learning rate, on top.")
+    decay_rate: float = Field(0.1, gt=0, le=1, description="Factor by which each decay multiplies the rate.")
+    cooldown_epochs: int = Field(0, ge=0, description="Further epochs at the last learning rate.")
     distill_loss_weight: float = Field(1.0, ge=0, description="Weight of KL(teacher || student).")
     task_loss_weight: float = Field(0.0, ge=0, description="Weight of cross-entropy with the hard label, beside the teacher.")
     smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the hard label.")
@@ -48,9 +48,9 @@ class Recipe(BaseModel):
     cosub: bool = Field(False, description="Two submodels of the student teach each other; needs drop_path.")
     model_ema: bool = Field(False, description="Keep an average of the weights.")
     model_ema_decay: float = Field(0.9998, ge=0, lt=1, description="How slowly the average moves.")
-    model_ema_warmup: bool = Field(False, description="Average over less at the start.")
+    model_ema_warmup: bool = Field(False, description="Average over fewer updates at the start.")
     amp: bool = Field(False, description="Mixed precision.")
-    amp_dtype: Literal["float16", "bfloat16"] = Field("bfloat16", description="Of mixed precision.")
+    amp_dtype: Literal["float16", "bfloat16"] = Field("bfloat16", description="Number type of mixed precision.")
     drop: float = Field(0.0, ge=0, lt=1, description="Dropout rate of the student.")
     drop_path: float | None = Field(None, ge=0, lt=1, description="Stochastic depth rate of the student.")
     crop_pct: float = Field(0.875, gt=0.1, le=1, description="Share of the resized image that evaluation cuts out.")
@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_losses(self) -> Recipe:
         if self.cosub and not self.drop_path:
-            raise ValueError("cosub=true needs drop_path above 0: it is what makes two submodels of one student")
+            raise ValueError("cosub=true needs drop_path above 0: dropped blocks make two submodels of one student")
         if self.cosub and (self.discriminator_loss_weight or self.alpha is not None or self.distill_type != "soft"):
             raise ValueError("cosub=true goes with distill_loss_weight alone: no alpha, no discriminator, no hard distillation")
         if self.alpha_ramp_epochs and self.alpha is None:
@@ -67,12 +67,12 @@ class Recipe(BaseModel):
 
     @property
     def weighs_hard_labels(self) -> bool:
-        """Whether hard labels are learned beside the teacher."""
+        """Whether the student also learns from hard labels when there is a teacher."""
         return self.cosub or self.task_loss_weight > 0 if self.alpha is None else True
 
     @property
     def warmup(self) -> int:
-        """Warm-up epochs, at most a fifth of the run."""
+        """Number of warm-up epochs; at most a fifth of the run."""
         return min(self.warmup_epochs, self.epochs // 5)
 
 
@@ -84,7 +84,7 @@ def shipped_recipes() -> list[str]:
 
 
 def about_recipe(name: str) -> str:
-    """The first line of a shipped recipe: what it is."""
+    """The description in the first line of a shipped recipe."""
     text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_text()
     return text.splitlines()[0].removeprefix("# ").partition(": ")[2]
 
@@ -93,7 +93,7 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     """A shipped recipe by name or a TOML file by path, with some fields overridden.
 
     Raises:
-        UsageError: no such recipe, no TOML, an unknown key, or a value out of range.
+        UsageError: there is no such recipe, it is not TOML, or it has an unknown key or a value out of range.
     """
     if name in shipped_recipes():
         text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_bytes()

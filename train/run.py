@@ -1,4 +1,4 @@
-"""Run: a training run that is set up, its state in `last.safetensors`, and the weights of its best epoch."""
+"""Run: the objects of a training run; saves and restores its state (`last.safetensors`) and the weights of its best epoch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is.
+    """How far a run has come.
 
     Attributes:
-        epoch: The epoch that it is in.
-        step: Steps of it that are done.
-        sums: Of the losses of these steps.
+        epoch: Number of the current epoch.
+        step: Number of steps of this epoch that are done.
+        sums: Sums of the losses of these steps.
     """
 
     epoch: int = 0
@@ -40,16 +40,16 @@ class Position:
 
 
 class Run:
-    """What all epochs of a run share.
+    """The objects that all epochs of a run use.
 
     Args:
-        config: What the user asked for.
-        parts: What it is made of.
-        ranks: The processes.
-        stop: Set when the run is to end after its step.
+        config: The user's settings.
+        parts: Data, student and task.
+        ranks: The processes of the run.
+        stop: Set when the run must end after the current step.
 
     Raises:
-        UsageError: a batch too small for what belongs together, or an optimiser or schedule that cannot be driven.
+        UsageError: the batch size is too small for pairs and repeats, or this loop cannot use the optimiser or schedule.
     """
 
     def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
@@ -57,7 +57,7 @@ class Run:
         self.config, self.parts, self.ranks, self.stop = config, parts, ranks, stop
         self.task, self._any_rank = parts.task, AnyRank(ranks)
         check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
-        first = self.epoch_plan(0)  # what cannot be visited is refused before anything is written
+        first = self.epoch_plan(0)  # raises for views that cannot be shown, before anything is written
         self.stepper = Stepper(self.task, recipe, first.updates, ranks)
         if recipe.model_ema:
             self.task.setup_ema(decay=recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs with their cooldown."""
+        """Number of epochs, cooldown included."""
         epochs: int = self.stepper.epochs
         return epochs
 
@@ -78,21 +78,24 @@ class Run:
         return EpochPlan.of(self.config, self.parts.views, self.parts.size, epoch)
 
     def seed(self, epoch: int, first_step: int) -> None:
-        """Torch's generator at the start of an epoch; in the middle of one rank 0 has it from the checkpoint."""
+        """Seed torch's generator for an epoch. In the middle of an epoch, rank 0 keeps the state that the checkpoint had."""
         if first_step == 0 or self.ranks.rank:
             torch.manual_seed(torch_seed(self.config.seed, epoch) + self.ranks.rank * (1 + first_step))
 
     def on_device(self, images: torch.Tensor) -> torch.Tensor:
-        """Images `[B, 3, H, W]` where the student is, in its memory format."""
+        """Move images `[B, 3, H, W]` to the student's device and memory format."""
         images = images.to(self.ranks.device, non_blocking=True)
         return images.contiguous(memory_format=torch.channels_last) if self.parts.channels_last else images
 
     def stopping(self) -> bool:
-        """Whether any rank was asked to stop; of several processes, before they were last asked. All ask at the same places."""
+        """Whether any rank was asked to stop.
+
+        All ranks call this at the same steps. With several processes, the answer is that to their previous call (`AnyRank`).
+        """
         return self._any_rank.ask(self.stop.is_set())
 
     def evaluate(self) -> dict[str, float]:
-        """Metrics of the student, and of its average, on each validation set."""
+        """Metrics of the student, and of the average of its weights, on each validation set."""
         recipe = self.config.recipe
         self.task.eval()
         models = {"": self.parts.student}
@@ -108,7 +111,7 @@ class Run:
         return metrics
 
     def save_best(self, line: Line) -> None:
-        """Keep the weights, if no epoch before was better."""
+        """Write the weights if no earlier epoch was better."""
         if not (self.metrics.is_best(line) and self.ranks.writes):
             return
         weights = self.task.get_checkpoint_state(ema=self.config.recipe.model_ema)
@@ -117,7 +120,7 @@ class Run:
         save_weights(self.config.out / BEST, next(iter(weights.values())), about)
 
     def save(self, at: Position) -> None:
-        """Write the state of the run, whole or not at all."""
+        """Write the state of the run, completely or not at all."""
         sums = {name: self.ranks.sum(value) for name, value in at.sums.items()}
         if not self.ranks.writes:
             return
@@ -139,7 +142,7 @@ class Run:
         save_checkpoint(self.config.out / LAST, state)
 
     def restore(self, state: dict[str, Any] | None) -> Position:
-        """Go on from what `save` wrote; without it from the start."""
+        """Load a state that `save` wrote, and return its position; None: the run begins at the start."""
         if state is None:
             return Position()
         self.task.load_checkpoint_state(state["model"])
@@ -152,12 +155,12 @@ class Run:
         if state["cuda_rng"] is not None and self.ranks.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.ranks.device)
         self.metrics.lines = state["lines"]
-        mine = 1.0 if self.ranks.writes else 0.0  # what all ranks had summed up so far stays with one
+        mine = 1.0 if self.ranks.writes else 0.0  # the saved sums are those of all ranks: only one rank keeps them
         sums = {k: mine * v.to(self.ranks.device) for k, v in state["sums"].items()}
         return Position(state["epoch"], state["step"], sums)
 
     def summarise(self) -> dict[str, Any]:
-        """What `summary.json` says."""
+        """Write `summary.json` and return its content."""
         return self.metrics.summarise(
             {
                 **self.parts.identity,
@@ -172,16 +175,16 @@ class Run:
 
 
 def interrupted() -> Interrupted:
-    """What a run that was asked to stop ends with."""
+    """The error that ends a run that was asked to stop."""
     return Interrupted("Training was interrupted; its state is saved.", fix="the same command with --resume continues it")
 
 
 def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that `--out` holds, or None.
+    """The saved state in `--out`; None if there is none.
 
     Raises:
-        UsageError: there is one, and no --resume.
-        SettingsError: it is of other settings.
+        UsageError: there is one, but --resume is not given.
+        SettingsError: it was made with different settings.
     """
     last = config.out / LAST
     if not last.exists():

@@ -1,4 +1,4 @@
-"""Setup: from what a user asks for to the views, the task and the validation sets of one training run."""
+"""Setup: makes the views, the task and the validation sets of one training run from the user's settings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ from reinforce.views.seeds import torch_seed
 
 @dataclass
 class Parts:
-    """What a run is made of.
+    """The data, the student and the task of a run.
 
     Attributes:
-        identity: What must be equal for a checkpoint to be continued.
-        about: What `summary.json` says of data and teacher.
-        validations: What is evaluated, by the prefix of its metrics; the main one has none.
+        views: The views of an epoch.
+        task: Computes the loss of a batch.
+        student: The model that learns.
+        validations: Validation sets by the prefix of their metrics; the prefix of the main set is empty.
+        class_names: Names of the classes; empty: there are none.
+        size: Height and width of the views in pixels; if there are several sizes, the largest.
+        channels_last: Whether images and weights are in the memory format `channels_last`.
+        identity: Settings that must be equal when a run continues from a checkpoint.
+        about: Facts about data and teacher for `summary.json`.
         mixes: Whether images are mixed in pairs.
     """
 
@@ -51,11 +57,11 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     """Open the data, create the student and choose the task.
 
     Args:
-        config: What the user asked for.
-        device: Where this process computes, where it is one of several; default: that of `config`.
+        config: The user's settings.
+        device: The device of this process, if there are several processes; default: the device of `config`.
 
     Raises:
-        ReinforceError: whatever does not fit, before anything is written.
+        ReinforceError: the settings do not fit each other or the data; nothing has been written.
     """
     device = device or resolve_device(config.device)
     data = open_training_data(config)

@@ -1,4 +1,4 @@
-"""Step: from batches to one update of the weights: mixed precision, accumulation, clipping, schedule and average."""
+"""Step: one update of the weights from one or more batches: mixed precision, accumulation, clipping, schedule, average."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Stepper:
     """Optimiser, schedule and gradient scaler of a run.
 
     Args:
-        task: The student's.
-        recipe: How to train it.
-        updates_per_epoch: Updates of the weights in an epoch.
+        task: The task with the student.
+        recipe: The training configuration.
+        updates_per_epoch: Number of updates of the weights in an epoch.
         ranks: The processes of the run.
 
     Raises:
-        UsageError: an optimiser or schedule that timm does not know, or one that this loop cannot drive.
+        UsageError: timm does not know the optimiser or schedule, or this loop cannot use it.
     """
 
     def __init__(self, task: StudentTask, recipe: Recipe, updates_per_epoch: int, ranks: Ranks) -> None:
@@ -76,19 +76,19 @@ class Stepper:
         self.optimizer.zero_grad()
 
     def accumulate(self, images: torch.Tensor, targets: Targets, share: float, last: bool) -> dict[str, Any]:
-        """Forward and backward of one batch, whose loss counts `share` of the update's; `last`: no other follows in it."""
+        """Forward and backward of one batch, which has `share` of its update's views; `last`: it is the update's last batch."""
         device = self.task.device.type
         amp = torch.autocast(device, getattr(torch, self.recipe.amp_dtype)) if self.recipe.amp else nullcontext()
         unsynced: Any = nullcontext() if last else self.task.no_sync()  # type: ignore[no-untyped-call]
         with unsynced:
             with amp:
                 result: dict[str, Any] = self.task(images, targets)
-            # DDP takes the mean over ranks: `share` is of the whole update, over all of them.
+            # `share` refers to the views of all ranks, and DDP divides by the number of ranks: multiply by that number.
             self.scaler.scale(result["loss"] * (share * self.ranks.world)).backward()
         return result
 
     def finish(self, update: int) -> None:
-        """Clip, step, and move the average of the weights."""
+        """Clip the gradients, update the weights, and update their average."""
         self.ranks.average_gradients(self.task.loss)
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)

@@ -1,4 +1,4 @@
-"""Step bench: one training step in replay mode beside a plain one and one with a live teacher, on the same batch."""
+"""Step bench: compares a training step in replay mode with a plain one and one with a live teacher, on the same batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VIEWS = 16
 
 
 def a_batch(batch_size: int, size: int, num_classes: int) -> tuple[torch.Tensor, Targets]:
-    """Noise, and targets whose soft labels have been through the default codec: about 50 likely classes of an image."""
+    """Images of noise, and targets; the soft labels have about 50 likely classes and were encoded with the default codec."""
     rng, codec = choice_rng(0), NAMED_CODECS["sqrt"]
     labels: list[SparseLabel] = []
     while len(labels) < batch_size:
@@ -42,17 +42,21 @@ def a_batch(batch_size: int, size: int, num_classes: int) -> tuple[torch.Tensor,
 def contenders(
     student: str, teacher: str | None, ranks: Ranks, *, size: int, batch_size: int, num_classes: int, amp: bool, steps: int
 ) -> dict[str, Run]:
-    """The modes, as functions of a round's number to milliseconds per step, from a batch in host memory to updated weights.
+    """The modes to compare.
 
     Args:
-        student: timm model; each mode has one of its own with the same first weights.
-        teacher: timm model with random weights for the live one; None: without.
-        ranks: Where to compute.
-        size: Of a view in pixels.
-        batch_size: Views.
-        num_classes: C.
-        amp: bfloat16.
-        steps: In a round, after one that is not counted.
+        student: timm model; each mode has its own copy with the same initial weights.
+        teacher: timm model for the live teacher, with random weights; None: without the mode `online`.
+        ranks: The device to compute on.
+        size: Height and width of a view in pixels.
+        batch_size: Views in a batch.
+        num_classes: C, the number of classes.
+        amp: Whether to use mixed precision with bfloat16.
+        steps: Steps that a round measures, after one that is not counted.
+
+    Returns:
+        Functions from the number of a round to milliseconds per step; a step begins with a batch in host memory and ends with
+        updated weights.
     """
     images, targets = a_batch(batch_size, size, num_classes)
     if ranks.device.type == "cuda":

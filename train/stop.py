@@ -1,4 +1,4 @@
-"""Stop: how a run is asked to end, by Ctrl-C or a TERM signal, so that it can finish its step and save."""
+"""Stop: catches Ctrl-C and the TERM signal, so that a run can finish its step and save before it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_flag() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and TERM set, so that a step is finished and saved; a second Ctrl-C stops at once."""
+    """An event that Ctrl-C and TERM set; the loop then finishes its step and saves. A second Ctrl-C stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

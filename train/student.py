@@ -1,4 +1,4 @@
-"""Student: the model that learns, created as the user asks and fit for the classes and sizes of the data."""
+"""Student: creates the model that learns, from the user's settings and for the classes and sizes of the data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def make_student(config: TrainConfig, num_classes: int, size: int, device: torch
     """The student, on its device.
 
     Args:
-        config: What the user asked for.
-        num_classes: C.
-        size: Input size in pixels, of several the largest.
-        device: Where it computes.
+        config: The user's settings.
+        num_classes: C, the number of classes.
+        size: Input size in pixels; if there are several sizes, the largest.
+        device: The device of the student.
 
     Raises:
-        UsageError: arguments or sizes that the model does not take.
+        UsageError: the model does not accept the arguments or sizes.
     """
     _check_sizes(config)
     if "num_classes" in config.student_kwargs:

@@ -1,7 +1,8 @@
-"""Tasks: one step of a student, as `timm.task.TrainingTask`s. The three modes differ in where the teacher's label comes from.
+"""Tasks: the forward pass and loss of a student, as a `timm.task.TrainingTask` for each mode.
 
-Enters: uint8 views `[B, 3, H, W]` and `Targets`. Leaves: a dict with `loss`, `output` (logits `[B, C]`) and the parts of the
-loss. Images are normalised here, on the device, by the student's own mean and std.
+The three modes differ in the origin of the teacher's label: none, stored, or from a live teacher. In: uint8 views
+`[B, 3, H, W]` and `Targets`. Out: a dict with `loss`, `output` (logits `[B, C]`) and the parts of the loss. Images are
+normalised here, on the device, with the student's own mean and std.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from reinforce.train.losses import Loss, LossWeights
 
 
 class StudentTask(TrainingTask):
-    """Base: a student that normalises its own input, and a loss; `soft_of` says what the teacher thinks of a batch.
+    """Base class: normalises images, runs the student and computes the loss; `soft_of` gives the teacher's labels of a batch.
 
     Attributes:
-        epochs: Epochs done; set by the loop, read by losses that change with time.
+        epochs: Number of epochs done; set before each update, used by losses that change with time.
     """
 
     mean: torch.Tensor
@@ -36,22 +37,22 @@ class StudentTask(TrainingTask):
         self.loss = Loss(weights, int(student.num_classes)).to(device)  # type: ignore[arg-type]
         self.epochs = 0.0
         if hasattr(student, "set_distilled_training"):
-            student.set_distilled_training(True)  # type: ignore[operator]  # both heads come out in training, their mean in evaluation
+            student.set_distilled_training(True)  # type: ignore[operator]  # outputs of both heads in training, mean in evaluation
         config: Any = student.pretrained_cfg
         for name in ("mean", "std"):
             value = 255 * torch.tensor(config[name], device=device).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 `[B, 3, H, W]` to what the student expects, float32."""
+        """Images uint8 `[B, 3, H, W]` as float32, with the mean and std that the student expects."""
         return (images.float() - self.mean) / self.std
 
     def logits_of(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What a model, the student or its average, says of images uint8 `[B, 3, H, W]`: logits `[B, C]`."""
+        """A function from images uint8 `[B, 3, H, W]` to logits `[B, C]` of a model: the student or its average."""
         return lambda images: model(self.normalise(images))
 
     def compile(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
-        """Compile the student with `torch.compile`; what is evaluated and saved stays the student itself."""
+        """Compile the student with `torch.compile`; evaluation and saving use the student that is not compiled."""
         compiled: Any = torch.compile(self.trainable_module, *args, **kwargs)
         self.trainable_module = compiled
         return self.trainable_module
@@ -62,15 +63,15 @@ class StudentTask(TrainingTask):
         return self
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> torch.Tensor | None:
-        """The teacher's distributions, float32 `[B, C]`, or None where there is no teacher."""
+        """The teacher's distributions, float32 `[B, C]`; None without a teacher."""
         raise NotImplementedError
 
     def forward(self, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:  # type: ignore[override]
-        """See the module's docstring."""
+        """The losses of a batch; see the docstring of the module."""
         soft = self.soft_of(input, target)
         images = self.normalise(input)
         if self.loss.weights.cosub:
-            images = torch.cat([images, images])  # two draws of stochastic depth: two submodels
+            images = torch.cat([images, images])  # stochastic depth drops different blocks in each half: two submodels
         outputs = self.trainable_module(images)
         losses: dict[str, torch.Tensor] = self.loss(
             tuple(outputs) if isinstance(outputs, (tuple, list)) else outputs, soft, target, self.epochs
@@ -79,14 +80,14 @@ class StudentTask(TrainingTask):
 
 
 class PlainTask(StudentTask):
-    """Hard labels only."""
+    """The student learns from hard labels only."""
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> None:
         return None
 
 
 class ReplayTask(StudentTask):
-    """Stored soft labels, densified on the device."""
+    """The student learns from stored soft labels; sparse labels are made dense on the device."""
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> torch.Tensor:
         if target.soft is None:
@@ -95,7 +96,7 @@ class ReplayTask(StudentTask):
 
 
 class OnlineTask(StudentTask):
-    """A live teacher on the same view: what stage one did, in every step."""
+    """The student learns from a live teacher, which labels the same view in every step; with it no labels need to be stored."""
 
     def __init__(self, student: nn.Module, teacher: Teacher, weights: LossWeights, device: torch.device) -> None:
         super().__init__(student, weights, device)

@@ -1,4 +1,4 @@
-"""Training data: the images, the labels of the teacher, and the views that an epoch shows."""
+"""Training data: opens the images, the teacher's labels and the views that an epoch shows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DEFAULT_POLICY = "rrc-ra"
 
 @dataclass
 class TrainingData:
-    """What a run learns from.
+    """The data of a run.
 
     Attributes:
         source: The images.
-        store: The labels; None where there are none.
-        policy: What the views are or were drawn from.
-        size: Height and width of the views in pixels; of several the largest.
+        store: The teacher's stored labels; None without them.
+        policy: The policy from which the views are drawn, or were drawn when the labels were made.
+        size: Height and width of the views in pixels; if there are several sizes, the largest.
         views: The views of an epoch.
         class_names: Names of the classes; empty: unlabelled.
     """
@@ -47,7 +47,7 @@ def open_training_data(config: TrainConfig) -> TrainingData:
     """Open images and labels.
 
     Raises:
-        ReinforceError: whatever does not fit.
+        ReinforceError: they cannot be opened, or do not fit the settings.
     """
     source = open_source(config.data, config.download)
     store = _store(config, source)
@@ -64,7 +64,7 @@ def open_training_data(config: TrainConfig) -> TrainingData:
 
 
 def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Validation]:
-    """What is evaluated, by the prefix of its metrics; the main set has none."""
+    """Validation sets by the prefix of their metrics; the prefix of the main set is empty."""
     folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
     return {
         name: Validation(
@@ -98,21 +98,24 @@ def _store(config: TrainConfig, source: Source) -> LabelStore | None:
 
 
 def _policy(config: TrainConfig, store: LabelStore | None) -> Policy:
-    """What views are drawn from; labels of views have their own, maps have a label for any."""
+    """The policy of the views. Stored views have the policy of their labels; label maps allow any policy."""
     if store is not None and not store.kind.of_any_crop:
         return store.settings.policy
     return read_policy(config.policy or DEFAULT_POLICY)
 
 
 def _size(config: TrainConfig, store: LabelStore | None) -> int:
-    """Input size of the student, of several sizes the largest."""
+    """Input size of the student; if there are several sizes, the largest."""
     if config.sizes and config.size is not None:
         raise UsageError("--size is given beside --sizes.", expected="one of them")
     return max(config.sizes) if config.sizes else config.size or (store.settings.size if store else 224)
 
 
 def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: int) -> tuple[Views, list[str]]:
-    """The samples are those that have labels, in every mode, so that the modes can be compared."""
+    """The views of an epoch and the class names.
+
+    If there is a store, all modes use only the samples that have labels in it, so that the modes can be compared.
+    """
     policy, dataset = _policy(config, store), None
     if config.mode == "replay":
         assert store is not None
