@@ -1,4 +1,4 @@
-"""Box: the rectangle of an image that a view shows, and that a label of a crop is of."""
+"""Box: the rectangle of an image that a view shows, and for which a label of the crop is computed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 
 
 def box_of(params: np.ndarray, spec: PixelSpec, width: int, height: int) -> Box:
-    """The rectangle of an image that a view shows before any op moves it.
+    """The rectangle of an image that a view shows, before ops such as rotation move the pixels.
 
     Args:
-        params: int32 `[P]`, of the view.
-        spec: Its size and layout.
-        width: Of the image in pixels.
-        height: Of the image in pixels.
+        params: Params of the view, int32 `[P]`.
+        spec: Size of the view and layout of its params.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
     value = {Field(f): int(v) for f, v in zip(spec.fields, params, strict=False) if f <= max(Field)}
 

@@ -1,8 +1,8 @@
-"""Label kinds: what is stored of a teacher's answers: a soft label per view, or a map of scores of the whole image.
+"""Label kinds: which of a teacher's answers are stored: a soft label per view, or a map of scores of the whole image.
 
-A kind says which answer of a teacher it stores, which policy, codec and number of views fit it, and how it is described to
+A kind defines which answer of a teacher is stored, which policy, codec and number of views fit it, and how it is described to
 users; and how its labels are collated, mixed, checked and compared with the teacher. A codec names the kind that it stores
-(`Codec.labels`) and decodes labels of a type that the kind knows. A new kind is one class and one entry in `LABEL_KINDS`.
+(`Codec.labels`) and decodes labels to the type that this kind uses. To add a kind, write one class and add it to `LABEL_KINDS`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Asked(Protocol):
         """Scores at every position, float32 `[B, h, w, C]`."""
 
     def require_maps(self, size: int) -> None:
-        """Raise an error if the teacher has no such scores."""
+        """Raise an error if the teacher cannot give `maps` of images of `size` pixels."""
 
 
 class LabelBatch(Protocol):
-    """Labels of a batch as tensors: made where images are decoded, sent to the process that trains, moved to its device."""
+    """Labels of a batch as tensors. Worker processes make them; the training process moves them to its device."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The same on another device."""
@@ -49,22 +49,22 @@ class LabelBatch(Protocol):
         """The same in page-locked memory."""
 
     def dense(self) -> torch.Tensor:
-        """What a loss compares with: a row per label, float32 `[B, ...]`."""
+        """The targets of a loss: a row per label, float32 `[B, ...]`."""
 
 
 class LabelKind(ABC):
     """One kind of labels.
 
     Attributes:
-        name: What `--labels` takes.
+        name: The name that a user gives to `generate --labels`.
         codec: The default codec.
         policy: The default policy.
         views: The default number of views.
-        unit: What one label describes, in the plural.
+        unit: The thing that one label describes, as a plural noun for messages.
         of_any_crop: True: a label can be computed for any crop, and training draws its own views. False: there are labels of
             the stored views only.
-        note: What `train` prints before it starts, if the student's pixels are not exactly those that the teacher saw.
-        distance_name: What `distance` measures between the teacher's answer and the stored label.
+        note: Text that `train` prints before it starts, if the student's pixels are not exactly those that the teacher saw.
+        distance_name: Name of the measure that `distance` uses.
         distance_unit: Unit of `distance`; empty: it has none.
     """
 
@@ -80,14 +80,14 @@ class LabelKind(ABC):
 
     @abstractmethod
     def asked(self, teacher: Asked) -> Labeller:
-        """The method of a teacher whose answers are encoded."""
+        """The method of the teacher that gives the answers to encode."""
 
     @abstractmethod
     def about(self, settings: Settings) -> str:
-        """What a data set of such labels contains, in words."""
+        """The content of a data set with such labels, as text for users."""
 
     def count(self, settings: Settings) -> str:
-        """How many labels an image has, in words."""
+        """How many labels an image has, as text for users."""
         return f"{settings.views}, stored by {settings.probe_views}"
 
     def fault(self, policy: Policy, views: int, teachers: int) -> str | None:
@@ -95,10 +95,10 @@ class LabelKind(ABC):
         return None
 
     def require(self, teacher: Asked, size: int) -> None:
-        """Refuse a teacher that cannot give such labels for views of a size in pixels.
+        """Refuse a teacher that cannot give such labels for views of `size` pixels.
 
         Raises:
-            TeacherError: it cannot.
+            TeacherError: the teacher cannot give them.
         """
         return
 
@@ -108,28 +108,28 @@ class LabelKind(ABC):
 
     @abstractmethod
     def mixed(self, own: Label, other: Label, share: float, num_classes: int) -> Label:
-        """The label of two images that are mixed, of which `share` is the first, from a label of each by itself."""
+        """The label of a mix of two images, computed from the label of each image; `share` is the share of the first image."""
 
     @abstractmethod
     def label_fault(self, label: Label) -> str | None:
-        """What is wrong with a label that was decoded, or None."""
+        """What is wrong with a decoded label; None if it is valid."""
 
     @abstractmethod
     def distance(self, codec: Codec, answers: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
-        """How far labels are from what the teacher says of the same views now, not negative: float64 `[V]`.
+        """Distance between stored labels and the teacher's new answers for the same views, at least 0: float64 `[V]`.
 
         Args:
-            codec: Theirs.
-            answers: What `asked` gave, float32 `[V, ...]`.
-            labels: One per view.
+            codec: The codec of the labels.
+            answers: Answers of the teacher's method `asked`, float32 `[V, ...]`.
+            labels: One stored label per view.
         """
 
     def lost(self, codec: Codec, records: list[bytes], answers: np.ndarray, stripe_views: int) -> Fidelity | None:
-        """What the records of a sample lost of the teacher's answers, `[V, ...]`; None where that is not measured."""
+        """The codec's error: a sample's records compared with the teacher's answers `[V, ...]`; None: not measured."""
         return None
 
     def distribution(self, label: Label) -> SparseLabel | None:
-        """A label as probabilities of the classes, for statistics and pictures; None where it is none."""
+        """A label as a distribution over the classes, for statistics and pictures; None if it is not a distribution."""
         return None
 
 
