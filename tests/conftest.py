@@ -57,7 +57,10 @@ def write_folder(root: Path, per_class: int = IMAGES_PER_CLASS, first: int = 0) 
         for i in range(per_class):
             number = first + c * per_class + i
             image = picture(number, 40 + 7 * i, 36 + 5 * c)
-            image.save(root / name / f"{i:03d}.{'png' if i % 4 == 3 else 'jpg'}", **({} if i % 4 == 3 else {"quality": 90}))
+            if i % 4 == 3:
+                image.save(root / name / f"{i:03d}.png")
+            else:
+                image.save(root / name / f"{i:03d}.jpg", quality=90)
     return root
 
 
@@ -138,7 +141,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def run_cli(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: object, cwd: str | Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `reinforce` in a fresh process, as a user does."""
     command = [sys.executable, "-m", "reinforce.cli.main", *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", **environment}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing.util
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -34,9 +34,10 @@ def _is_local(event: str, arguments: tuple[Any, ...]) -> bool:
     return event != "socket.getaddrinfo" and arguments[0].family == socket.AF_UNIX
 
 
-def _spawnv_passfds(*arguments: Any) -> int:
-    sys.audit("os.posix_spawn", *arguments)  # the one way that starts a process and tells nobody: multiprocessing's spawn
-    return _original_spawn(*arguments)
+def _spawnv_passfds(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    # The one way that starts a process and tells nobody: multiprocessing's spawn.
+    sys.audit("os.posix_spawn", path, args, passfds)
+    return _original_spawn(path, args, passfds)
 
 
 _original_spawn = multiprocessing.util.spawnv_passfds

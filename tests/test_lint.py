@@ -36,7 +36,8 @@ FORBIDDEN = {  # a line of a module of the library, and the rule that names it
 
 def ruff(name: str, text: str) -> dict[int, set[str]]:
     """The rules that a file of this name and text breaks, by line."""
-    command = [Path(sys.executable).parent / "ruff", "check", "--output-format", "json", "--stdin-filename", ROOT / name, "-"]
+    command = [str(Path(sys.executable).parent / "ruff"), "check", "--output-format", "json"]
+    command += ["--stdin-filename", str(ROOT / name), "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode in (0, 1), done.stderr
     found: dict[int, set[str]] = {}

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     where = tmp_path_factory.mktemp("readme")
     return where, run_demo(where / "runs" / "demo", [0], say=lambda text: None)
 
@@ -27,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict]) -> None:
+def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict[str, Any]]) -> None:
     _, result = demo
     assert result["teacher_top1"] > 90
     assert result["checks"]["views made anew"] == [200, 200]
@@ -43,7 +44,7 @@ def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict]) -> None:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_blocks_of_the_readme_run(demo: tuple[Path, dict]) -> None:
+def test_the_blocks_of_the_readme_run(demo: tuple[Path, dict[str, Any]]) -> None:
     where, _ = demo
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = []

@@ -76,7 +76,7 @@ def test_a_label_map_of_the_real_teacher_knows_the_whole_images(tmp_path: Path) 
 
 
 def test_200_of_200_views_replay_in_a_fresh_process_with_other_workers(labels: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", VIEWS_AGAIN, labels, REAL_DATA / "imagenette" / "train"]
+    command: list[str | Path] = [sys.executable, "-W", "ignore", "-c", VIEWS_AGAIN, labels, REAL_DATA / "imagenette" / "train"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "200", done.stderr
 

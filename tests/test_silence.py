@@ -40,7 +40,7 @@ class Slow:
 def slow() -> Iterator[Slow]:
     Image.preinit()
     made = Slow()
-    Image.register_open("SLOW", made.opened, lambda start: start.startswith(b"SLOW"))
+    Image.register_open("SLOW", made.opened, lambda start: start.startswith(b"SLOW"))  # type: ignore[arg-type]  # no ImageFile
     yield made
     Image.ID.remove("SLOW")
     del Image.OPEN["SLOW"]

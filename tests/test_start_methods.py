@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from reinforce.files import file_sha256
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.packs.pack import Options, pack
 from reinforce.peers.importer import import_labels
 from reinforce.peers.ml_dr import MlDrReader

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,12 +60,14 @@ def encode_again(root: Path, out: Path, variant: str) -> dict[str, float]:
     sizes, kls, biases = 0, [], []
     for number in range(store.settings.num_blocks):
         old: Block = store.block(number)
-        params = old.params()
+        params, samples = old.params(), old.sample_columns()
         data = BlockData(
             params=params,
             probes=old.probes(),
             label_error=old.label_error(),
-            **old.sample_columns(),
+            sha256=samples["sha256"],
+            width_height=samples["width_height"],
+            status=samples["status"],
             reasons=old.reasons,
             records=[b""] * len(params),
         )
@@ -113,7 +116,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, dict] = {}
+    result: dict[str, dict[str, Any]] = {}
     recipe = load_recipe("kd", {"epochs": args.epochs, "batch_size": 64, "lr": 2e-3, "warmup_epochs": 1})
     settings = Store(args.labels).settings
     for seed in range(args.seeds):

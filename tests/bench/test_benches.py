@@ -106,9 +106,9 @@ def test_plan_tries_stage_one_and_speaks(images: Path, weights: Path, cli: Cli) 
 def test_bench_generate_runs_the_teacher_alone_and_stage_one(
     images: Path, weights: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
-    line = (*line, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--workers", 0, "--device", "cpu")
-    said = bench(cli, monkeypatch, "seconds", 1, *line)
+    line: tuple[object, ...] = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights)
+    line = (*line, "--size", SIZE, "--views", 2, "--limit", 6, "--rounds", 2, "--batch-size", 4, "--workers", 0)
+    said = bench(cli, monkeypatch, "seconds", 1, *line, "--device", "cpu")
     assert [row["name"] for row in said["rows"]] == ["bare teacher", "generate"]
     asked = {"device": "cpu", "teacher": TEACHER, "precision": "fp32", "images": 6, "views": 2, "size": SIZE}
     asked |= {"batch_size": 4, "workers": 0, "rounds": 2}
@@ -181,7 +181,7 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again() -> None:
 def test_the_gpu_script_runs_on_a_cpu(images: Path, tmp_path: Path) -> None:
     script = Path(__file__).parent / "gpu.sh"
     where = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    line = ["bash", script, "--device", "cpu", "--images", images / "apple", "--out", tmp_path / "out"]
+    line: list[str | Path] = ["bash", script, "--device", "cpu", "--images", images / "apple", "--out", tmp_path / "out"]
     done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PATH": where, "PYTHON": sys.executable})
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.cli.conftest import check
+from tests.cli.conftest import Cli, check
 from tests.conftest import SIZE, TEACHER
 
 pytestmark = pytest.mark.unit
 
 
-def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
+def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli: Cli, places: dict[str, str], tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     common = ["--device", "cpu", "--workers", 0, "--json"]
     line = [
@@ -65,7 +64,7 @@ def test_generate_inspect_verify_and_train_speak_json_alone_on_stdout(cli: Any, 
     assert not json.loads(said.out)["ok"]
 
 
-def test_the_same_commands_speak_to_people(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
+def test_the_same_commands_speak_to_people(cli: Cli, places: dict[str, str], tmp_path: Path) -> None:
     common = ["--device", "cpu", "--workers", 0]
     line = ["generate", "--data", places["images"], "--teacher", TEACHER, "--teacher-weights", places["weights"]]
     said = cli(*line, "--out", tmp_path / "labels", "--size", SIZE, "--views", 2, "--codec", "topk:2", *common)
@@ -90,8 +89,8 @@ def test_the_same_commands_speak_to_people(cli: Any, places: dict[str, str], tmp
     assert "epoch 1: 3/3 steps" in said.err
 
 
-def test_a_teachers_arguments_are_spread_and_recorded(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
-    line = ["generate", "--data", places["images"], "--teacher", TEACHER, "--teacher-weights", places["weights"]]
+def test_a_teachers_arguments_are_spread_and_recorded(cli: Cli, places: dict[str, str], tmp_path: Path) -> None:
+    line: list[object] = ["generate", "--data", places["images"], "--teacher", TEACHER, "--teacher-weights", places["weights"]]
     line += [
         "--out",
         tmp_path / "labels",
@@ -115,8 +114,8 @@ def test_a_teachers_arguments_are_spread_and_recorded(cli: Any, places: dict[str
     check(again, 2, "was made with another", "drop_rate", "0.25", "0.5")
 
 
-def test_bench_compares_the_modes_in_json_and_as_a_table(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
-    line = ["bench", "modes", "--data", places["images"], "--labels", places["store"], "--val", places["val"]]
+def test_bench_compares_the_modes_in_json_and_as_a_table(cli: Cli, places: dict[str, str], tmp_path: Path) -> None:
+    line: list[object] = ["bench", "modes", "--data", places["images"], "--labels", places["store"], "--val", places["val"]]
     line += ["--student", "test_resnet", "--teacher-weights", places["weights"], "--epochs", 1, "--batch-size", 8]
     line += ["--workers", 0, "--device", "cpu"]
     said = cli(*line, "--seeds", 2, "--out", tmp_path / "json", "--json")
@@ -139,7 +138,7 @@ def test_bench_compares_the_modes_in_json_and_as_a_table(cli: Any, places: dict[
     ("recipes", ["usi", "meal-v2", "cosub", "self", "kd"]), ("policies", ["usi", "tinyvit", "imagenet-plus-m-r", "none"]),
     ("codecs", ["sqrt-tiny", "sqrt ", "topk:K"]), ("students", ["vit_s", "tresnet_m"]),
 ])  # fmt: skip
-def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli: Any, what: str, words: Any) -> None:
+def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli: Cli, what: str, words: tuple[str, ...]) -> None:
     said = cli("list", what)
     lines = said.out.splitlines()
     assert said.code == 0
@@ -149,7 +148,7 @@ def test_what_there_is_to_choose_from_is_listed_with_a_line_each(cli: Any, what:
     assert set(json.loads(cli("list", what, "--json").out)) == {line.split("  ")[0] for line in lines}
 
 
-def test_a_list_of_something_else_is_wrong_usage(cli: Any) -> None:
+def test_a_list_of_something_else_is_wrong_usage(cli: Cli) -> None:
     assert cli("list", "teachers").code == 2
 
 
@@ -158,7 +157,7 @@ def test_a_list_of_something_else_is_wrong_usage(cli: Any) -> None:
 
 @pytest.mark.parametrize(("views", "columns", "rows"), [(16, 3, 2), (4, 2, 2), (1, 1, 1)])
 def test_show_writes_a_picture_with_a_cell_per_view(
-    cli: Any, places: dict[str, str], tmp_path: Path, views: int, columns: int, rows: int
+    cli: Cli, places: dict[str, str], tmp_path: Path, views: int, columns: int, rows: int
 ) -> None:
     out = tmp_path / "sheet.png"
     said = cli("show", places["store"], "--data", places["images"], "--sample", "bread/002", "--out", out, "--views", views)
@@ -170,7 +169,7 @@ def test_show_writes_a_picture_with_a_cell_per_view(
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (width, height))
 
 
-def test_show_shows_the_pixels_that_the_teacher_saw(cli: Any, places: dict[str, str], tmp_path: Path) -> None:
+def test_show_shows_the_pixels_that_the_teacher_saw(cli: Cli, places: dict[str, str], tmp_path: Path) -> None:
     from reinforce import ReinforcedDataset
 
     out = tmp_path / "sheet.png"

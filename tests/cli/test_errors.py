@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from reinforce.errors import ReinforceError
-from tests.cli.conftest import check
+from tests.cli.conftest import Cli, check
 from tests.conftest import CLASSES, SIZE, TEACHER, run_cli
 
 pytestmark = pytest.mark.unit
@@ -123,7 +122,7 @@ BAD_DATA = [
 @pytest.mark.process
 @pytest.mark.parametrize(("line", "found", "expected"), WRONG_USAGE, ids=[line for line, *_ in WRONG_USAGE])
 def test_wrong_usage_says_what_was_found_and_what_is_expected(
-    cli: Any, places: dict[str, str], line: Any, found: Any, expected: Any
+    cli: Cli, places: dict[str, str], line: str, found: str, expected: str
 ) -> None:
     check(cli(*line.format(**places).split()), 2, found, expected)
     assert not Path(places["out"]).exists()
@@ -131,7 +130,7 @@ def test_wrong_usage_says_what_was_found_and_what_is_expected(
 
 @pytest.mark.parametrize(("line", "found", "help_"), BAD_DATA, ids=[line for line, *_ in BAD_DATA])
 def test_bad_data_says_what_is_wrong_and_what_to_do(
-    cli: Any, places: dict[str, str], line: Any, found: Any, help_: Any
+    cli: Cli, places: dict[str, str], line: str, found: str, help_: str
 ) -> None:
     check(cli(*line.format(**places).split()), 1, found, help_)
     assert not Path(places["out"]).exists()
@@ -145,7 +144,7 @@ def test_bad_data_says_what_is_wrong_and_what_to_do(
         (f"{SHOW} --sample apple/001 --out {{root}}/folder.png", "folder.png"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_named(cli: Any, places: dict[str, str], line: Any, found: str) -> None:
+def test_an_output_that_cannot_be_written_is_named(cli: Cli, places: dict[str, str], line: str, found: str) -> None:
     (Path(places["root"]) / "folder.png").mkdir()
     said = cli(*line.format(**places).split())
     assert said.code in (1, 2)
@@ -160,7 +159,7 @@ WITH_JSON = [
 
 @pytest.mark.process
 @pytest.mark.parametrize("line", WITH_JSON)
-def test_an_error_leaves_stdout_empty_with_json_too(cli: Any, places: dict[str, str], line: Any) -> None:
+def test_an_error_leaves_stdout_empty_with_json_too(cli: Cli, places: dict[str, str], line: str) -> None:
     said = cli(*line.format(**places).split(), "--json")
     assert said.code in (1, 2)
     assert said.out == ""
@@ -169,7 +168,7 @@ def test_an_error_leaves_stdout_empty_with_json_too(cli: Any, places: dict[str, 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("line", [GENERATE, TRAIN, BENCH])
-def test_a_cuda_device_where_there_is_none_is_refused(cli: Any, places: dict[str, str], line: Any) -> None:
+def test_a_cuda_device_where_there_is_none_is_refused(cli: Cli, places: dict[str, str], line: str) -> None:
     arguments = line.replace(" --device cpu", "").format(**places).split()
     check(cli(*arguments, "--device", "cuda"), 2, "Device 'cuda' is not there", "0 CUDA devices", "--device auto")
 
@@ -185,7 +184,7 @@ def test_an_error_of_a_fresh_process_is_as_short_as_that(tmp_path: Path) -> None
 
 
 def test_an_interrupted_command_says_so_with_its_exit_code(
-    cli: Any, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]
 ) -> None:
     import reinforce.verification.summary
 
@@ -196,7 +195,7 @@ def test_an_interrupted_command_says_so_with_its_exit_code(
     assert cli("inspect", places["store"]).code == 130
 
 
-def test_every_error_ends_as_its_exit_code(cli: Any, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
+def test_every_error_ends_as_its_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
     import reinforce.verification.summary
 
     def kinds(kind: type[ReinforceError]) -> list[type[ReinforceError]]:

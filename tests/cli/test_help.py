@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reinforce import __version__
 from reinforce.cli import main
 from reinforce.cli.main import spread
+from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.unit
 
@@ -19,7 +19,7 @@ _BY_HAND = ("generate", "train", "estimate", "inspect", "verify", "show", "demo"
 COMMANDS = (*_BY_HAND, "pack", "publish", "pull", "import", "export", "list")
 
 
-def test_help_lists_every_command(cli: Any) -> None:
+def test_help_lists_every_command(cli: Cli) -> None:
     said = cli("--help")
     assert said.code == 0
     for name in COMMANDS:
@@ -50,7 +50,7 @@ def test_help_loads_none_of_the_heavy_packages() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_for_itself_and_its_options(cli: Any, name: Any) -> None:
+def test_every_command_has_help_for_itself_and_its_options(cli: Cli, name: str) -> None:
     said = cli(*name.split(), "--help")
     assert said.code == 0
     assert said.err == ""
@@ -77,17 +77,17 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_the_promised_options_exist(cli: Any, name: Any) -> None:
+def test_the_promised_options_exist(cli: Cli, name: str) -> None:
     said = cli(*name.split(), "--help")
     for option in PROMISED[name].split():
         assert f"--{option} " in said.out, option
 
 
-def test_version_is_printed(cli: Any) -> None:
+def test_version_is_printed(cli: Cli) -> None:
     assert cli("--version").out.strip() == __version__
 
 
-def test_no_arguments_print_help(cli: Any) -> None:
+def test_no_arguments_print_help(cli: Cli) -> None:
     said = cli()
     assert said.code == 2
     assert "Usage: " in said.out + said.err

@@ -21,7 +21,7 @@ SECOND = "test_efficientnet"  # its mean and std are not those of TEACHER
 
 def save_weights(path: Path, name: str, classes: int, seed: int) -> Path:
     torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=classes)
+    model: Any = timm.create_model(name, num_classes=classes)
     head = model.get_classifier()
     with torch.no_grad():
         head.weight.mul_(20)  # labels that are not all alike

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +20,22 @@ from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import committed_blocks
 from reinforce.store.store import Store
 from reinforce.teachers.teacher import Teacher
+from reinforce.views.decode import decode
 from reinforce.views.pixels import ViewMaker
 from tests.conftest import content, make_settings
 
 pytestmark = pytest.mark.unit
 
 
-class ExactTeacher:
+class ExactTeacher(Teacher):
     """A stand-in whose answer for a view depends on nothing but the view, to the last bit; notes its batches."""
 
-    def __init__(self, teacher: Any) -> None:
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
         self.infos = teacher.infos
         self.batches: list[int] = []
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         assert images.dtype == torch.uint8
         self.batches.append(len(images))
         mass = images.to(torch.int64).sum(dim=(2, 3)).double() + 1  # one class per channel
@@ -125,11 +126,10 @@ def test_an_image_is_decoded_once_for_all_its_views(
     images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int
 ) -> None:
     decoded: Counter[bytes] = Counter()
-    real = reinforce.views.pixels.decode
 
     def counting(encoded: bytes) -> np.ndarray:
         decoded[encoded] += 1
-        return real(encoded)
+        return decode(encoded)
 
     monkeypatch.setattr(reinforce.views.pixels, "decode", counting)
     source = ImageFolder.open(images)
@@ -142,15 +142,14 @@ def test_a_teacher_that_answers_nan_is_refused_and_nothing_of_it_is_committed(
     images: Path, teacher: Teacher, tmp_path: Path
 ) -> None:
     source = ImageFolder.open(images)
-    answers = ExactTeacher(teacher)
 
-    def broken(batch: torch.Tensor) -> torch.Tensor:
-        probs = answers(batch)
-        return probs * float("nan") if len(answers.batches) > 3 else probs  # in the second block
+    class Broken(ExactTeacher):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            probs = super().forward(images)
+            return probs * float("nan") if len(self.batches) > 3 else probs  # in the second block
 
-    broken.infos = teacher.infos
     with pytest.raises(LabelError, match="hold NaN or infinity"):
-        generate(source, broken, make_settings(source, teacher), tmp_path / "out", Execution(16, workers=0))
+        generate(source, Broken(teacher), make_settings(source, teacher), tmp_path / "out", Execution(16, workers=0))
     assert committed_blocks(tmp_path / "out") == {0}
     assert [p.name for p in (tmp_path / "out" / "blocks").iterdir()] == ["000000.zarr"]
     assert not (tmp_path / "out" / "manifest.json").exists()

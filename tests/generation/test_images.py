@@ -72,14 +72,14 @@ def test_bad_images_become_rows_with_a_reason_and_all_others_are_labelled(
         assert (row["label"], row["block"], row["row"]) == (source.label(index), *divmod(index, 7))
     opened = Store(out)
     for index, key in enumerate(source.keys):
-        block, row = divmod(index, 7)
+        block, at = divmod(index, 7)
         if key in expected:
-            assert len(opened.block(block).record(row)) == 0
-            assert not opened.block(block).params()[row].any()
-            assert opened.block(block).probes()[row] == 0
+            assert len(opened.block(block).record(at)) == 0
+            assert not opened.block(block).params()[at].any()
+            assert opened.block(block).probes()[at] == 0
         else:
-            assert np.array_equal(opened.block(block).params()[row], clean.block(block).params()[row])
-            assert opened.block(block).probes()[row] == clean.block(block).probes()[row]
+            assert np.array_equal(opened.block(block).params()[at], clean.block(block).params()[at])
+            assert opened.block(block).probes()[at] == clean.block(block).probes()[at]
             for (ids, probs, *_), (_, other, *_) in zip(opened.labels_of(index), clean.labels_of(index), strict=True):
                 assert len(ids) == 2
                 assert np.allclose(probs, other, atol=1e-3)

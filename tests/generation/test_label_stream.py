@@ -25,7 +25,8 @@ def test_every_sample_comes_out_once_in_order_with_its_own_answers(counts: list[
         sizes.append(len(batch))
         return batch * 10
 
-    stream, found = LabelStream(label, batch_size), []
+    stream = LabelStream(label, batch_size)
+    found: list[tuple[int, np.ndarray]] = []
     for row, count in enumerate(counts):
         found += stream.push(row, views_of(row, count))
     found += stream.flush()
@@ -58,7 +59,8 @@ def test_the_next_batch_is_asked_for_before_the_last_is_fetched(count: int) -> N
         said.append(f"ask {number}")
         return Fetched(number, batch, said)
 
-    stream, out = LabelStream(label, 4), []  # type: ignore[arg-type]
+    stream = LabelStream(label, 4)  # type: ignore[arg-type]
+    out: list[tuple[int, np.ndarray]] = []
     for row in range(12 // count):
         out += stream.push(row, views_of(row, count))
     out += stream.flush()

@@ -88,8 +88,8 @@ def test_a_limit_gives_every_class_its_share(images: Path) -> None:
         assert len(set(part.keys)) == limit
         assert list(part.keys) == sorted(part.keys)
         assert part.class_names == source.class_names
-    for limit in (24, 25, None):
-        assert limit_source(source, limit) is source
+    for no_limit in (24, 25, None):
+        assert limit_source(source, no_limit) is source
     with pytest.raises(UsageError, match="--limit must be at least 1"):
         limit_source(source, 0)
 

@@ -54,7 +54,8 @@ def undisturbed(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFa
 def test_kills_around_every_rename_lose_no_block_and_change_no_byte(
     images: Path, weights: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    out, before, workers = tmp_path / "out", {}, cycle([0, 1])
+    out, workers = tmp_path / "out", cycle([0, 1])
+    before: dict[int, dict[str, bytes]] = {}
 
     def killed(at: Point) -> bool:
         """Was the run killed at this point, and did it not come to its end before?"""

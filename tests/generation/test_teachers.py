@@ -39,15 +39,18 @@ def wnid_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def by_hand(name: str, weights: Path, pixels: torch.Tensor, mean: float | tuple, std: float | tuple) -> torch.Tensor:
+Channels = float | tuple[float, ...]
+
+
+def by_hand(name: str, weights: Path, pixels: torch.Tensor, mean: Channels, std: Channels) -> torch.Tensor:
     """Logits as a reader of timm's documentation would compute them."""
     state = load_file(weights)
     head = timm.get_pretrained_cfg(name).classifier
     model = timm.create_model(name, num_classes=len(state[f"{head}.weight"])).eval()
     model.load_state_dict(state)
-    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (mean, std))
+    centre, spread = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (mean, std))
     with torch.no_grad():
-        return model((pixels.float() / 255 - mean) / std)
+        return model((pixels.float() / 255 - centre) / spread)
 
 
 # Ensembles
@@ -202,7 +205,8 @@ def test_an_unlabelled_folder_gets_the_classes_of_the_teacher(
     assert manifest.settings.source.class_names == []
     assert manifest.statistics.hard_label_agreement is None
     assert {row["label"] for row in rows_of(out).values()} == {None}
-    assert [label for _, _, label in ReinforcedDataset(out, flat)] == [-1] * 24
+    dataset = ReinforcedDataset(out, flat)
+    assert [dataset[index][2] for index in range(len(dataset))] == [-1] * 24
     mean_std = timm.get_pretrained_cfg(TEACHER).mean, timm.get_pretrained_cfg(TEACHER).std
     assert_labels_are(out, flat, lambda views: by_hand(TEACHER, imagenet_weights, views, *mean_std).softmax(dim=1))
     assert "1000, without hard labels" in cli("inspect", out)[1]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.unit
     st.sampled_from([1, 2, 10, 50]),
     st.integers(0, 2**32),
 )
-def test_decoded_labels_are_distributions(kind: Any, views: int, classes: Any, k: Any, seed: int) -> None:
+def test_decoded_labels_are_distributions(kind: str, views: int, classes: int, k: int, seed: int) -> None:
     probs, codec = rows_like(kind, views, classes, seed), TopK(k)
     record = codec.encode(probs)
     assert len(record) == views * min(k, classes) * (4 if classes <= 65536 else 6)
@@ -156,7 +156,7 @@ def test_kl_divergence_is_that_of_the_textbook() -> None:
         "sqrt:0.001",
     ],
 )
-def test_unknown_codecs_are_wrong_usage(text: Any) -> None:
+def test_unknown_codecs_are_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError):
         parse_codec(text)
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from reinforce.errors import LabelError
-from reinforce.generation.generate import Execution, generate
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.labels.box import Box
 from reinforce.labels.codec import Codec, damaged
 from reinforce.labels.codecs import CODECS

@@ -13,6 +13,7 @@ import torch
 from reinforce.errors import StoreError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
+from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import CODECS
 from reinforce.labels.label_kind import LABEL_KINDS, Asked, ClassLabels, LabelKind, Labeller, kind_of
 from reinforce.labels.topk import KeepsK, TopK
@@ -99,5 +100,5 @@ def test_every_codec_stores_a_kind_that_there_is() -> None:
     assert kind_of({"name": "of tomorrow"}) is LABEL_KINDS["views"]
 
 
-def codec_of(kind: LabelKind) -> type:
+def codec_of(kind: LabelKind) -> type[Codec]:
     return CODECS[kind.codec.partition(":")[0]]

@@ -148,13 +148,13 @@ def test_a_mixed_label_is_the_sum_of_its_parts() -> None:
         assert abs(mixed.probs.sum(dtype=np.float64) + mixed.remainder - 1) < 1e-6
 
 
-@pytest.mark.parametrize(("policy", "expected"), [
+@pytest.mark.parametrize(("text", "expected"), [
     ("whole", WHOLE),
     ("none:crop_pct=1.0", Box(0, 0.3, 1, 0.7)),
     ("none:crop_pct=0.5", Box(0.25, 0.4, 0.75, 0.6)),
 ])  # fmt: skip
-def test_the_box_of_a_view_is_what_it_shows(policy: str, expected: Any) -> None:
-    policy = parse_policy(policy)
+def test_the_box_of_a_view_is_what_it_shows(text: str, expected: Any) -> None:
+    policy = parse_policy(text)
     params = draw(fresh_view_rng(0, 0, 0), policy, 32, 100, 40)
     assert np.allclose(box_of(params, pixel_spec(policy, 32), 100, 40), expected, atol=0.02)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from reinforce.errors import LabelError, TeacherError, UsageError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
-from reinforce.labels.label_map import LabelMap
+from reinforce.labels.label_map import LabelMap, MapCodec
 from reinforce.settings import read_model
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path
@@ -208,9 +208,11 @@ def test_a_damaged_map_is_found(maps: Path, tmp_path: Path, cli: Cli) -> None:
     records.write_bytes(content)
     store = Store(own)
     first, second = store.samples_of(0)[:2].tolist()
+    codec = store.codec
+    assert isinstance(codec, MapCodec)
     with pytest.raises(LabelError, match="class id 65535"):
-        store.codec.read(store.record(first, 0), 3)
-    assert isinstance(store.codec.read(store.record(second, 0), 3), LabelMap)
+        codec.read(store.record(first, 0), 3)
+    assert isinstance(codec.read(store.record(second, 0), 3), LabelMap)
     code, out, err = cli("verify", own)
     assert code == 1
     assert "000000.zarr/records/c/0" in out + err

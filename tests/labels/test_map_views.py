@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from safetensors.torch import load_file
 
 from reinforce.errors import ReplayError
 from reinforce.labels.box import box_of
+from reinforce.labels.label_map import MapCodec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import CropLabels
-from reinforce.replay.epoch_views import FreshViews
+from reinforce.replay.epoch_views import FreshViews, Item
 from reinforce.replay.loader import batch_plan, batches, partners
 from reinforce.views.apply import apply
 from reinforce.views.draw import draw
@@ -35,8 +35,18 @@ def pooled_views(images: Path, maps: Path, policy: str) -> FreshViews:
     )
 
 
+def soft_of(item: Item) -> np.ndarray:
+    assert item.soft is not None
+    return dense(item.soft, len(CLASSES))
+
+
 def test_fresh_crops_come_with_their_own_labels(images: Path, maps: Path) -> None:
     views = pooled_views(images, maps, "rrc-ra")
+    assert isinstance(views.labeller, CropLabels)
+    assert views.decoded is not None
+    store = views.labeller.dataset.store
+    codec = store.codec
+    assert isinstance(codec, MapCodec)
     seen = []
     for epoch in range(2):
         views.set_epoch(epoch)
@@ -46,9 +56,8 @@ def test_fresh_crops_come_with_their_own_labels(images: Path, maps: Path) -> Non
             params = draw(fresh_view_rng(1, index, epoch), views.policy, 32, image.shape[1], image.shape[0])
             spec = pixel_spec(views.policy, 32)
             assert torch.equal(item.image, apply(image, params, spec))
-            store = views.labeller.dataset.store
-            label = store.codec.read(store.record(index, 0), 3).pool(box_of(params, spec, image.shape[1], image.shape[0]))
-            assert np.array_equal(dense(item.soft, 3), dense(label, 3))
+            label = codec.read(store.record(index, 0), 3).pool(box_of(params, spec, image.shape[1], image.shape[0]))
+            assert np.array_equal(soft_of(item), dense(label, 3))
             seen.append(dense(label, 3))
     half = len(seen) // 2
     assert not np.allclose(seen[:half], seen[half:])
@@ -60,7 +69,7 @@ def test_repeats_share_a_decode_and_have_labels_of_their_own(images: Path, maps:
     items = views.items(5)
     assert len(items) == 3
     assert len({item.image.numpy().tobytes() for item in items}) == 3
-    assert len({dense(item.soft, 3).tobytes() for item in items}) == 3
+    assert len({soft_of(item).tobytes() for item in items}) == 3
 
 
 def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path) -> None:
@@ -74,7 +83,7 @@ def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path
         assert targets.share is not None
         rows = targets.soft.dense().double().numpy()
         for i, sample in enumerate(samples.tolist()):
-            own, other = (dense(views.items(s)[0].soft, 3) for s in (sample, int(mixing.partner[sample])))
+            own, other = (soft_of(views.items(s)[0]) for s in (sample, int(mixing.partner[sample])))
             share = float(targets.share[i])
             assert np.allclose(rows[i], share * own + (1 - share) * other, atol=1e-6)
         assert np.abs(rows.sum(axis=1) - 1).max() < 1e-6
@@ -83,7 +92,7 @@ def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path
 
 @pytest.mark.parametrize("policy", [(), ("--policy", "relabel", "--recipe", "relabel", "--no-amp")])
 def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(
-    images: Path, maps: Path, tmp_path: Path, cli: Cli, policy: Any
+    images: Path, maps: Path, tmp_path: Path, cli: Cli, policy: str
 ) -> None:
     line = ("train", "--student", "test_resnet", "--data", images, "--val", images, "--labels", maps, "--size", 32)
     line = (*line, "--batch-size", 8, "--workers", 0, *policy)
@@ -109,8 +118,8 @@ def test_an_image_that_changed_is_not_trained_on(own_images: Path, maps: Path) -
 
 
 def test_plain_and_online_modes_draw_the_same_views(images: Path, maps: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
-    line = ("train", "--student", "test_resnet", "--data", images, "--labels", maps, "--size", 32, "--epochs", 1)
-    line = (*line, "--batch-size", 8, "--workers", 0, "--policy", "rrc", "--val", images)
+    line: tuple[object, ...] = ("train", "--student", "test_resnet", "--data", images, "--labels", maps, "--size", 32)
+    line = (*line, "--epochs", 1, "--batch-size", 8, "--workers", 0, "--policy", "rrc", "--val", images)
     for mode in ("plain", "online"):
         code, _, err = cli(*line, "--mode", mode, "--teacher-weights", weights, "--out", tmp_path / mode)
         assert code == 0, err

@@ -35,7 +35,7 @@ KINDS = ("one-hot", "uniform", "one class for all", "sharp", "soft", "views of a
     st.sampled_from([MIN_DELTA, 0.04, 0.1, 0.18, MAX_DELTA]),
     st.integers(0, 2**32),
 )
-def test_decoded_labels_are_distributions(kind: Any, views: int, classes: Any, delta: Any, seed: int) -> None:
+def test_decoded_labels_are_distributions(kind: str, views: int, classes: int, delta: float, seed: int) -> None:
     probs, codec = rows_like(kind, views, classes, seed), Sqrt(delta)
     record = codec.encode(probs)
     labels = codec.decode_all(memoryview(record), views, classes)
@@ -70,8 +70,9 @@ def test_class_ids_take_four_bytes_where_two_do_not_hold_them(classes: int) -> N
 
 @pytest.mark.parametrize("tier", NAMED_CODECS)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_one_hot_and_uniform_rows_come_back(tier: Any, classes: int) -> None:
+def test_one_hot_and_uniform_rows_come_back(tier: str, classes: int) -> None:
     codec = NAMED_CODECS[tier]
+    assert isinstance(codec, Sqrt)
     for kind in ("one-hot", "uniform"):
         probs = rows_like(kind, 5, classes, 1)
         lost = measure(codec, codec.encode(probs), probs)
@@ -80,7 +81,7 @@ def test_one_hot_and_uniform_rows_come_back(tier: Any, classes: int) -> None:
 
 
 @pytest.mark.parametrize("tier", NAMED_CODECS)
-def test_the_top_class_is_unbiased(tier: Any) -> None:
+def test_the_top_class_is_unbiased(tier: str) -> None:
     bias = []
     for seed in range(40):
         probs = rows_like("views of an image", 16, 300, seed)
@@ -126,7 +127,8 @@ def test_what_is_no_distribution_is_refused_by_name(change: Any, message: str) -
 
 
 def test_records_are_decoded_in_many_threads_at_once() -> None:
-    codec, failed = NAMED_CODECS["sqrt"], []
+    codec = NAMED_CODECS["sqrt"]
+    failed: list[int] = []
     probs = [rows_like("views of an image", 8, 100, seed) for seed in range(4)]
     records = [codec.encode(p) for p in probs]
     expected = [[label.probs.tolist() for label in codec.decode_all(r, 8, 100)] for r in records]

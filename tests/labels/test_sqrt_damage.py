@@ -102,7 +102,7 @@ def test_the_forger_of_these_tests_can_write_a_good_record() -> None:
 
 
 @pytest.mark.parametrize("view", [-1, VIEWS, 10**9])
-def test_a_view_that_is_not_there_is_refused(record: bytes, view: Any) -> None:
+def test_a_view_that_is_not_there_is_refused(record: bytes, view: int) -> None:
     with pytest.raises(LabelError):
         Sqrt(0.1).decode(record, view, VIEWS, CLASSES)
 

@@ -14,6 +14,8 @@ from reinforce.generation.generate import generate
 from reinforce.labels.sparse import SparseLabels
 from reinforce.packs.pack import Options, pack
 from reinforce.sources.folder import ImageFolder
+from reinforce.sources.open_source import open_source
+from reinforce.sources.shards import Shards
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
@@ -48,6 +50,12 @@ def packs(labels: Callable[[str], Path], images: Path, tmp_path_factory: pytest.
         return made[kind]
 
     return one
+
+
+def open_shards(data: Path) -> Shards:
+    source = open_source(data)
+    assert isinstance(source, Shards)
+    return source
 
 
 def dense(store: Any, sample: int) -> torch.Tensor:

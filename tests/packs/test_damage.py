@@ -19,6 +19,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.open_source import open_source
 from reinforce.verification.verify import verify_pixels
 from reinforce.verification.verify_pack import verify_pack
+from tests.packs.conftest import open_shards
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +31,7 @@ def own(packs: Callable[[str], Path], tmp_path: Path) -> Path:
 
 def failures(root: Path) -> str:
     try:
-        checks = verify_pack(open_source(root))
+        checks = verify_pack(open_shards(root))
         if not any(c.failed for c in checks):
             checks += verify_pixels(ReinforcedDataset(root, check=False), 0, 0)
     except ReinforceError as error:
@@ -65,7 +66,8 @@ def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
     """Hashes forged all along: the sample says itself where it belongs, and the image's hash is in the table."""
     from reinforce.sources.pack_folder import PackFolder
 
-    source = open_source(own)
+    source = open_shards(own)
+    assert source.groups is not None
     store = PackedStore(source)
     first, second = [s for s in store.ok_samples.tolist() if source.groups[store._position[s]] == 0][:2]
     a, b = int(store._position[first]), int(store._position[second])

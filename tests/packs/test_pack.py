@@ -28,6 +28,7 @@ def test_mixed_samples_stand_by_blocks_and_no_block_is_torn(
     packs: Callable[[str], Path], labels: Callable[[str], Path]
 ) -> None:
     source, store = open_source(packs("mixed")), Store(labels("mixed"))
+    assert source.groups is not None
     block_of = {store.samples.key(s): int(store.samples.block[s]) for s in range(24)}
     shards = [{block_of[k] for k, g in zip(source.keys, source.groups, strict=True) if g == n} for n in set(source.groups)]
     assert len(shards) > 1
@@ -45,7 +46,7 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(
     packs: Callable[[str], Path], labels: Callable[[str], Path], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, source = tmp_path / "again", ImageFolder.open(images)
-    calls = []
+    calls: list[int] = []
 
     def stop(done: int, total: int) -> None:
         fresh = done > max(calls, default=0)

@@ -14,8 +14,8 @@ from reinforce.packs.packed_store import PackedStore
 from reinforce.packs.pair_files import PairFiles, mixing_path
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.location import File
-from reinforce.sources.open_source import open_source
 from reinforce.store.store import Store
+from tests.packs.conftest import open_shards
 
 pytestmark = pytest.mark.unit
 
@@ -65,7 +65,7 @@ def test_files_of_pairs_are_read_whole_once_and_then_a_view_at_a_time(
 
 
 def test_a_file_of_pairs_that_changes_after_it_was_checked_is_noticed(own: Path) -> None:
-    store = PackedStore(open_source(own))
+    store = PackedStore(open_shards(own))
     store.pairs_of_view(0, 0)
     path = own / mixing_path(0, 0)
     content = bytearray(path.read_bytes())
@@ -78,11 +78,11 @@ def test_a_file_of_pairs_that_changes_after_it_was_checked_is_noticed(own: Path)
     with pytest.raises(SourceError, match="cannot be read"):
         store.pairs_of_view(0, 1)
     with pytest.raises(StoreError, match="is not the file of the pack"):
-        PackedStore(open_source(own)).pairs_of_view(0, 0)
+        PackedStore(open_shards(own)).pairs_of_view(0, 0)
 
 
 def test_what_is_kept_of_a_file_is_small(own: Path) -> None:
-    store = PackedStore(open_source(own))
+    store = PackedStore(open_shards(own))
     for view in range(store.settings.views):
         store.pairs_of_view(0, view)
     files: PairFiles = store._pairs

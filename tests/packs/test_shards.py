@@ -25,7 +25,7 @@ from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_pixels
 from reinforce.verification.verify_pack import verify_pack
 from tests.conftest import CLASSES, Cli
-from tests.packs.conftest import POLICIES, SMALL, dense
+from tests.packs.conftest import POLICIES, SMALL, dense, open_shards
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +70,7 @@ def test_both_show_the_same_views_in_every_epoch(
 
 @pytest.mark.parametrize("kind", POLICIES)
 def test_a_pack_verifies_and_replays_byte_for_byte(kind: str, packs: Callable[[str], Path]) -> None:
-    source = open_source(packs(kind))
+    source = open_shards(packs(kind))
     require([*verify_pack(source), *verify_pixels(ReinforcedDataset(packs(kind)), 120, 0)])
 
 

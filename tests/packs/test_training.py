@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +21,8 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import WINDOW_GROUPS, batch_plan, share_of_rank
 from reinforce.sources.folder import ImageFolder
-from reinforce.sources.open_source import open_source
 from tests.conftest import Cli
-from tests.packs.conftest import POLICIES, SMALL
+from tests.packs.conftest import POLICIES, SMALL, open_shards
 from tests.servers import serve_http
 
 pytestmark = pytest.mark.unit
@@ -70,7 +68,7 @@ TRAIN = ("--student", "test_vit", "--student-kwargs", "img_size=32", "--batch-si
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", POLICIES)
 def test_training_streams_over_http_and_is_the_same_as_from_disk(
-    kind: Any, packs: Callable[[str], Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    kind: str, packs: Callable[[str], Path], tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = {}
     with serve_http(packs(kind)) as served:
@@ -115,12 +113,12 @@ def test_training_from_shards_resumes_to_the_bit(
 
 
 def test_some_of_the_shards_are_some_of_the_samples(packs: Callable[[str], Path], labels: Callable[[str], Path]) -> None:
-    alone = open_source(packs("alone") / "shards-000000.tar")
+    alone = open_shards(packs("alone") / "shards-000000.tar")
     dataset = ReinforcedDataset(PackedStore(alone))
     assert len(dataset) == len(alone) < 24
     dataset.set_epoch(1)
     assert all(dataset[i][0].shape == (3, 32, 32) for i in range(len(dataset)))
-    mixed = open_source(packs("mixed") / "shards-000001.tar")
+    mixed = open_shards(packs("mixed") / "shards-000001.tar")
     dataset = ReinforcedDataset(PackedStore(mixed))
     assert 0 < len(dataset) == len(mixed) < 24
     for epoch in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ VIEWS = 3
 GOOD = {"params": [(0, 0, 9, 9), False], "prob": ([0.5, 0.2], [1, 0])}
 
 
-def saved(value: object, **options: object) -> bytes:
+def saved(value: object, **options: Any) -> bytes:
     sink = io.BytesIO()
     torch.save(value, sink, **options)
     return sink.getvalue()
@@ -34,7 +35,7 @@ def top(rng: np.random.Generator, k: int = 2) -> tuple[list[float], list[int]]:
     return probs.tolist(), ids.tolist()
 
 
-def write_ml_dr(path: Path, source: ImageFolder, erased: bool, skip: tuple[int, ...] = ()) -> dict[int, list]:
+def write_ml_dr(path: Path, source: ImageFolder, erased: bool, skip: tuple[int, ...] = ()) -> dict[int, list[Any]]:
     """What the published archives look like, in no particular order."""
     from PIL import Image
 
@@ -48,7 +49,7 @@ def write_ml_dr(path: Path, source: ImageFolder, erased: bool, skip: tuple[int, 
             for _ in range(VIEWS):
                 h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
                 box = (int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w)
-                params: list = [box, bool(rng.integers(2))]
+                params: list[object] = [box, bool(rng.integers(2))]
                 if erased:
                     ops = [(int(rng.integers(14)), 0.27 * float(rng.choice([-1, 1]))) for _ in range(2)]
                     params += [ops, (10, 20, 30, 40) if rng.integers(2) else None]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from reinforce.errors import ReinforceError, UsageError
+from reinforce.labels.label_map import MapCodec
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
@@ -149,7 +150,10 @@ def test_fkd_comes_in(variant: str, tail: str, images: Path, tmp_path: Path, cli
                 assert np.allclose(decoded[view][ids.astype(int)], wanted, atol=1e-3)
 
 
-def write_tinyvit(root: Path, keys: list[str], epochs: int = 2, k: int = 2) -> dict[tuple[int, str], tuple]:
+Top = tuple[list[float], list[int]]
+
+
+def write_tinyvit(root: Path, keys: list[str], epochs: int = 2, k: int = 2) -> dict[tuple[int, str], Top]:
     rng, made = np.random.default_rng(2), {}
     for epoch in range(epochs):
         folder = root / f"logits_top{k}_epoch{epoch}"
@@ -179,9 +183,9 @@ def test_tinyvit_comes_in_as_labels_without_views(images: Path, tmp_path: Path, 
         for epoch, label in enumerate(dense(store, sample)):
             probs, ids = made[epoch, store.samples.key(sample)]
             assert np.allclose(label[ids], probs, atol=2e-3)
-    for call in (lambda: ReinforcedDataset(out, images), lambda: ReinforcedDataset(out, images, check=False)):
+    for check in (True, False):
         with pytest.raises(UsageError, match="cannot be shown"):
-            call()
+            ReinforcedDataset(out, images, check=check)
     train = ("--student", "test_vit", "--student-kwargs", "img_size=224", "--epochs", 1, "--batch-size", 8, "--workers", 0)
     code, _, err = cli("train", "--data", images, "--labels", out, *train, "--out", tmp_path / "run")
     assert code == 2
@@ -202,9 +206,11 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
     assert code == 0, err
     store = Store(out)
     require(verify_store(out))
+    codec = store.codec
+    assert isinstance(codec, MapCodec)
     for sample in range(24):
         scores, ids = made[store.samples.key(sample)]
-        found = store.codec.read(store.record(sample, 0), store.settings.num_classes)
+        found = codec.read(store.record(sample, 0), store.settings.num_classes)
         order = (1, 2, 0) if axes == "hw" else (2, 1, 0)
         assert np.allclose(found.scores, scores.transpose(order), atol=0.01)
         assert np.array_equal(found.class_ids, ids.transpose(order))

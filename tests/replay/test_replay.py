@@ -16,13 +16,14 @@ from reinforce.errors import ReplayError, SourceError, UsageError
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.teacher import Teacher
 from reinforce.views import ops
+from reinforce.views.params import Q16
 from reinforce.views.pixels import ViewMaker, views_loader
 from tests.conftest import IMAGES_PER_CLASS, SIZE, make_settings
 
 pytestmark = pytest.mark.unit
 
 
-def generated(images: Path, teacher: object, workers: int) -> list[torch.Tensor]:
+def generated(images: Path, teacher: Teacher, workers: int) -> list[torch.Tensor]:
     """Views as stage one makes them, before anything is stored: uint8 [V, 3, size, size] per sample."""
     source = ImageFolder.open(images)
     maker = ViewMaker(source, make_settings(source, teacher))
@@ -142,7 +143,7 @@ def test_an_image_that_changes_later_is_caught_when_it_is_read(own_images: Path,
 
 def test_a_changed_pixel_constant_in_an_op_trips_the_check(images: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ReinforcedDataset(store, images)
-    monkeypatch.setattr(ops, "Q16", ops.Q16 - 400)
+    monkeypatch.setattr(ops, "Q16", Q16 - 400)
     monkeypatch.setattr(ops, "_LEVELS", np.minimum(ops._LEVELS + 1, 255))
     with pytest.raises(ReplayError, match="Replayed pixels differ from those the teacher saw") as error:
         ReinforcedDataset(store, images)
@@ -153,10 +154,9 @@ def test_a_resize_that_gives_other_pixels_trips_the_check_and_names_versions(
     images: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import reinforce.store.probes
-    import reinforce.views.apply
 
     real = torch.nn.functional.interpolate
-    monkeypatch.setattr(reinforce.views.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
+    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
     there = reinforce.store.probes.environment()
     monkeypatch.setattr(reinforce.store.probes, "environment", lambda: there.model_copy(update={"torch": "9.9.9"}))
     with pytest.raises(ReplayError, match=r"torch .* then, 9\.9\.9 now"):

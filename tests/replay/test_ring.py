@@ -24,7 +24,7 @@ from tests.conftest import CLASSES
 pytestmark = pytest.mark.unit
 
 
-def fresh(images: Any, policy: Any = "rrc", size: Any = 32) -> Any:
+def fresh(images: Path, policy: str = "rrc", size: int = 32) -> FreshViews:
     source = ImageFolder.open(images)
     return FreshViews(source, np.arange(24), HardLabels(np.array(source.labels)), parse_policy(policy), size, len(CLASSES))
 
@@ -87,7 +87,13 @@ def test_a_ring_has_a_buffer_for_every_batch_that_can_be_under_way() -> None:
 @pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # where there is no GPU
 def test_what_a_gpu_reads_goes_through_the_ring_too(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[InRing] = []
-    monkeypatch.setattr(InRing, "pixels", lambda self, get=InRing.pixels: sent.append(self) or get(self))
+    get = InRing.pixels
+
+    def noting(part: InRing) -> torch.Tensor:
+        sent.append(part)
+        return get(part)
+
+    monkeypatch.setattr(InRing, "pixels", noting)
     views = fresh(images)
     views.set_epoch(0)
     plan = [np.array([i, i + 1]) for i in range(0, 24, 2)]
@@ -114,13 +120,14 @@ def test_targets_travel_as_one_message() -> None:
         torch.tensor([[1, 2]]), torch.tensor([[0.5, 0.25]]), torch.tensor([0.25]), torch.tensor([[0]]),
         torch.tensor([[3]], dtype=torch.uint8), torch.tensor([0.5]), 4,
     )  # fmt: skip
-    targets = Targets(torch.tensor([1]), soft, torch.tensor([2]), torch.tensor([0.3]))
-    queue = torch.multiprocessing.SimpleQueue()
-    queue.put(targets)
+    hard, other, share = torch.tensor([1]), torch.tensor([2]), torch.tensor([0.3])
+    queue: Any = torch.multiprocessing.SimpleQueue()
+    queue.put(Targets(hard, soft, other, share))
     queue.put(Targets(torch.tensor([1])))
     again = queue.get()
     assert not again.hard.is_shared()
     assert torch.equal(again.soft.dense(), soft.dense())
-    assert [torch.equal(a, b) for a, b in ((again.hard, targets.hard), (again.other, targets.other))] == [True, True]
-    assert torch.equal(again.share, targets.share)
+    assert torch.equal(again.hard, hard)
+    assert torch.equal(again.other, other)
+    assert torch.equal(again.share, share)
     assert queue.get().soft is None

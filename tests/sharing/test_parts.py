@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_part_can_be_published_and_pulled(published: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "asked", [{"views": 6}, {"views": 0}, {"views": -1}, {"blocks": [4]}, {"blocks": []}, {"blocks": [-1]}]
 )
-def test_what_is_not_there_cannot_be_asked_for(asked: dict, published: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_cannot_be_asked_for(asked: dict[str, Any], published: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         pull(str(published), tmp_path / "part", **asked)
     assert not (tmp_path / "part").exists()

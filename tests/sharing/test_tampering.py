@@ -24,17 +24,23 @@ from tests.sharing.conftest import EXTRA
 pytestmark = pytest.mark.unit
 
 
-def rewrite(own: Path, change: Callable[[dict], object]) -> None:
+def rewrite(own: Path, change: Callable[[dict[str, Any]], object]) -> None:
     about = json.loads((own / "publication.json").read_bytes())
     change(about)
     (own / "publication.json").write_text(json.dumps(about))
+
+
+def list_file(own: Path, name: str, content: bytes) -> None:
+    """Put this content's hash into the list."""
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    rewrite(own, lambda about: about["files"].update({name: entry}))
 
 
 def with_bundle(own: Path, content: bytes, block: int = 1, stripe: int = 0) -> None:
     """Put in a bundle, and a list that has its hash: what only the manifest's hashes can tell."""
     (own / f"blocks/{block:06d}.{stripe:03d}.zip").write_bytes(content)
 
-    def change(about: dict) -> None:
+    def change(about: dict[str, Any]) -> None:
         [entry] = [b for b in about["bundles"] if (b["block"], b["stripe"]) == (block, stripe)]
         entry.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
@@ -195,8 +201,7 @@ def test_a_table_that_unfolds_to_terabytes_is_refused(own: Path, tmp_path: Path)
     for number, (found, content) in enumerate(cases.items()):
         assert len(content) < 1 << 20
         (own / "samples.parquet").write_bytes(content)
-        entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        rewrite(own, lambda a, entry=entry: a["files"].update({"samples.parquet": entry}))
+        list_file(own, "samples.parquet", content)
         refuses(own, tmp_path / f"out{number}", found)
 
 
@@ -213,6 +218,5 @@ def test_a_manifest_that_lists_other_files_is_refused(own: Path, tmp_path: Path)
     ):
         text = json.dumps({**about, "files": {**about["files"], path: "0" * 64}}).encode()
         (own / "manifest.json").write_bytes(text)
-        entry = {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
-        rewrite(own, lambda a, entry=entry: a["files"].update({"manifest.json": entry}))
+        list_file(own, "manifest.json", text)
         refuses(own, tmp_path / f"out{number}", "is no path of a reinforced dataset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +48,15 @@ def test_no_more_bytes_are_held_than_the_limit_or_one_group(
 
 
 def test_a_group_that_is_held_is_not_read_again_and_the_one_used_longest_ago_goes_first() -> None:
-    held, read = HeldGroups(30), []
+    held = HeldGroups(30)
+    read: list[str] = []
 
     def get(name: str) -> None:
-        held.get(name, lambda: 10, lambda: read.append(name) or pa.array([1] * 10, pa.int8()))
+        def load() -> pa.Array:
+            read.append(name)
+            return pa.array([1] * 10, pa.int8())
+
+        held.get(name, lambda: 10, load)
 
     for name in "abcabcadab":
         get(name)
@@ -84,7 +90,9 @@ def test_threads_share_one_limit(table: Source, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_large_groups_training_shuffles_as_many_as_are_held(table: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert table.groups_at_once > WINDOW_GROUPS
+    at_once = table.groups_at_once
+    assert at_once is not None
+    assert at_once > WINDOW_GROUPS
     monkeypatch.setattr(parquet, "HELD_BYTES", 350_000)
     assert table.groups_at_once == 3
     monkeypatch.setattr(parquet, "HELD_BYTES", 50_000)
@@ -94,9 +102,14 @@ def test_of_large_groups_training_shuffles_as_many_as_are_held(table: Source, mo
     order = np.concatenate(plan)
     assert sorted(order.tolist()) == list(range(len(table)))
     monkeypatch.setattr(parquet, "_HELD", HeldGroups(350_000))
-    reads = []
+    reads: list[int] = []
     whole = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: reads.append(a[1]) or whole(*a, **k))
+
+    def counting(file: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
+        reads.append(group)
+        return whole(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     for index in order:
         table.read(int(index))
     assert sorted(reads) == list(range(GROUPS)), "each group once in an epoch"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,8 @@ def test_a_source_gives_what_was_put_in(made: Made) -> None:
     source = open_source(made.data)
     assert list(source.keys) == made.keys
     assert (None if source.labels is None else list(source.labels)) == made.labels
-    assert [source.label(i) for i in range(len(source))] == (made.labels or [None] * len(source))
+    labels: Sequence[int | None] = made.labels or [None] * len(source)
+    assert [source.label(i) for i in range(len(source))] == labels
     assert bool(source.class_names) == (made.labels is not None)
     assert [source.read(i) for i in range(len(source))] == made.images
     assert all(decode(source.read(i)).ndim == 3 for i in range(len(source)))
@@ -173,7 +174,8 @@ def test_real_cifar_images_are_read_as_they_are() -> None:
 def test_labels_are_made_and_replayed_from_any_kind(
     kind: str, places: Callable[[str], Made], weights: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    data, teacher = places(kind).data, ("--teacher", TEACHER, "--teacher-weights", weights)
+    data = places(kind).data
+    teacher: tuple[object, ...] = ("--teacher", TEACHER, "--teacher-weights", weights)
     options = ("--size", 32, "--views", 2, "--block-size", 5, "--workers", 1)
     if kind == "torchvision":  # of ten classes, and the teacher knows three
         (tmp_path / "map.json").write_text("[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_arrays_that_are_not_images_are_refused(tmp_path: Path) -> None:
-    def refused(match: str, **arrays: object) -> None:
+    def refused(match: str, **arrays: Any) -> None:
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(SourceError, match=match):
             open_source(tmp_path / "a.npz")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,20 +60,20 @@ def test_the_text_of_a_policy_keeps_every_digit() -> None:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Any:
+def written(tmp_path: Path) -> Path:
     (tmp_path / "blocks").mkdir()
     write_block(tmp_path, 3, test_block.some_block())
     return block_path(tmp_path, 3)
 
 
 @pytest.mark.parametrize("name", ["params", "probes", "offsets", "sha256", "width_height", "status", "records"])
-def test_a_missing_chunk_is_damage_and_not_zeros(written: Any, name: str) -> None:
+def test_a_missing_chunk_is_damage_and_not_zeros(written: Path, name: str) -> None:
     shutil.rmtree(written / name / "c")
     with pytest.raises(StoreError, match="is damaged"):
         _ = [(b.params(), b.probes(), b.sample_columns()) for b in [Block(written, *test_block.SHAPE)]]
 
 
-def test_records_of_no_bytes_are_damage(written: Any) -> None:
+def test_records_of_no_bytes_are_damage(written: Path) -> None:
     about = json.loads((written / "records" / "zarr.json").read_text())
     (written / "records" / "zarr.json").write_text(json.dumps({**about, "shape": [0]}))
     (written / "records" / "c" / "0").write_bytes(b"")

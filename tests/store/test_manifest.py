@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def content(store: Path) -> dict:
+def content(store: Path) -> dict[str, Any]:
     return json.loads((store / "manifest.json").read_text())
 
 
@@ -55,7 +55,7 @@ def test_no_time_no_place_and_no_host_stand_in_a_manifest(store: Path, images: P
         (("files", "samples.parquet"), "abc", "should match pattern"),
     ],
 )
-def test_what_does_not_belong_is_refused(content: dict, path: Any, value: Any, message: str) -> None:
+def test_what_does_not_belong_is_refused(content: dict[str, Any], path: Any, value: Any, message: str) -> None:
     place = content
     for key in path[:-1]:
         place = place[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Any:
+def written(tmp_path: Path) -> Path:
     (tmp_path / "blocks").mkdir()
     write_block(tmp_path, 0, some_block())
     return block_path(tmp_path, 0)
 
 
-def change(path: Any, *parts: Any, edit: Any) -> Any:
+def change(path: Path, *parts: str, edit: Callable[[bytes], bytes]) -> None:
     file = path.joinpath(*parts)
     file.write_bytes(edit(file.read_bytes()))
 
@@ -52,7 +53,7 @@ def test_one_views_params_are_those_that_zarr_reads(store: Path) -> None:
             assert block.params_of_view(view).dtype == np.int32
 
 
-def test_records_are_those_that_zarr_reads(written: Any) -> None:
+def test_records_are_those_that_zarr_reads(written: Path) -> None:
     block, data = Block(written, *SHAPE), some_block()
     offsets = block.stripe(0).offsets
     raw = zarr.open_array(written / "records", mode="r")[:]
@@ -61,7 +62,7 @@ def test_records_are_those_that_zarr_reads(written: Any) -> None:
 
 
 @pytest.mark.parametrize("view", [-1, 3, 100])
-def test_a_view_that_is_not_there_is_refused(written: Any, view: int) -> None:
+def test_a_view_that_is_not_there_is_refused(written: Path, view: int) -> None:
     with pytest.raises(StoreError, match="no view"):
         Block(written, *SHAPE).params_of_view(view)
 
@@ -93,7 +94,7 @@ def put(at: int, value: int) -> Any:
     (lambda c: c[:12] + struct.pack("<I", 1 << 30) + c[16:], "another size"),
     (lambda c: bytes(4) + c[4:], "error during blosc decompression|another size"),
 ])  # fmt: skip
-def test_a_damaged_shard_is_refused_in_words(written: Any, edit: Any, text: str) -> None:
+def test_a_damaged_shard_is_refused_in_words(written: Path, edit: Any, text: str) -> None:
     change(written, "params", "c", "0", "0", "0", edit=edit)
     with pytest.raises(StoreError, match=text):
         Block(written, *SHAPE).params_of_view(0)
@@ -116,7 +117,7 @@ def test_a_damaged_shard_is_refused_in_words(written: Any, edit: Any, text: str)
     ("sha256", lambda a: a.pop("codecs"), "KeyError"),
     ("sha256", lambda a: a.update(shape=None), "TypeError"),
 ])  # fmt: skip
-def test_an_array_of_another_layout_is_refused(written: Any, name: str, edit: Any, text: str) -> None:
+def test_an_array_of_another_layout_is_refused(written: Path, name: str, edit: Any, text: str) -> None:
     def edited(content: bytes) -> bytes:
         about = json.loads(content)
         edit(about)
@@ -129,13 +130,13 @@ def test_an_array_of_another_layout_is_refused(written: Any, name: str, edit: An
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"attributes": 3}'])
 @pytest.mark.parametrize("name", ["", "params", "status"])
-def test_metadata_that_is_none_is_refused(written: Any, name: str, content: Any) -> None:
+def test_metadata_that_is_none_is_refused(written: Path, name: str, content: Any) -> None:
     change(written, name, "zarr.json", edit=lambda old: content)
     with pytest.raises(StoreError, match="is damaged"):
         Block(written, *SHAPE)
 
 
-def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written: Any) -> None:
+def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written: Path) -> None:
     about = json.loads((written / "params" / "zarr.json").read_bytes())
     about["codecs"][0]["configuration"]["codecs"][2]["configuration"]["clevel"] = 1
     text = json.dumps(about).encode()
@@ -143,7 +144,7 @@ def test_how_strongly_the_shard_is_compressed_is_the_writers_own(written: Any) -
     assert {*ARRAYS, *STRIPE_ARRAYS} == {p.name for p in written.iterdir() if p.is_dir()}
 
 
-def test_a_chunk_is_read_by_its_number(written: Any) -> None:
+def test_a_chunk_is_read_by_its_number(written: Path) -> None:
     path = str(written / "params" / "c" / "0" / "0" / "0")
     chunk = np.frombuffer(read_inner_chunk(path, 1, 3, 4 * 6 * 4), "<i4").reshape(4, 6).T
     assert np.array_equal(chunk, some_block().params[:, 1])

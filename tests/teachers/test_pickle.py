@@ -28,7 +28,7 @@ class Evil:
     def __init__(self, call: object, *arguments: object) -> None:
         self.call, self.arguments = call, arguments
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.call, self.arguments
 
 

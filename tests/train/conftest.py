@@ -21,12 +21,14 @@ from reinforce.train.metrics import METRICS, SUMMARY
 from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe, load_recipe
 from reinforce.train.run import BEST, LAST
+from reinforce.train.tasks import StudentTask
 from tests.conftest import write_folder
 
 TIMES = ("seconds", "images_per_second")
 STEPS = 5  # 24 samples in batches of 5
 RANDOM = {"drop": 0.3, "drop_path": 0.2, "model_ema": True, "model_ema_decay": 0.9}
 CPU_RANK = Ranks(0, 1, torch.device("cpu"))
+Undisturbed = Callable[[str], TrainConfig]
 CASES = {
     "replay": {"student": "test_vit", **RANDOM},
     "plain": {"mode": "plain", "student": "test_efficientnet", "opt": "sgd", "lr": 0.01, "clip_grad": 1.0, **RANDOM},
@@ -34,7 +36,7 @@ CASES = {
 }
 
 
-def config(images: Path, out: Path, labels: Path | None = None, **changes: Any) -> TrainConfig:
+def config(images: str | Path, out: Path, labels: str | Path | None = None, **changes: Any) -> TrainConfig:
     """A run of 3 epochs of 5 steps; `changes` are fields of the recipe or of the config."""
     recipe = {"epochs": 3, "batch_size": 5, **{k: v for k, v in changes.items() if k in Recipe.model_fields}}
     rest = {k: v for k, v in changes.items() if k not in Recipe.model_fields}
@@ -82,7 +84,7 @@ def resumed(reference: TrainConfig, out: Path) -> TrainConfig:
     return dataclasses.replace(reference, out=out, resume=True)
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[tuple[torch.Tensor, Targets]]:
+def recorded(monkeypatch: pytest.MonkeyPatch, kind: type[StudentTask]) -> list[tuple[torch.Tensor, Targets]]:
     """Batches that a task's forward was given, from now on."""
     seen: list[tuple[torch.Tensor, Targets]] = []
     forward = kind.forward
@@ -109,9 +111,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
-    images: Path, store: Path, val: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], TrainConfig]:
+def undisturbed(images: Path, store: Path, val: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """The config of a finished run of a mode, made at first use."""
 
     @cache

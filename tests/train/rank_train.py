@@ -12,16 +12,18 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from reinforce.errors import ReinforceError
-from reinforce.replay.epoch_views import ReplayedViews
+from reinforce.replay.epoch_views import Item, ReplayedViews
+from reinforce.replay.targets import Targets
 from reinforce.train.config import TrainConfig
 from reinforce.train.loop import train
 from reinforce.train.recipe import Recipe, load_recipe
-from reinforce.train.tasks import ReplayTask
+from reinforce.train.tasks import ReplayTask, StudentTask
 
 
 def main(arguments: list[str]) -> None:
@@ -35,11 +37,11 @@ def main(arguments: list[str]) -> None:
     all_reduce, waits = dist.all_reduce, dict[int, int]()
     rank = int(os.environ.get("RANK", "0"))
 
-    def noting_items(self: ReplayedViews, index: int, size: int | None = None) -> object:
+    def noting_items(self: ReplayedViews, index: int, size: int | None = None) -> list[Item]:
         current.append([int(self.dataset.samples[index]), self.dataset.view_of(index)])
         return items(self, index, size)
 
-    def noting_forward(self: ReplayTask, *args: object) -> object:
+    def noting_forward(self: StudentTask, input: torch.Tensor, target: Targets) -> dict[str, torch.Tensor]:
         steps.append(list(current))
         current.clear()
         if given.get("die") == [rank, len(steps)]:
@@ -48,14 +50,16 @@ def main(arguments: list[str]) -> None:
             os.kill(os.getppid(), signal.SIGINT)  # Ctrl-C at torchrun, which tells every process
         if given.get("signal") == [rank, len(steps)]:
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, *args)
+        return forward(self, input, target)
 
-    def noting_sum(*args: object, **options: object) -> object:
+    def noting_sum(*args: Any, **options: Any) -> Any:
         if not options.get("async_op") and steps:
             waits[len(steps) - 1] = waits.get(len(steps) - 1, 0) + 1
         return all_reduce(*args, **options)
 
-    ReplayedViews.items, ReplayTask.forward, dist.all_reduce = noting_items, noting_forward, noting_sum
+    ReplayedViews.items = noting_items  # type: ignore[method-assign]
+    ReplayTask.forward = noting_forward  # type: ignore[method-assign]
+    dist.all_reduce = noting_sum
     torch.set_num_threads(1)
     config = TrainConfig(
         student="test_vit", data=images, labels=labels, val=val, out=out, recipe=load_recipe("kd", recipe), workers=0, **rest

@@ -28,7 +28,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def round_trip(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+def round_trip(path: Path, state: dict[Any, Any]) -> dict[str, Any]:
     save_checkpoint(path / "a.safetensors", state)
     return load_checkpoint(path / "a.safetensors")
 

@@ -33,7 +33,7 @@ class Crossings(TorchDispatchMode):
     """Notes the operations that have tensors on both sides, the device's and the host's."""
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +56,7 @@ def mixed(targets: Targets) -> Targets:
     LossWeights(task=1.0, cosub=True),
 ], ids=["soft", "hard labels too", "deit", "discriminator", "cosub"])  # fmt: skip
 @pytest.mark.parametrize("mixing", [False, True], ids=["alone", "mixed"])
-def test_a_step_copies_nothing_to_its_device_and_reads_nothing_back(weights: Any, mixing: bool) -> None:
+def test_a_step_copies_nothing_to_its_device_and_reads_nothing_back(weights: LossWeights, mixing: bool) -> None:
     student = timm.create_model("test_resnet", num_classes=CLASSES).to(META)
     task, ranks = ReplayTask(student, weights, META), Ranks(0, 1, META)
     stepper = Stepper(task, load_recipe("kd", {"amp": False, "batch_size": 4, "clip_grad": 1.0}), 10, ranks)

@@ -19,7 +19,7 @@ from reinforce.train.setup import build
 from reinforce.train.tasks import ReplayTask
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, TEACHER, Cli
-from tests.train.conftest import STEPS, config, recorded, refused
+from tests.train.conftest import STEPS, Undisturbed, config, recorded, refused
 
 pytestmark = pytest.mark.unit
 
@@ -93,7 +93,7 @@ def test_options_that_contradict_each_other_are_refused(images: Path, store: Pat
 
 
 def test_an_online_teacher_with_other_weights_than_the_labels_is_refused(
-    images: Path, store: Path, undisturbed: Any, tmp_path: Path
+    images: Path, store: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     train(config(images, tmp_path / "other", store, student=TEACHER, epochs=1))
     run = config(images, tmp_path / "run", store, mode="online", teacher_weights=[tmp_path / "other" / BEST])

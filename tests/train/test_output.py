@@ -30,12 +30,12 @@ from reinforce.train.metrics import METRICS, SUMMARY
 from reinforce.train.run import BEST, LAST
 from reinforce.train.tasks import ReplayTask
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings
-from tests.train.conftest import CPU_RANK, STEPS, TIMES, at, config, differences, flat, metrics_of, resumed
+from tests.train.conftest import CPU_RANK, STEPS, TIMES, Undisturbed, at, config, differences, flat, metrics_of, resumed
 
 pytestmark = pytest.mark.unit
 
 
-def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed: Any) -> None:
+def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed: Undisturbed) -> None:
     out = undisturbed("replay").out
     lines = metrics_of(out)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
@@ -57,7 +57,8 @@ def test_a_run_writes_a_line_per_epoch_and_a_summary(undisturbed: Any) -> None:
 
 
 def test_callbacks_hear_of_every_step_and_epoch(images: Path, store: Path, tmp_path: Path) -> None:
-    steps, lines = [], []
+    steps: list[tuple[int, int, int]] = []
+    lines: list[dict[str, Any]] = []
     train(config(images, tmp_path / "run", store, epochs=2), lambda *step: steps.append(step), lines.append)
     assert steps == [(epoch, done, STEPS) for epoch in range(2) for done in range(1, STEPS + 1)]
     assert lines == metrics_of(tmp_path / "run")
@@ -85,7 +86,7 @@ def test_the_loss_falls(images: Path, store: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undisturbed: Any, val: Path) -> None:
+def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undisturbed: Undisturbed, val: Path) -> None:
     out = undisturbed("replay").out
     model = timm.create_model("test_vit", img_size=SIZE, num_classes=3)
     model.load_state_dict(load_file(out / BEST))
@@ -100,7 +101,7 @@ def test_the_best_weights_are_plain_timm_weights_that_score_as_reported(undistur
     assert metrics == {k: metrics_of(out)[about["epoch"]][f"ema_{k}"] for k in metrics}
 
 
-def test_the_best_weights_can_teach(undisturbed: Any, images: Path, tmp_path: Path) -> None:
+def test_the_best_weights_can_teach(undisturbed: Undisturbed, images: Path, tmp_path: Path) -> None:
     out = undisturbed("replay").out
     spec = TeacherSpec("test_vit", out / BEST)
     teacher = load_teacher(
@@ -136,7 +137,7 @@ def test_without_a_validation_set_the_last_epoch_is_the_best(images: Path, store
 # No place for a run
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed: Any, tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_not_overwritten(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     before = {p: p.read_bytes() for p in reference.out.iterdir()}
     with pytest.raises(UsageError, match="already holds a run") as error:
@@ -160,7 +161,7 @@ def test_the_folder_of_the_labels_is_no_place_for_a_run(images: Path, own_store:
 
 
 def test_a_full_disk_is_an_error_that_says_so_and_keeps_the_last_checkpoint(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = undisturbed("replay")
 
@@ -184,7 +185,7 @@ def test_a_second_run_into_the_same_folder_is_refused(images: Path, store: Path,
         "print('held', flush=True); sys.stdin.read()"
     )
     (tmp_path / "run").mkdir()
-    command = [sys.executable, "-c", program, tmp_path / "run" / ".lock"]
+    command: list[str | Path] = [sys.executable, "-c", program, tmp_path / "run" / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(BusyError, match="is being written by another process"):

@@ -120,8 +120,8 @@ def test_a_signal_to_one_process_stops_all_and_leaves_a_checkpoint(data: list[Pa
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in said
 
 
-def cpu_config(data: list[Path], out: Path, **changes: object) -> TrainConfig:
-    recipe = {k: changes.pop(k) for k in ("epochs", "batch_size", "amp") if k in changes}
+def cpu_config(data: list[Path], out: Path, **changes: Any) -> TrainConfig:
+    recipe: dict[str, Any] = {k: changes.pop(k) for k in ("epochs", "batch_size", "amp") if k in changes}
     values = {"student": "test_vit", "workers": 0, "device": "cpu", **changes}
     return TrainConfig(
         data=data[0], labels=data[1], val=data[2], out=out, recipe=load_recipe("kd", {"epochs": 2, **recipe}), **values
@@ -168,15 +168,13 @@ def test_channels_last_changes_the_layout_and_not_the_result(data: list[Path], t
 def test_a_compiled_student_learns_the_same_and_is_saved_under_its_own_names(
     data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import reinforce.train.tasks as tasks
-
     compiled, original = [], torch.compile
 
     def compile_(module: torch.nn.Module, *args: object, **kwargs: object) -> object:
         compiled.append(module)
         return original(module, backend="aot_eager")  # the graph without a C++ compiler, which a machine may lack
 
-    monkeypatch.setattr(tasks.torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", compile_)
     train(cpu_config(data, tmp_path / "compiled", batch_size=8, torchcompile=True))
     assert len(compiled) == 1
     train(cpu_config(data, tmp_path / "eager", batch_size=8))

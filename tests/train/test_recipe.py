@@ -37,7 +37,7 @@ def test_the_shipped_recipes_are_the_files() -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name: Any) -> None:
+def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     text = (FOLDER / f"{name}.toml").read_text()
     recipe = load_recipe(name, {})
     assert recipe.model_dump(exclude_unset=True) == tomllib.loads(text)
@@ -48,7 +48,7 @@ def test_a_shipped_recipe_loads_and_says_where_it_comes_from(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_the_commands_in_a_recipe_are_ones_that_exist(name: Any) -> None:
+def test_the_commands_in_a_recipe_are_ones_that_exist(name: str) -> None:
     text = re.sub(r"\n# {13,}", " ", (FOLDER / f"{name}.toml").read_text())
     commands = re.findall(r"^# (?:Command:)? +(reinforce .*)$", text, re.MULTILINE)
     assert any(c.startswith("reinforce train ") for c in commands)
@@ -87,7 +87,7 @@ def test_losses_that_contradict_each_other_are_refused(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_recipe_is_described_in_a_line(name: Any) -> None:
+def test_a_recipe_is_described_in_a_line(name: str) -> None:
     assert 20 < len(about_recipe(name)) < 130
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
         *[("distill_loss_weight", -1), ("task_loss_weight", -1), ("amp_dtype", "float8"), ("model_ema", "maybe")],
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(key: Any, value: Any) -> None:
+def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(UsageError, match=rf"Recipe kd is not valid.\n  found: +{key}: "):
         load_recipe("kd", {key: value})
 
@@ -176,4 +176,4 @@ def test_warm_up_is_cut_to_a_fifth_of_the_run(epochs: int, wanted: int, warmup: 
 
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_recipe("kd", {}).lr = 1.0
+        load_recipe("kd", {}).lr = 1.0  # type: ignore[misc]

@@ -17,11 +17,11 @@ import pytest
 
 from reinforce.cli import main
 from reinforce.errors import Interrupted
-from reinforce.train.checkpoint import load_checkpoint
+from reinforce.train.checkpoint import load_checkpoint, save_checkpoint
 from reinforce.train.loop import train
 from reinforce.train.metrics import SUMMARY
 from reinforce.train.run import LAST
-from tests.train.conftest import CASES, STEPS, at, config, differences, metrics_of, resumed
+from tests.train.conftest import CASES, STEPS, Undisturbed, at, config, differences, metrics_of, resumed
 
 pytestmark = pytest.mark.unit
 
@@ -33,7 +33,7 @@ def crash() -> None:
 @pytest.mark.parametrize("mode", CASES)
 @pytest.mark.parametrize("when", [(0, 1), (0, STEPS), (1, 3)], ids=["first step", "end of an epoch", "mid-epoch"])
 def test_a_run_that_is_stopped_and_resumed_ends_like_an_undisturbed_one(
-    undisturbed: Any, tmp_path: Path, mode: Any, when: Any
+    undisturbed: Undisturbed, tmp_path: Path, mode: str, when: Any
 ) -> None:
     reference = undisturbed(mode)
     stopped = dataclasses.replace(reference, out=tmp_path / "run")
@@ -52,7 +52,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_like_an_undisturbed_one(
 @pytest.mark.parametrize("mode", CASES)
 @pytest.mark.parametrize(("save_every", "redone"), [(2, (1, 3)), (0, (1, 1))])
 def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
-    undisturbed: Any, tmp_path: Path, mode: Any, save_every: int, redone: Any
+    undisturbed: Undisturbed, tmp_path: Path, mode: str, save_every: int, redone: Any
 ) -> None:
     reference = undisturbed(mode)
     with pytest.raises(RuntimeError, match="power"):
@@ -63,7 +63,9 @@ def test_a_crash_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_one(undisturbed: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_one(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     reference = undisturbed("replay")
     going_on, stops = True, 0
     while going_on:
@@ -76,7 +78,7 @@ def test_a_run_that_is_stopped_after_every_single_step_ends_like_an_undisturbed_
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed: Any, tmp_path: Path) -> None:
+def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     with pytest.raises(RuntimeError, match="power"):
         train(dataclasses.replace(reference, out=tmp_path / "run"), at((0, 1), crash))
@@ -85,28 +87,27 @@ def test_a_crash_before_the_first_checkpoint_begins_again(undisturbed: Any, tmp_
 
 
 def test_a_crash_between_metrics_and_checkpoint_leaves_no_line_twice(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import reinforce.train.run as run_module
 
     reference = undisturbed("replay")
-    save = run_module.save_checkpoint
 
     def failing(path: Path, state: dict[str, Any]) -> None:
         if state["epoch"] == 2:
             crash()
-        save(path, state)
+        save_checkpoint(path, state)
 
     monkeypatch.setattr(run_module, "save_checkpoint", failing)
     with pytest.raises(RuntimeError, match="power"):
         train(dataclasses.replace(reference, out=tmp_path / "run", save_every=0))
     assert [line["epoch"] for line in metrics_of(tmp_path / "run")] == [0, 1]
-    monkeypatch.setattr(run_module, "save_checkpoint", save)
+    monkeypatch.setattr(run_module, "save_checkpoint", save_checkpoint)
     train(resumed(reference, tmp_path / "run"))
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(undisturbed: Any, tmp_path: Path) -> None:
+def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("replay")
 
     def twice() -> None:
@@ -130,7 +131,7 @@ def test_timms_other_optimisers_resume_too(images: Path, store: Path, tmp_path: 
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_training_works_outside_the_main_thread(undisturbed: Any, tmp_path: Path) -> None:
+def test_training_works_outside_the_main_thread(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     thread = threading.Thread(target=train, args=[dataclasses.replace(reference, out=tmp_path / "run")])
     thread.start()
@@ -139,7 +140,7 @@ def test_training_works_outside_the_main_thread(undisturbed: Any, tmp_path: Path
 
 
 @pytest.mark.process
-def test_resuming_may_change_the_number_of_workers(undisturbed: Any, tmp_path: Path) -> None:
+def test_resuming_may_change_the_number_of_workers(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("plain")
     with pytest.raises(Interrupted):
         train(
@@ -150,7 +151,7 @@ def test_resuming_may_change_the_number_of_workers(undisturbed: Any, tmp_path: P
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_resuming_a_finished_run_changes_nothing(undisturbed: Any, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(undisturbed: Undisturbed, tmp_path: Path) -> None:
     reference = undisturbed("replay")
     shutil.copytree(reference.out, tmp_path / "run")
     steps = []
@@ -160,7 +161,7 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed: Any, tmp_path: Pat
     assert differences(reference.out, tmp_path / "run") == []
 
 
-def test_the_random_state_matters_to_these_runs(undisturbed: Any, tmp_path: Path) -> None:
+def test_the_random_state_matters_to_these_runs(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Guards the tests above: with another dropout mask the weights would not be equal."""
     reference = undisturbed("replay")
     torch_state = "reinforce.train.run.torch.manual_seed"
@@ -186,7 +187,7 @@ main.main()
 @pytest.mark.process
 @pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "state is saved"), (signal.SIGKILL, -9, "")])
 def test_a_signalled_process_is_continued_by_resume(
-    undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Any, code: int, said: str
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Any, code: int, said: str
 ) -> None:
     reference = undisturbed("replay")
     arguments = [

@@ -18,7 +18,7 @@ from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.loop import train
 from reinforce.train.run import BEST, LAST
 from tests.conftest import SIZE, TEACHER, make_settings
-from tests.train.conftest import CASES, at, config, resumed
+from tests.train.conftest import CASES, Undisturbed, at, config, resumed
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.unit
         ({"views": 4}, "views = None in the checkpoint, 4 asked for"),
     ],
 )
-def test_resuming_with_another_setting_names_both_values(undisturbed: Any, changes: Any, text: str) -> None:
+def test_resuming_with_another_setting_names_both_values(undisturbed: Undisturbed, changes: Any, text: str) -> None:
     reference = undisturbed("replay")
     before = {p: p.read_bytes() for p in reference.out.iterdir()}
     values = {**CASES["replay"], "val": reference.val, **changes}
@@ -53,7 +53,7 @@ def test_resuming_with_another_setting_names_both_values(undisturbed: Any, chang
 
 
 def test_resuming_with_other_labels_or_other_images_is_refused(
-    undisturbed: Any, own_images: Path, teacher: Teacher, tmp_path: Path
+    undisturbed: Undisturbed, own_images: Path, teacher: Teacher, tmp_path: Path
 ) -> None:
     reference = undisturbed("replay")
     source = ImageFolder.open(own_images)
@@ -76,9 +76,9 @@ def test_resuming_a_plain_run_with_another_policy_is_refused(images: Path, tmp_p
 
 
 def test_resuming_an_online_run_with_another_teacher_is_refused(
-    images: Path, weights: Path, undisturbed: Any, tmp_path: Path
+    images: Path, weights: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    changes = {"mode": "online", "size": SIZE, "epochs": 2, "student": "test_resnet"}
+    changes: dict[str, Any] = {"mode": "online", "size": SIZE, "epochs": 2, "student": "test_resnet"}
     run = config(images, tmp_path / "run", teachers=[TeacherSpec(TEACHER, weights)], **changes)
     with pytest.raises(Interrupted):
         train(run, at((0, 2), lambda: signal.raise_signal(signal.SIGINT)))
@@ -88,7 +88,7 @@ def test_resuming_an_online_run_with_another_teacher_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", None])
-def test_a_checkpoint_that_is_none_is_refused(undisturbed: Any, tmp_path: Path, content: bytes | None) -> None:
+def test_a_checkpoint_that_is_none_is_refused(undisturbed: Undisturbed, tmp_path: Path, content: bytes | None) -> None:
     reference = undisturbed("replay")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LAST).write_bytes((reference.out / BEST).read_bytes() if content is None else content)

@@ -45,7 +45,7 @@ def labels(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.mark.parametrize("name", USI + OTHERS)
-def test_a_student_takes_a_step(labels: tuple[Path, Path], tmp_path: Path, name: Any) -> None:
+def test_a_student_takes_a_step(labels: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     images, store = labels
     overrides = {
         "epochs": 1,
@@ -73,5 +73,5 @@ def test_a_student_takes_a_step(labels: tuple[Path, Path], tmp_path: Path, name:
 
 
 def _heads(model: torch.nn.Module) -> list[str]:
-    classifier = model.pretrained_cfg["classifier"]
+    classifier: Any = model.pretrained_cfg["classifier"]
     return list(classifier) if isinstance(classifier, (tuple, list)) else [classifier]

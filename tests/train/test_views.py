@@ -127,6 +127,7 @@ def test_plain_views_are_drawn_from_the_policy_of_the_labels_anew_in_every_epoch
     images: Path, store: Path, tmp_path: Path
 ) -> None:
     views = build(config(images, tmp_path / "run", store, mode="plain")).views
+    assert isinstance(views, FreshViews)
     assert views.policy == Store(store).settings.policy
     views.set_epoch(0)
     first, again = views.items(3)[0].image, views.items(3)[0].image
@@ -141,10 +142,11 @@ def test_a_replayed_loss_is_the_online_loss_up_to_the_codec(images: Path, store:
     parts = build(config(images, tmp_path / "run", store))
     teacher = teacher_of(Store(store).settings, [weights], torch.device("cpu"))
     loss_weights = LossWeights(distill=1.0, task=0.3, smoothing=0.1)
-    replay = ReplayTask(parts.student, loss_weights, CPU_RANK.device).eval()
-    online = OnlineTask(parts.student, teacher, loss_weights, CPU_RANK.device).eval()
+    student: Any = parts.student
+    replay = ReplayTask(student, loss_weights, CPU_RANK.device).eval()
+    online = OnlineTask(student, teacher, loss_weights, CPU_RANK.device).eval()
     with torch.no_grad():
-        parts.student.get_classifier().weight.mul_(30)  # far from the teacher, so that the loss tells labels apart
+        student.get_classifier().weight.mul_(30)  # far from the teacher, so that the loss tells labels apart
     parts.views.set_epoch(4)
     for pixels, targets in batches(parts.views, batch_plan(0, 4, 24, 8), workers=0):
         a, b = replay(pixels, targets), online(pixels, targets)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests import forked
 from tests.train import rank_train
@@ -21,7 +22,7 @@ def torchrun(world: int, *arguments: object) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, env=env, timeout=200)
 
 
-def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int | None, str, list[list]]:
+def run(world: int, data: list[Path], out: Path, **given: object) -> tuple[int | None, str, list[list[Any]]]:
     """Exit code, what was said, and what each rank saw."""
     seen = out.with_name(out.name + "-seen")
     seen.mkdir(exist_ok=True)

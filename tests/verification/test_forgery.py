@@ -41,12 +41,14 @@ def hash_again(root: Path) -> None:
 def forge_block(root: Path, block: int, change: Callable[[BlockData], Any]) -> None:
     """Write a block again with a change, and make the manifest agree."""
     reader = Store(root).block(block)
-    params = reader.params()
+    params, samples = reader.params(), reader.sample_columns()
     data = BlockData(
         params=params,
         probes=reader.probes().copy(),
         label_error=reader.label_error().copy(),
-        **{name: value.copy() for name, value in reader.sample_columns().items()},
+        sha256=samples["sha256"].copy(),
+        width_height=samples["width_height"].copy(),
+        status=samples["status"].copy(),
         records=[bytes(reader.record(row)) for row in range(len(params))],
         reasons=reader.reasons,
     )
@@ -98,7 +100,7 @@ def set_param(row: int, view: int, column: int, value: int) -> Callable[[BlockDa
         set_param(2, 3, OP + 4, -1),
     ],
 )
-def test_params_that_no_image_can_give_are_found(own_store: Path, images: Path, change: int) -> None:
+def test_params_that_no_image_can_give_are_found(own_store: Path, images: Path, change: Callable[[BlockData], None]) -> None:
     forge_block(own_store, 1, change)
     assert failed(own_store) == {"files": 0, "samples": 0, "params": 1, "labels": 0}
     check = verify_store(own_store)[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from tests.conftest import SIZE, Cli, content, make_settings
 pytestmark = pytest.mark.unit
 
 
-def interrupt(images: Path, teacher: Any, out: Path, after: int) -> None:
+def interrupt(images: Path, teacher: Teacher, out: Path, after: int) -> None:
     """Leave what a run that stops after so many samples leaves."""
 
     class StopError(Exception):
@@ -124,7 +123,10 @@ def test_bytes_per_view_are_those_of_the_files(images: Path, teacher: Teacher, t
     number = 24 * views
     sizes = {name: len(data) for name, data in content(out).items()}
     data = {name: size for name, size in sizes.items() if name.startswith("blocks/") and not name.endswith("zarr.json")}
-    of = lambda *arrays: sum(size for name, size in data.items() if name.split("/")[2] in arrays) / number
+
+    def of(*arrays: str) -> float:
+        return sum(size for name, size in data.items() if name.split("/")[2] in arrays) / number
+
     assert parts["total"] == pytest.approx(sum(sizes.values()) / number)
     assert parts["labels"] == pytest.approx(of("records", "offsets"))
     assert parts["labels"] == pytest.approx(

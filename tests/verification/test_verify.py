@@ -13,13 +13,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import reinforce.views.apply
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import read_manifest
 from reinforce.teachers.teacher import Teacher
 from reinforce.views import ops
+from reinforce.views.params import Q16
 from tests.conftest import CLASSES, TEACHER, Cli, content, make_settings
 from tests.verification.damage import flip
 
@@ -121,13 +121,13 @@ def test_an_image_that_became_garbage_is_a_failure_of_its_views_too(own_images: 
 
 
 def patch_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "Q16", ops.Q16 - 400)
+    monkeypatch.setattr(ops, "Q16", Q16 - 400)
     monkeypatch.setattr(ops, "_LEVELS", np.minimum(ops._LEVELS + 1, 255))
 
 
 def patch_resize(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.nn.functional.interpolate
-    monkeypatch.setattr(reinforce.views.apply.F, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
+    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda *a, **k: real(*a, **{**k, "antialias": False}))
 
 
 @pytest.mark.process

@@ -96,11 +96,16 @@ def test_torchvisions_ops_come_with_torchvisions_magnitudes_and_equal_chances(te
 
 def test_autoaugment_is_timms_original() -> None:
     random.seed(0)
-    found: list[tuple] = []
+    found: list[tuple[Op, float]] = []
     policies = auto_augment.auto_augment_policy_original({"img_mean": (124, 116, 104)})
     for chosen in policies:
         for op in chosen:
-            op.aug_fn = lambda image, *a, op=op, **_: found.append((NAMES[op.name], a[0] if a else 0.0)) or image
+
+            def noting(image: Image.Image, *a: float, name: Op = NAMES[op.name], **_: Any) -> Image.Image:
+                found.append((name, a[0] if a else 0.0))
+                return image
+
+            op.aug_fn = noting
     transform = auto_augment.AutoAugment(policies)
     image, theirs = Image.new("RGB", (8, 8)), []
     for _ in range(15_000):
@@ -117,11 +122,11 @@ def test_autoaugment_is_timms_original() -> None:
                 row.append((op, round(abs(a) / Q16, 4) if op in (Op.COLOR, Op.CONTRAST, Op.SHARPNESS, Op.SHEAR_X) else a))
         ours.append(tuple(row))
     rounded = [tuple((op, round(v, 2) if op == Op.ROTATE else v) for op, v in row) for row in theirs]
-    a, b = Counter(ours), Counter(rounded)
-    near = {k: sum(v for q, v in b.items() if [o for o, _ in q] == [o for o, _ in k] and np.allclose(
-        [v for _, v in q], [v for _, v in k], atol=0.011)) for k in a}  # fmt: skip
+    mine, others = Counter(ours), Counter(rounded)
+    near = {k: sum(v for q, v in others.items() if [o for o, _ in q] == [o for o, _ in k] and np.allclose(
+        [v for _, v in q], [v for _, v in k], atol=0.011)) for k in mine}  # fmt: skip
     assert sum(near.values()) == len(theirs)  # every combination of theirs is one of ours
-    assert stats.chi2_contingency(np.array([[a[k], near[k]] for k in a]).T).pvalue > 0.001
+    assert stats.chi2_contingency(np.array([[mine[k], near[k]] for k in mine]).T).pvalue > 0.001
 
 
 def test_three_augment_is_one_of_three_and_then_colour_jitter() -> None:
@@ -285,7 +290,7 @@ def test_erasing_fills_the_rectangle_after_all_ops_and_nothing_else(mode: str) -
 @pytest.mark.parametrize(("field", "value"), [
     (Field.ERASE_TOP, -1), (Field.ERASE_LEFT, 48), (Field.ERASE_HEIGHT, 10**6), (Field.ERASE_WIDTH, -5), (Field.ERASE_SEED, -1),
 ])  # fmt: skip
-def test_a_rectangle_that_is_no_part_of_the_view_is_refused(field: Any, value: Any) -> None:
+def test_a_rectangle_that_is_no_part_of_the_view_is_refused(field: Field, value: int) -> None:
     policy, image = parse_policy("tinyvit:reprob=1"), IMAGES[2]
     params = draw(view_rng(1, 2, 3), policy, 48, *image.shape[1::-1])
     params[(spec := pixel_spec(policy, 48)).column(field)] = value

@@ -43,7 +43,12 @@ def timm_arguments(text: str) -> dict[Op, list[float]]:
     np.random.seed(0)
     transform = auto_augment.rand_augment_transform(text, {"img_mean": (124, 116, 104)})
     for op in transform.ops:
-        op.aug_fn = lambda image, *args, op=TIMM_NAMES[op.name], **_: found[op].append(args[0] if args else 0.0) or image
+
+        def noting(image: Image.Image, *args: float, op: Op = TIMM_NAMES[op.name], **_: Any) -> Image.Image:
+            found[op].append(args[0] if args else 0.0)
+            return image
+
+        op.aug_fn = noting
     image = Image.new("RGB", (8, 8))
     for _ in range(DRAWS):
         transform(image)
@@ -145,7 +150,7 @@ TEXTS = [
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(TEXTS), st.integers(0, 2**40), st.sampled_from([8, 31]))
-def test_whatever_is_drawn_can_be_applied(width: int, height: int, text: Any, seed: int, size: Any) -> None:
+def test_whatever_is_drawn_can_be_applied(width: int, height: int, text: str, seed: int, size: int) -> None:
     policy = parse_policy(text)
     params = draw(view_rng(seed, 0, 0), policy, size, width, height)
     spec = pixel_spec(policy, size)
@@ -159,7 +164,7 @@ def test_whatever_is_drawn_can_be_applied(width: int, height: int, text: Any, se
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 65535), st.integers(1, 65535), st.sampled_from(TEXTS[2:4]))
-def test_crops_lie_inside_of_images_of_any_size(width: int, height: int, text: Any) -> None:
+def test_crops_lie_inside_of_images_of_any_size(width: int, height: int, text: str) -> None:
     top, left, crop_height, crop_width = draw(view_rng(4, width, height), parse_policy(text), 32, width, height)[:4].tolist()
     assert 0 <= top <= top + crop_height <= height
     assert 0 <= left <= left + crop_width <= width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +64,9 @@ def test_blur(seed: int, height: int, width: int, radius: int) -> None:
 @given(seed=seeds, height=sizes, width=sizes, amount=st.integers(-(2**31), 2**31 - 1) | st.integers(-Q16, Q16))
 @pytest.mark.parametrize("interpolation", KINDS)
 @pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y"])
-def test_shears_and_translations(name: str, interpolation: Any, seed: int, height: int, width: int, amount: int) -> None:
+def test_shears_and_translations(
+    name: str, interpolation: Interpolation, seed: int, height: int, width: int, amount: int
+) -> None:
     image = an_image(seed, height, width)
     fast, slow = (getattr(module, name)(image, interpolation, amount, FILL) for module in (warp, plain))
     assert np.array_equal(fast, slow)
@@ -74,7 +75,7 @@ def test_shears_and_translations(name: str, interpolation: Any, seed: int, heigh
 @settings(max_examples=150)
 @given(seed=seeds, height=sizes, width=sizes, angle=st.floats(-math.pi, math.pi))
 @pytest.mark.parametrize("interpolation", KINDS)
-def test_rotations(interpolation: Any, seed: int, height: int, width: int, angle: float) -> None:
+def test_rotations(interpolation: Interpolation, seed: int, height: int, width: int, angle: float) -> None:
     image = an_image(seed, height, width)
     cos, sin = round(Q16 * math.cos(angle)), round(Q16 * math.sin(angle))
     assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
@@ -83,7 +84,9 @@ def test_rotations(interpolation: Any, seed: int, height: int, width: int, angle
 @settings(max_examples=60)
 @given(seed=seeds, height=sizes, width=sizes, cos=st.integers(-(2**31), 2**31 - 1), sin=st.integers(-(2**31), 2**31 - 1))
 @pytest.mark.parametrize("interpolation", KINDS)
-def test_rotations_of_damaged_params(interpolation: Any, seed: int, height: int, width: int, cos: int, sin: int) -> None:
+def test_rotations_of_damaged_params(
+    interpolation: Interpolation, seed: int, height: int, width: int, cos: int, sin: int
+) -> None:
     image = an_image(seed, height, width)
     assert np.array_equal(warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL))
 
@@ -91,7 +94,7 @@ def test_rotations_of_damaged_params(interpolation: Any, seed: int, height: int,
 @pytest.mark.slow
 @pytest.mark.parametrize("interpolation", KINDS)
 @pytest.mark.parametrize("size", [224, 1000])
-def test_views_of_real_sizes(interpolation: Any, size: int) -> None:
+def test_views_of_real_sizes(interpolation: Interpolation, size: int) -> None:
     for seed in range(3):
         image = an_image(seed, size, size)
         cos, sin = round(Q16 * math.cos(0.4)), round(Q16 * math.sin(0.4))

@@ -74,7 +74,9 @@ def at_the_border(position: np.ndarray, length: int) -> np.ndarray:
     ("name", "theirs"),
     [("shear_x", "shear_x"), ("shear_y", "shear_y"), ("translate_x", "translate_x_rel"), ("translate_y", "translate_y_rel")],
 )
-def test_shears_and_translations_are_timms_within_one_level(name: str, theirs: str, amount: float, interpolation: Any) -> None:
+def test_shears_and_translations_are_timms_within_one_level(
+    name: str, theirs: str, amount: float, interpolation: Interpolation
+) -> None:
     keywords = {"resample": RESAMPLE[interpolation], "fillcolor": FILL}
     for image in IMAGES:
         ours = getattr(warp, name)(image, interpolation, round(amount * Q16), FILL).astype(int)
@@ -85,7 +87,7 @@ def test_shears_and_translations_are_timms_within_one_level(name: str, theirs: s
 
 @pytest.mark.parametrize("interpolation", [Interpolation.BILINEAR, Interpolation.BICUBIC])
 @pytest.mark.parametrize("degrees", [-30.0, -13.0, -0.4, 2.0, 21.3, 30.0])
-def test_rotations_are_timms_within_one_level(degrees: float, interpolation: Any) -> None:
+def test_rotations_are_timms_within_one_level(degrees: float, interpolation: Interpolation) -> None:
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     for image in IMAGES:
@@ -99,7 +101,7 @@ def test_rotations_are_timms_within_one_level(degrees: float, interpolation: Any
 
 
 @pytest.mark.parametrize("interpolation", [Interpolation.BILINEAR, Interpolation.BICUBIC])
-def test_parameters_that_mean_nothing_change_nothing(interpolation: Any) -> None:
+def test_parameters_that_mean_nothing_change_nothing(interpolation: Interpolation) -> None:
     for image in IMAGES:
         for name in ("shear_x", "shear_y", "translate_x", "translate_y"):
             assert np.array_equal(getattr(warp, name)(image, interpolation, 0, FILL), image)

@@ -39,7 +39,7 @@ def test_the_text_of_a_policy_reads_as_the_policy(scale: Any, ratio: Any, hflip:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_names_all_that_applies_and_nothing_else(name: Any) -> None:
+def test_a_preset_names_all_that_applies_and_nothing_else(name: str) -> None:
     policy = parse_policy(name)
     assert policy == parse_policy(str(policy)) == Policy.model_validate(policy.model_dump())
     stored = policy.model_dump()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ pytestmark = pytest.mark.unit
     st.integers(8, 64),
     st.integers(0, 999),
 )
-def test_rescaled_params_give_a_view_of_the_other_size(text: Any, old: int, new: int, seed: int) -> None:
+def test_rescaled_params_give_a_view_of_the_other_size(text: str, old: int, new: int, seed: int) -> None:
     policy, image = parse_policy(text), np.array(picture(1, 50, 41))
     spec = pixel_spec(policy, old)
     params = draw(view_rng(seed, 0, 0), policy, old, 50, 41)
@@ -62,7 +61,7 @@ def test_the_crop_is_the_same_and_pixels_of_the_view_are_scaled() -> None:
 
 
 BLURRING = pixel_spec(parse_policy("three-augment"), 64)
-BLUR = BLURRING.column(OP_SLOT_BASE)
+BLUR = BLURRING.fields.index(OP_SLOT_BASE)
 
 
 def blurred(radius: int) -> np.ndarray:
