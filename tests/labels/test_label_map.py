@@ -127,10 +127,10 @@ def test_what_is_no_map_is_refused(answers: Any, text: str) -> None:
         (lambda r: b"\x02", "wrong length"),
         (lambda r: b"\0\0" + r[2:], "wrong length"),
         (lambda r: b"\xff\xff" + r[2:], "wrong length"),
-        (lambda r: r[:2] + b"\x09\x00" + r[4:], "cannot be"),
+        (lambda r: r[:2] + b"\x09\x00" + r[4:], "is not valid"),
         (lambda r: r[:2] + r[4:6] + r[4:], "class twice"),
-        (lambda r: r[:-2] + b"\x00\x7c", "cannot be"),
-        (lambda r: r[:-2] + b"\x01\x7e", "cannot be"),
+        (lambda r: r[:-2] + b"\x00\x7c", "is not valid"),
+        (lambda r: r[:-2] + b"\x01\x7e", "is not valid"),
     ],
 )
 def test_a_damaged_record_is_refused(change: Any, text: str) -> None:
