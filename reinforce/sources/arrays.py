@@ -86,7 +86,7 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, count: int, locatio
     found = arrays[name].reshape(-1) if arrays[name].ndim == 2 and arrays[name].shape[1] == 1 else arrays[name]
     if found.shape != (count,) or found.dtype.kind not in "iu":
         raise SourceError(
-            f"{name} of {location} are not class ids.",
+            f"{name} of {location} are no class ids.",
             found=f"{arrays[name].dtype} {list(arrays[name].shape)}",
             expected=f"integers, one for each of {count} images",
         )
