@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reinforce.train.demo import run_demo, table
+from reinforce.train import demo
 
 pytestmark = pytest.mark.unit
 
@@ -20,21 +20,25 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def short_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The demo with fewer epochs: half of its time, and every step of it. `make demo` runs the whole."""
     where = tmp_path_factory.mktemp("readme")
-    return where, run_demo(where / "runs" / "demo", [0], say=lambda text: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "TEACHER_EPOCHS", 8)
+        patch.setattr(demo, "STUDENT_EPOCHS", 30)
+        return where, demo.run_demo(where / "runs" / "demo", [0], say=lambda text: None)
 
 
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict[str, Any]]) -> None:
-    _, result = demo
+def test_the_demo_measures_what_it_prints(short_demo: tuple[Path, dict[str, Any]]) -> None:
+    _, result = short_demo
     assert result["teacher_top1"] > 90
     assert result["checks"]["views made anew"] == [200, 200]
     assert all(done == total for done, total in result["checks"].values())
     assert [row["mode"] for row in result["rows"]] == ["replay", "plain"]
-    text = table(result)
+    text = demo.table(result)
     for row in result["rows"]:
         assert 50 < row["top1"]["value"] <= 100
         assert f"| {row['mode']} | {row['top1']['value']:.1f} |" in text
@@ -44,8 +48,8 @@ def test_the_demo_measures_what_it_prints(demo: tuple[Path, dict[str, Any]]) -> 
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_blocks_of_the_readme_run(demo: tuple[Path, dict[str, Any]]) -> None:
-    where, _ = demo
+def test_the_blocks_of_the_readme_run(short_demo: tuple[Path, dict[str, Any]]) -> None:
+    where, _ = short_demo
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = []
     for language, block in BLOCKS:
