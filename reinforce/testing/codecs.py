@@ -21,7 +21,9 @@ def answers_like(sharpness: str, views: int, classes: int, seed: int = 0) -> np.
     """Possible answers of a teacher: float32 `[views, classes]`, each row a distribution; `sharpness` is one of `SHARPNESS`."""
     rng = view_rng(seed, 0, 0)
     if sharpness == "one-hot":
-        return np.eye(classes, dtype=np.float32)[rng.integers(0, classes, views)]
+        rows = np.zeros((views, classes), np.float32)
+        rows[np.arange(views), rng.integers(0, classes, views)] = 1
+        return rows
     if sharpness == "uniform":
         return np.full((views, classes), 1 / classes, np.float32)
     concentration = {"sharp": 0.01, "soft": 1.0}[sharpness]
