@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.errors import ReplayError, UsageError
+from reinforce.errors import ImageError, ReplayError, UsageError
 from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.sources.open_source import open_source
@@ -164,8 +164,9 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         position = int(self.source_index[index])
         try:
             return decode(self.source.read(position))
-        except OSError as error:
-            raise ReplayError(f"Image {self.source.keys[position]} cannot be read.", found=error.strerror or error) from None
+        except (OSError, ImageError) as error:
+            found = error.what if isinstance(error, ImageError) else error.strerror or error
+            raise ReplayError(f"Image {self.source.keys[position]} cannot be read.", found=found) from None
 
     def checked(self, sample: int) -> np.ndarray:
         """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.

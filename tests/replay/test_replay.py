@@ -170,3 +170,12 @@ def test_the_dataset_survives_being_sent_to_a_spawned_worker(images: Path, store
     loader = DataLoader(dataset, batch_size=12, num_workers=1, multiprocessing_context="spawn")
     pixels = torch.cat([b[0] for b in loader])
     assert torch.equal(pixels[4], dataset[4][0])
+
+
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_an_image_that_cannot_be_read_is_named_without_hashes_too(content: bytes | None, own_images: Path, store: Path) -> None:
+    dataset = ReinforcedDataset(store, own_images, check=False)
+    path = own_images / "apple" / "001.jpg"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ReplayError, match="Image apple/001 cannot be read"):
+        dataset.replay(1, 0)
