@@ -138,6 +138,8 @@ CALLS: dict[Name, Callable[..., Any]] = {
     Name("argparse", "Namespace"): lambda tensors: Fields(),
     Name("pathlib", "PosixPath"): _path,
     Name("pathlib", "WindowsPath"): _path,
+    Name("pathlib._local", "PosixPath"): _path,  # the same classes as Python 3.13 names them
+    Name("pathlib._local", "WindowsPath"): _path,
     Name("_codecs", "encode"): _encode,
     Name("numpy", "dtype"): lambda tensors, text, *rest: Dtype(text),
 }

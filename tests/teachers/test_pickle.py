@@ -112,3 +112,11 @@ def test_files_that_unfold_or_are_of_another_kind_are_refused() -> None:
     for content, match in ((sink.getvalue(), "is compressed"), (b"\x80\x02}.", of_torch), (b"", of_torch), (b"PK", of_torch)):
         with pytest.raises(StoreError, match=match):
             read_torch(content)
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # the latter as Python 3.13 writes it
+def test_a_path_is_read_as_its_text(module: str) -> None:
+    content = b"\x80\x02c" + module.encode() + b"\nPosixPath\nX\x03\x00\x00\x00a/bK\x01\x86R."
+    with pytest.raises(StoreError, match="A pickle is refused"):
+        read_pickle(content)
+    assert read_pickle(content.replace(b"K\x01\x86", b"\x85")) == "a/b"
