@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 # What needs no other process and no server, of the rooms that are pure or small: while one is at work on them.
-FAST := bench cli labels packs replay sources store teachers views
+FAST := labels replay sources store teachers views
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "unit and not slow" $(FAST:%=tests/%) tests/test_*.py $(PYTEST)
 
