@@ -34,7 +34,7 @@ CHUNK_BYTES = 1 << 30
 
 
 @lru_cache(maxsize=4)
-def _dealt(seed: int | None, num_samples: int) -> np.ndarray:
+def _samples_by_block(seed: int | None, num_samples: int) -> np.ndarray:
     return np.arange(num_samples) if seed is None else block_order(seed, num_samples)
 
 
@@ -45,7 +45,7 @@ def block_samples(settings: Settings, block: int) -> np.ndarray:
     folder, all images of a block would be of one class.
     """
     part = slice(block * settings.block_size, (block + 1) * settings.block_size)
-    return _dealt(settings.seed if settings.policy.mix else None, settings.source.num_samples)[part]
+    return _samples_by_block(settings.seed if settings.policy.mix else None, settings.source.num_samples)[part]
 
 
 def block_items(settings: Settings, block: int) -> list[ViewRange]:

@@ -46,7 +46,7 @@ class LabelStore(ABC):
         spec = pixel_spec(self.settings.policy, self.settings.size)
         self.spec = replace(spec, fields=tuple(manifest.params_fields))
         # Copied because every label needs them: reading an attribute of a pydantic model takes a microsecond.
-        self._views, self._record_views, self._classes = (
+        self._views, self._stripe_views, self._classes = (
             self.settings.views,
             self.settings.stripe_views,
             self.settings.num_classes,
@@ -95,8 +95,8 @@ class LabelStore(ABC):
 
     def stripe_of(self, view: int) -> tuple[int, int, int]:
         """The number of the stripe that has a view, the position of the view in it, and how many views the stripe has."""
-        stripe, own = divmod(view, self._record_views)
-        return stripe, own, min(self._record_views, self._views - stripe * self._record_views)
+        stripe, own = divmod(view, self._stripe_views)
+        return stripe, own, min(self._stripe_views, self._views - stripe * self._stripe_views)
 
     def label_of(self, sample: int, view: int) -> Label:
         """Label of one view of one sample."""

@@ -40,7 +40,12 @@ def check_operation(operation: Operation, seed: int = 0, rounds: int = 4) -> Non
 
 def _check(operation: Operation, image: np.ndarray, interpolation: int, a: int, b: int) -> None:
     said = f"op {operation.name} with interpolation {interpolation}, a = {a}, b = {b} on {image.shape}"
-    require(operation.fault(interpolation, a, b) is None, f"{said}: refuses what it takes")
+    refused = operation.faults(*(np.array([value]) for value in (interpolation, a, b)))
+    require(operation.fault(interpolation, a, b) is None and not refused.any(), f"{said}: refuses what it takes")
+    for scale in (0.5, 1.0, 3.0) if operation.scaled else ():
+        grown = operation.scaled(a, scale)  # type: ignore[misc]
+        within = operation.fault(interpolation, grown, b) is None
+        require(within and (scale != 1.0 or abs(grown - a) <= 1), f"{said}: a is {grown} for views {scale} times as large")
     before = image.copy()
     once = operation.kernel(image, interpolation, a, b, _FILL)
     require(isinstance(once, np.ndarray), f"{said}: gives no array")

@@ -18,7 +18,6 @@ _SPANS = (
     (Field.BOX_TOP, Field.BOX_HEIGHT),
     (Field.BOX_LEFT, Field.BOX_WIDTH),
 )
-_SCALED = np.array([operation.id for operation in OPERATIONS.values() if operation.scaled])
 
 
 def rescale(params: np.ndarray, spec: PixelSpec, size: int) -> np.ndarray:
@@ -36,8 +35,9 @@ def rescale(params: np.ndarray, spec: PixelSpec, size: int) -> np.ndarray:
             whole = np.maximum(size, _scaled(params[..., first], spec.size, size))
             result[..., first] = whole
             result[..., second] = np.clip(_scaled(params[..., second], spec.size, size), 0, whole - size)
+    growing = [operation.id for operation in OPERATIONS.values() if operation.scaled]
     slots = [column for column, field in enumerate(spec.fields) if field >= OP_SLOT_BASE and field % 4 == 0]
-    for *row, slot in np.argwhere((params[..., slots, None] == _SCALED).any(axis=-1)).tolist():
+    for *row, slot in np.argwhere(np.isin(params[..., slots], growing)).tolist():
         op, interpolation, a, b = (int(params[(*row, slots[slot] + i)]) for i in range(4))
         operation = OPERATIONS[op]
         if operation.scaled and not operation.fault(interpolation, a, b):  # damaged arguments are refused by `apply`
