@@ -55,6 +55,8 @@ def test_every_op_keeps_the_laws(operation: Operation) -> None:
     ({"kernel": lambda image, i, a, b, fill: np.add(image, 1, out=image)}, "changes the view"),
     ({"kernel": lambda image, i, a, b, fill: np.random.default_rng().integers(0, 256, image.shape, np.uint8)}, "second time"),
     ({"kernel": lambda image, i, a, b, fill: image + np.uint8(image.flags.c_contiguous)}, "memory layout"),
+    ({"scaled": lambda a, scale: a + 5}, "times as large"),
+    ({"scaled": lambda a, scale: a if scale == 1 else -1}, "times as large"),
 ])  # fmt: skip
 def test_a_broken_law_is_named(change: dict[str, object], law: str) -> None:
     broken = dataclasses.replace(ROLL, **change)  # type: ignore[arg-type]
