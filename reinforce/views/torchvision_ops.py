@@ -1,11 +1,13 @@
 """Torchvision's ops: the 14 of its RandAugment and TrivialAugmentWide, by magnitude. ImageNet+ numbers its ops as here.
 
-A magnitude is torchvision's argument with its sign: degrees, pixels, bits, a threshold, or a factor less one.
+A magnitude is the argument of torchvision with its sign: degrees, pixels, bits, a threshold, or a factor less one. A
+positive one moves a picture to the right or down; our slots say where a pixel comes from, so theirs has the other sign.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,7 +43,7 @@ def torchvision_slot(op: Op, magnitude: float, size: int) -> list[int]:
     if op in _SHEARS:
         a = round(magnitude * Q16)
     elif op in _TRANSLATIONS:
-        a = round(int(magnitude) / size * Q16)
+        a = -round(int(magnitude) / size * Q16)
     elif op == Op.ROTATE:
         a, b = rotation(magnitude)
     elif op in _BLENDS:
@@ -54,14 +56,39 @@ def torchvision_slot(op: Op, magnitude: float, size: int) -> list[int]:
 
 
 def torchvision_magnitude(op: Op, a: int, b: int, size: int) -> float:
-    """The magnitude of a slot, the reverse of `torchvision_slot`."""
+    """The shortest decimal that `torchvision_slot` turns into this slot.
+
+    Raises:
+        ValueError: no magnitude gives these arguments.
+    """
+    guesses = [float(a)]
     if op in _TRANSLATIONS:
-        return float(round(a * size / Q16))
-    if op == Op.ROTATE:
-        return -math.degrees(math.atan2(b, a))
-    if op in _BLENDS:
-        return a / Q16 - 1.0
-    return a / Q16 if op in _SHEARS else float(a)
+        guesses = [float(-round(a * size / Q16))]
+    elif op == Op.ROTATE:
+        guesses = _degrees(a, b)
+    elif op in _BLENDS:
+        guesses = [a / Q16 - 1.0]
+    elif op in _SHEARS:
+        guesses = [a / Q16]
+    for guess in guesses:
+        for digits in range(12):
+            if torchvision_slot(op, round(guess, digits), size)[2:] == [a, b]:
+                return round(guess, digits)
+    raise ValueError(f"{op.name} with {a} and {b}")
+
+
+def _degrees(a: int, b: int) -> list[float]:
+    """Angles of which one has `a` and `b` as its rounded cosine and sine, if there is one at all.
+
+    Both are rounded, each for itself, so the angle between the two need not give both again. What gives them lies between two
+    neighbours of the angles at which one of them is rounded to another number.
+    """
+    angle, edges = math.atan2(b, a), []
+    for half in (-0.5, 0.5):
+        cosine, sine = (min(1.0, max(-1.0, (value + half) / Q16)) for value in (a, b))
+        edges += [math.acos(cosine), -math.acos(cosine), math.asin(sine), math.pi - math.asin(sine)]
+    near = sorted(angle + math.remainder(edge - angle, math.tau) for edge in edges)
+    return [-math.degrees(each) for each in (angle, *((low + high) / 2 for low, high in pairwise(near)))]
 
 
 def rand_augment(rng: np.random.Generator, policy: Policy, size: int) -> list[list[int]]:
@@ -84,7 +111,7 @@ def _drawn(
     if op in _SHEARS:
         magnitude = way * level * shear
     elif op in _TRANSLATIONS:
-        magnitude = way * level * pixels
+        magnitude = -way * level * pixels
     elif op == Op.ROTATE:
         magnitude = way * level * degrees
     elif op in _BLENDS:
