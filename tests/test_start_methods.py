@@ -21,6 +21,7 @@ from reinforce.generation.generate import generate
 from reinforce.packs.pack import Options, pack
 from reinforce.peers.importer import import_labels
 from reinforce.peers.ml_dr import MlDrReader
+from reinforce.peers.reader import ReadOptions
 from reinforce.peers.tinyvit import TinyVitReader
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import HardLabels
@@ -97,7 +98,7 @@ def test_labels_are_imported_the_same(start_method: str, images: Path, tmp_path:
     source = ImageFolder.open(images)
     write_ml_dr(tmp_path / "labels.tar.gz", source, erased=True)
     for workers in (0, 1):
-        reader = MlDrReader(tmp_path / "labels.tar.gz", 3)
+        reader = MlDrReader.open(tmp_path / "labels.tar.gz", ReadOptions(3))
         import_labels(reader, source, tmp_path / str(workers), workers)
     assert content(tmp_path / "0") == content(tmp_path / "1")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from reinforce.errors import UsageError
 from reinforce.peers.fkd import FkdReader, fkd_files
-from reinforce.peers.ml_dr import MlDrReader, ml_dr_files
+from reinforce.peers.ml_dr import MlDrReader
+from reinforce.peers.ml_dr_files import ml_dr_files
 from reinforce.peers.reader import Reader, ReadOptions
 from reinforce.peers.relabel import RelabelReader
 from reinforce.peers.tinyvit import TinyVitReader

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from reinforce.errors import UsageError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
-from reinforce.peers.ml_dr import op_of, slot_of
+from reinforce.peers.ml_dr_files import ml_dr_files
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.teachers.teacher import Teacher
-from reinforce.views.params import OP_SLOT_BASE, Field, Op
 from reinforce.views.policy_text import parse_policy
-from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import Cli, make_settings
 from tests.peers.label_files import dense
 
@@ -41,26 +42,51 @@ def test_what_goes_out_comes_in_again_the_same(
     for sample in range(24):
         assert np.allclose(dense(before, sample), dense(after, sample), atol=1e-3)
         for view in range(2):
-            mine, theirs = before.params_of(sample, view), after.params_of(sample, view)
-            if kind == "ml-dr":
-                ours = [i for i, f in enumerate(before.spec.fields) if f < OP_SLOT_BASE]
-                if before.spec.read(mine, Field.ERASE_HEIGHT, 1):
-                    assert np.array_equal(mine[ours], theirs[ours])
-                assert np.abs(mine - theirs).max() <= 2, "but for the last bit of an angle"
-            else:
-                assert np.array_equal(mine, theirs)
+            assert np.array_equal(before.params_of(sample, view), after.params_of(sample, view))
 
 
-def test_ops_survive_the_way_there_and_back() -> None:
-    for number, op in enumerate(TORCHVISION_OPS):
-        magnitude = {Op.POSTERIZE: 6.0, Op.SOLARIZE: 178.0, Op.TRANSLATE_X: -31.0, Op.TRANSLATE_Y: 17.0, Op.ROTATE: -9.0}.get(
-            op, 0.27
-        )
-        if op in (Op.NONE, Op.AUTO_CONTRAST, Op.EQUALIZE):
-            magnitude = 0.0
-        back = op_of(slot_of(number, magnitude))
-        assert back[0] == number
-        assert back[1] == pytest.approx(magnitude, abs=1e-4)
+# `image_augmentation` of the configs that ImageNet+'s writer was published with (cropflip.yaml and randaug.yaml).
+THEIR_CROPS = {
+    "uint8": {"enable": True},
+    "random_resized_crop": {"enable": True, "size": 224},
+    "random_horizontal_flip": {"enable": True, "p": 0.5},
+    "to_tensor": {"enable": True},
+    "normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+}
+THEIR_OPS = {"rand_augment": {"enable": True, "p": 1.0}, "random_erase": {"enable": True, "p": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("imagenet-plus-rrc", THEIR_CROPS),
+        ("imagenet-plus-ra-re", THEIR_CROPS | THEIR_OPS),
+        ("rrc", THEIR_CROPS | {"random_resized_crop": {"enable": True, "size": 224, "interpolation": 3}}),
+    ],
+)
+def test_their_loader_has_what_it_needs_and_may_unpickle_it(
+    policy: str, expected: dict[str, object], images: Path, teacher: Teacher, tmp_path: Path
+) -> None:
+    source = ImageFolder.open(images)
+    changes = {"policy": parse_policy(policy), "size": 224, "codec": {"name": "topk", "k": 2}, "views": 2}
+    generate(source, teacher, make_settings(source, teacher, **changes), tmp_path / "a", Execution(16, 0))
+    load = torch.load  # noqa: TID251  # as their loader calls it: it takes plain values alone
+    files = {name: load(io.BytesIO(content)) for name, content in ml_dr_files(Store(tmp_path / "a"), 2)}
+    assert files.pop("config.pth.tar")["reinforce"] == {"image_augmentation": expected, "num_samples": 2, "topk": 2}
+    assert files.keys() == {f"{index}.pth.tar" for index in range(24)}
+    for name, (index, views) in files.items():
+        assert name == f"{index}.pth.tar"
+        assert [view.keys() for view in views] == [{"params", "prob"}] * 2
+        assert {len(view["params"]) for view in views} == {2 if THEIR_OPS.keys().isdisjoint(expected) else 4}
+
+
+@pytest.mark.parametrize("change", ["fill=1-2-3", "re_fill=1-2-3", "remode=pixel", "n=3", "interpolation=random"])
+def test_what_their_config_cannot_say_does_not_go_out(change: str, images: Path, teacher: Teacher, tmp_path: Path) -> None:
+    source = ImageFolder.open(images)
+    changes = {"policy": parse_policy(f"imagenet-plus-ra-re:{change}"), "views": 1}
+    generate(source, teacher, make_settings(source, teacher, **changes), tmp_path / "a", Execution(16, 0))
+    with pytest.raises(UsageError, match="cannot be written for ml-dr"):
+        list(ml_dr_files(Store(tmp_path / "a"), 2))
 
 
 def test_views_that_another_loader_cannot_show_do_not_go_out(images: Path, teacher: Teacher, tmp_path: Path, cli: Cli) -> None:

@@ -1,0 +1,81 @@
+"""The files of ImageNet+ (ml-dr) for `export`: one torch file per image, `INDEX.pth.tar`, and `config.pth.tar`.
+
+Their loader makes its transforms from the config alone, so everything that it needs stands there. It reads the files by
+`torch.load`, which takes nothing but plain values, in the pickle protocol that `torch.save` writes by itself.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from reinforce.errors import UsageError
+from reinforce.peers.ml_dr_views import Layout, written
+from reinforce.peers.reader import top_of
+from reinforce.policy import Policy
+from reinforce.store.label_store import LabelStore
+
+_BLACK = (0, 0, 0)
+_BICUBIC = 3  # Pillow's number, which torchvision takes too
+_NORMALIZE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
+    """Name and content of ml-dr's files for the views of a store; samples without labels get no file.
+
+    Raises:
+        UsageError: ml-dr's loader could not make these views.
+    """
+    layout, settings = _layout(store.settings.policy), store.settings
+    config = {
+        "image_augmentation": _augmentation(layout, settings.policy, settings.size),
+        "num_samples": settings.views,
+        "topk": k,
+    }
+    yield "config.pth.tar", _saved({"reinforce": config})
+    for sample in store.ok_samples.tolist():
+        views = []
+        for view, label in enumerate(store.labels_of(sample)):
+            ids, probs = top_of(label, k, settings.num_classes)
+            values = dict(zip(store.spec.fields, store.params_of(sample, view).tolist(), strict=True))
+            params = written(values, layout, settings.size)
+            views.append({"params": params, "prob": (probs.tolist(), ids.tolist())})
+        yield f"{sample}.pth.tar", _saved((sample, views))
+
+
+def _layout(policy: Policy) -> Layout:
+    plain = policy.aa == "none" and not policy.reprob
+    augmented = policy.aa == "ra" and policy.n == 2 and policy.fill == _BLACK
+    erased = not policy.reprob or (policy.remode == "const" and policy.re_fill == _BLACK)
+    crops = policy.crop == "rrc" and policy.interpolation != "random"
+    if not crops or policy.color_jitter or policy.mix or not (plain or (augmented and erased)):
+        raise UsageError(
+            f"Views of policy {policy.name} cannot be written for ml-dr.",
+            expected="random resized crops and flips, with two of torchvision's ops and erasing to black or without",
+            fix="--format fkd, or labels of another policy",
+        )
+    return Layout(augmented=augmented)
+
+
+def _augmentation(layout: Layout, policy: Policy, size: int) -> dict[str, Any]:
+    """`image_augmentation` of their config: whatever their writer's config has, with our values."""
+    crop = {"enable": True, "size": size} | ({"interpolation": _BICUBIC} if policy.interpolation == "bicubic" else {})
+    steps: dict[str, Any] = {
+        "uint8": {"enable": True},
+        "random_resized_crop": crop,
+        "random_horizontal_flip": {"enable": True, "p": policy.hflip},
+        "to_tensor": {"enable": True},
+        "normalize": _NORMALIZE,
+    }
+    if layout.augmented:
+        steps |= {"rand_augment": {"enable": True, "p": 1.0}, "random_erase": {"enable": True, "p": policy.reprob}}
+    return steps
+
+
+def _saved(value: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(value, sink)
+    return sink.getvalue()
