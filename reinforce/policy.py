@@ -128,12 +128,13 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
-    crop: Literal["rrc", "centre", "whole"] = "rrc"
+    crop: Literal["rrc", "centre", "whole", "pad"] = "rrc"
     scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width / height of the crop")
     hflip: float = Field(0.5, ge=0.0, le=1.0)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     crop_pct: float = Field(0.875, gt=0.1, le=1.0, description="size over the resized shorter side, of the centre crop")
+    crop_pad: int = Field(16, ge=0, le=512, description="border of `pad` around the resized image, in pixels of the view")
     aa: str = Field("none", description="which augmentation follows")
     m: float = Field(7.0, ge=0.0, le=30.0, description="magnitude: of 10 for rand (timm), of 30 for ra (torchvision)")
     mstd: float = Field(0.5, ge=0.0, le=100.0, description="standard deviation of the magnitude")
@@ -153,6 +154,9 @@ class Policy(BaseModel):
     mixup_switch_prob: float = Field(0.5, ge=0.0, le=1.0)
     mix_both: bool = Field(False, description="MixUp and CutMix independently, each with mixup_prob")
     repeats: int = Field(1, ge=1, le=64, description="consecutive views with the same partners")
+    partners: Literal["pairs", "any"] = Field(
+        "pairs", description="pairs: two samples of a block are mixed with each other; any: one-way, only of imported labels"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -195,12 +199,16 @@ class Policy(BaseModel):
         """The options that apply, in order of definition."""
         names = ["crop", "interpolation"]
         names += ["crop_pct"] if self.crop == "centre" else []
-        if self.crop == "rrc":
-            names += ["scale", "ratio", "hflip", "aa", "color_jitter", "reprob", "mixup", "cutmix"]
+        names += ["scale", "ratio"] if self.crop == "rrc" else []
+        names += ["crop_pad"] if self.crop == "pad" else []
+        if self.augments:
+            names += ["hflip", "aa", "color_jitter", "reprob", "mixup", "cutmix"]
+            names += ["fill"] if self.crop == "pad" else []
             names += AUGMENTATIONS[self.aa].options
             names += ["remode", "re_scale", "re_ratio"] if self.reprob else []
             names += ["re_fill"] if self.reprob and self.remode == "const" else []
             names += ["mixup_prob", "repeats"] if self.mix else []
+            names += ["mixup_prob", "partners"] if self.one_way else []
             names += ["mixup_switch_prob", "mix_both"] if self.mixup and self.cutmix else []
         return {name: getattr(self, name) for name in type(self).model_fields if name in names}
 
@@ -220,17 +228,32 @@ class Policy(BaseModel):
     @property
     def num_slots(self) -> int:
         """Op slots of a view."""
-        if self.crop != "rrc":
+        if not self.augments:
             return 0
         slots = AUGMENTATIONS[self.aa].slots
-        return (self.n if slots is None else slots) + (3 if self.color_jitter else 0)
+        return (2 if self.crop == "pad" else 0) + (self.n if slots is None else slots) + (3 if self.color_jitter else 0)
+
+    @property
+    def augments(self) -> bool:
+        """Whether views are crops that may be mirrored, augmented, erased and mixed."""
+        return self.crop in ("rrc", "pad")
 
     @property
     def mix(self) -> MixOptions | None:
         """How views are mixed in pairs; None: they are not."""
-        if self.crop != "rrc" or not (self.mixup or self.cutmix):
+        if not self.augments or not (self.mixup or self.cutmix) or self.partners == "any":
             return None
         return MixOptions(self.mixup, self.cutmix, self.mixup_prob, self.mixup_switch_prob, self.mix_both, self.repeats)
+
+    @property
+    def one_way(self) -> bool:
+        """Whether a view may be mixed with a view of any other sample, which is not mixed with it in turn."""
+        return self.augments and bool(self.mixup or self.cutmix) and self.partners == "any"
+
+    @property
+    def fresh(self) -> Policy:
+        """The policy from which training draws views that are not stored: mixed in pairs, which need no second image."""
+        return self.model_copy(update={"partners": "pairs"})
 
 
 def _to_text(value: object) -> str:

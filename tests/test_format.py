@@ -21,8 +21,9 @@ from reinforce.labels.topk import TopK
 from reinforce.settings import Settings
 from reinforce.store.manifest import Manifest
 from reinforce.views.erase import noise
+from reinforce.views.one_way import ONE_WAY_FIELDS, one_way_view
 from reinforce.views.operations import OPERATIONS
-from reinforce.views.params import OP_SLOT_BASE, Field, Interpolation
+from reinforce.views.params import OP_SLOT_BASE, OTHER_BASE, Field, Interpolation, PixelSpec
 from reinforce.views.status import Status
 
 pytestmark = pytest.mark.unit
@@ -49,6 +50,18 @@ def test_field_and_op_ids_are_those_of_the_page() -> None:
 def test_the_noise_of_the_page_is_the_noise_of_the_code() -> None:
     block = section("Pixel contract").split("Vector: seed 12345, 2 rows, 3 columns")[1].split("```")[1]
     assert noise(12345, 2, 3).tobytes().hex() == "".join(block.split())
+
+
+def test_the_one_way_mixture_of_the_page_is_that_of_the_code() -> None:
+    block = section("Pixel contract").split("OTHER_LAM 21627, PASTE 1, 2, 2, 2:")[1].split("```")[1]
+    crop = (0, 0, 4, 4)
+    spec = PixelSpec(4, (1, 2, 3, 4, *ONE_WAY_FIELDS, *(OTHER_BASE + f for f in range(1, 5))))
+    params = np.array([*crop, 7, 21627, 1, 2, 2, 2, *crop], np.int32)
+    own, other = (np.full((4, 4, 3), value, np.uint8) for value in (200, 13))
+    pixels = one_way_view(own, params, spec, {7: other}.__getitem__).numpy()
+    assert pixels.tolist() == [np.array([int(v, 16) for v in block.split()]).reshape(4, 4).tolist()] * 3
+    assert "| 128 + f | of the other view |" in PAGE
+    assert "22 to 27 and of 129 to 132 MUST be there, and none of 16 to 21" in PAGE
 
 
 def test_the_topk_vector_is_written_and_read() -> None:

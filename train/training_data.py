@@ -100,7 +100,7 @@ def _store(config: TrainConfig, source: Source) -> LabelStore | None:
 def _policy(config: TrainConfig, store: LabelStore | None) -> Policy:
     """The policy of the views. Stored views have the policy of their labels; label maps allow any policy."""
     if store is not None and not store.kind.of_any_crop:
-        return store.settings.policy
+        return store.settings.policy if config.mode == "replay" else store.settings.policy.fresh
     return read_policy(config.policy or DEFAULT_POLICY)
 
 

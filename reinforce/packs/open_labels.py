@@ -63,10 +63,7 @@ def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.nda
     Raises:
         SourceError: one of the samples is not in the source.
     """
-    wanted = store.samples.key_column.take(pa.array(samples))
-    found: np.ndarray = (
-        pc.index_in(wanted, value_set=pa.array(source.keys, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
-    )
+    found = find_keys(store, source, samples)
     absent = samples[found < 0]
     if len(absent):
         raise SourceError(
@@ -76,4 +73,12 @@ def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.nda
             cause="another folder, or another level of it",
             fix="check --data: keys are paths below it, without the suffix",
         )
+    return found
+
+
+def find_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.ndarray:
+    """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`; -1: it is not there."""
+    wanted = store.samples.key_column.take(pa.array(samples))
+    index = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string()))
+    found: np.ndarray = index.fill_null(-1).to_numpy().astype(np.int64)
     return found

@@ -43,7 +43,7 @@ class ShardDecoder:
             )
         self.manifest = manifest
         self.settings = self.manifest.settings
-        if self.settings.policy.mix is not None:
+        if self.settings.policy.mix is not None or self.settings.policy.one_way:
             raise UsageError(
                 "Views of these shards are mixed with other samples.",
                 found=f"policy {self.settings.policy.name}",

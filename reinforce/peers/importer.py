@@ -26,6 +26,7 @@ from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
 from reinforce.store.manifest import Manifest
+from reinforce.store.partners import check_partners
 from reinforce.store.probes import environment
 from reinforce.store.samples import Samples
 from reinforce.teachers.class_map import imagenet_wnids
@@ -120,6 +121,8 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
             flush()
         on_progress(len(ordered), len(source))
     flush()
+    if spec.other is not None:
+        check_partners(out, settings, spec, table, np.array(ordered))
     return write_manifest(out, settings, environment(), table, statistics)
 
 

@@ -1,8 +1,8 @@
 """The files of ImageNet+ (ml-dr), read for `import`. A torch file per image, `INDEX.pth.tar`.
 
 Each holds `(index, [{"params": list, "prob": (probabilities, class ids)}, ...])`. Source: Faghri et al. 2023, arXiv 2303.08983,
-and its published files. Its M* variants cannot be imported: they mix a view with any other image, and not in pairs, so both
-images of a mixture could not be put into the same batch.
+and its published files: ImageNet+ in all variants, CIFAR-100, Food-101, Flowers-102. The M* variants mix a view with one of any
+other image, and not in pairs (`reinforce.views.one_way`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforce.errors import StoreError, UsageError
+from reinforce.errors import StoreError
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.ml_dr_views import BOX, Layout, read
@@ -23,7 +23,6 @@ from reinforce.policy import Policy
 from reinforce.settings import Origin
 from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
-from reinforce.views.policy_text import parse_policy
 
 TEACHERS = ["ig_resnext101_32x8d", "ig_resnext101_32x16d", "ig_resnext101_32x32d", "ig_resnext101_32x48d"]
 _NAME = re.compile(r"(?:.*/)?(\d{1,9})\.pth\.tar")
@@ -44,7 +43,7 @@ class MlDrReader(Reader):
         _, views = _sample(first.content)
         self.views = len(views)
         self.layout, k = _layout(views[0]), len(_labels(views)[0][0])
-        self.policy: Policy = parse_policy("imagenet-plus-ra-re" if self.layout.augmented else "imagenet-plus-rrc")
+        self.policy: Policy = self.layout.policy
         self.codec = TopK(k)
         self.spec = pixel_spec(self.policy, self.size)
         self.origin = Origin(
@@ -69,7 +68,7 @@ class MlDrReader(Reader):
         column = {field: c for c, field in enumerate(self.spec.fields)}
         for row, view in zip(params, views, strict=True):
             try:
-                for field, value in read(view["params"], self.layout, self.size).items():
+                for field, value in read(view["params"], self.layout, self.size, width, height).items():
                     row[column[field]] = value
             except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
                 raise bad_labels(f"params {view.get('params')!r}"[:100] + f": {type(error).__name__}") from None
@@ -89,19 +88,10 @@ def _sample(content: bytes) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _layout(view: dict[str, Any]) -> Layout:
-    given = view["params"]
-    if given and (given[0] is None or isinstance(given[0], int)):
-        raise UsageError(
-            "These views were mixed with any other image.",
-            found="an M* variant of ImageNet+",
-            expected="views of single images: RRC, or RRC with RA/RE",
-            cause="its partners are no pairs: training would have to decode a second image for each view",
-            fix="import the variant without mixing; or generate labels with --policy imagenet-plus-m",
-        )
     try:
-        return Layout.of(given)
+        return Layout.of(view["params"])
     except ValueError:
-        raise bad_labels(f"params of {len(given)} parts") from None
+        raise bad_labels(f"params of {len(view['params'])} parts") from None
 
 
 def _labels(views: list[dict[str, Any]]) -> list[tuple[list[float], list[int]]]:

@@ -17,6 +17,9 @@ from reinforce.peers.ml_dr_views import Layout, written
 from reinforce.peers.reader import top_of
 from reinforce.policy import Policy
 from reinforce.store.label_store import LabelStore
+from reinforce.views.mix import MIX_FIELDS, WHOLE
+from reinforce.views.one_way import ALONE, ONE_WAY_FIELDS
+from reinforce.views.params import OTHER_BASE, Q16, Field
 
 _BLACK = (0, 0, 0)
 _BICUBIC = 3  # Pillow's number, which torchvision takes too
@@ -40,10 +43,24 @@ def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
         views = []
         for view, label in enumerate(store.labels_of(sample)):
             ids, probs = top_of(label, k, settings.num_classes)
-            values = dict(zip(store.spec.fields, store.params_of(sample, view).tolist(), strict=True))
-            params = written(values, layout, settings.size)
+            params = written(_values(store, sample, view), layout, settings.size)
             views.append({"params": params, "prob": (probs.tolist(), ids.tolist())})
         yield f"{sample}.pth.tar", _saved((sample, views))
+
+
+def _values(store: LabelStore, sample: int, view: int) -> dict[int, int]:
+    """Field ids and values of a view; one that is mixed in a pair as it would be with one-way mixing."""
+    spec, table = store.spec, store.samples
+    values: dict[int, int] = dict(zip(spec.fields, store.params_of(sample, view).tolist(), strict=True))
+    if Field.PARTNER not in values:
+        return values
+    if values[Field.PARTNER] == table.row[sample]:
+        return values | {Field.OTHER: ALONE}
+    other = int(store.samples_of(int(table.block[sample]))[values[Field.PARTNER]])
+    theirs = zip(spec.fields, store.params_of(other, view).tolist(), strict=True)
+    values |= {OTHER_BASE + field: value for field, value in theirs if field not in MIX_FIELDS}
+    values |= {one: values[pair] for one, pair in zip(ONE_WAY_FIELDS[2:], MIX_FIELDS[2:], strict=True)}
+    return values | {Field.OTHER: other, Field.OTHER_LAM: round(values[Field.LAM] * Q16 / WHOLE)}
 
 
 def _layout(policy: Policy) -> Layout:
@@ -51,13 +68,13 @@ def _layout(policy: Policy) -> Layout:
     augmented = policy.aa == "ra" and policy.n == 2 and policy.fill == _BLACK
     erased = not policy.reprob or (policy.remode == "const" and policy.re_fill == _BLACK)
     crops = policy.crop == "rrc" and policy.interpolation != "random"
-    if not crops or policy.color_jitter or policy.mix or not (plain or (augmented and erased)):
+    if not crops or policy.color_jitter or not (plain or (augmented and erased)):
         raise UsageError(
             f"Views of policy {policy.name} cannot be written for ml-dr.",
-            expected="random resized crops and flips, with two of torchvision's ops and erasing to black or without",
+            expected="random resized crops and flips, mixed or not, with torchvision's ops and erasing to black or without",
             fix="--format fkd, or labels of another policy",
         )
-    return Layout(augmented=augmented)
+    return Layout(augmented=augmented, mixed=policy.one_way or policy.mix is not None)
 
 
 def _augmentation(layout: Layout, policy: Policy, size: int) -> dict[str, Any]:
@@ -72,6 +89,10 @@ def _augmentation(layout: Layout, policy: Policy, size: int) -> dict[str, Any]:
     }
     if layout.augmented:
         steps |= {"rand_augment": {"enable": True, "p": 1.0}, "random_erase": {"enable": True, "p": policy.reprob}}
+    if layout.mixed:
+        halves = 2.0 if policy.one_way else 1.0
+        each = {"enable": True, "p": policy.mixup_prob}
+        steps |= {"mixup": {**each, "alpha": policy.mixup, "div_by": halves}, "cutmix": {**each, "alpha": policy.cutmix}}
     return steps
 
 

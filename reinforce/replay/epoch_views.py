@@ -21,6 +21,7 @@ from reinforce.views.decode import decode
 from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import Mixing, draw_mixing
+from reinforce.views.one_way import ALONE, one_way_view, other_of, share_of
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import fresh_mixing_rngs, fresh_view_rng
 
@@ -33,11 +34,15 @@ class Item(NamedTuple):
         soft: The teacher's label; None if there is none. If the view is stored, it is the label of the view after mixing; if
             the view is fresh, it is the label of this view alone.
         hard: The sample's own label; -1 if it has none.
+        other: Hard label of the sample with which the image is mixed one-way already; -1 if it has none.
+        share: Share of the sample's own hard label; None if views are not mixed one-way.
     """
 
     image: torch.Tensor
     soft: Label | None
     hard: int
+    other: int = -1
+    share: float | None = None
 
 
 class Views(Protocol):
@@ -121,16 +126,16 @@ class ReplayedViews:
     def items(self, index: int, size: int | None = None) -> list[Item]:
         data = self.dataset
         sample, image = int(data.samples[index]), data.decoded(index)
-        hard, old = int(data.store.samples.labels[sample]), data.store.spec
+        hard, old = data.store.samples.labels, data.store.spec
         spec = replace(old, size=size or data.size)
-        return [
-            Item(
-                apply(image, rescale(params, old, spec.size), spec),
-                data.store.label_of(sample, data.view_of(index, repeat)),
-                hard,
-            )
-            for repeat, params in enumerate(data.params_of(index))
-        ]
+        made = []
+        for repeat, params in enumerate(data.params_of(index)):
+            pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.other_image)
+            label = data.store.label_of(sample, data.view_of(index, repeat))
+            other = other_of(params, old)
+            mixed = (-1 if other == ALONE else int(hard[other]), share_of(params, old)) if old.other else ()
+            made.append(Item(pixels, label, int(hard[sample]), *mixed))
+        return made
 
     def soft_labels(self, items: Sequence[Item], mixing: Mixing | None = None, share: np.ndarray | None = None) -> LabelBatch:
         # The teacher saw the mixed views, so their labels are not mixed again.

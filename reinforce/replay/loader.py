@@ -194,7 +194,8 @@ class _Batches(Dataset[Batch]):
         items: list[Item] = [made[repeat] for repeat in range(len(by_sample[0])) for made in by_sample]
         hard = torch.tensor([item.hard for item in items])
         if not self.views.mixing:
-            return self._sent([item.image for item in items], slot), Targets(hard, self.views.soft_labels(items))
+            targets = Targets(hard, self.views.soft_labels(items), *_other_labels(items))
+            return self._sent([item.image for item in items], slot), targets
         images = torch.stack([item.image for item in items])
         mixing = _in_batch(self.views.mixing, np.array(samples))
         mixing = mixing._replace(boxes=rescale_boxes(mixing.boxes, self.views.size, images.shape[-1]))
@@ -210,6 +211,12 @@ class _Batches(Dataset[Batch]):
         shape = (len(images), *images[0].shape)
         torch.stack(images, out=self.ring.view(slot, shape))
         return InRing(self.ring.key, slot, shape)
+
+
+def _other_labels(items: list[Item]) -> list[torch.Tensor]:
+    """Hard labels and shares of views that were mixed one-way when they were made; empty if they are not of such labels."""
+    shares = [item.share for item in items if item.share is not None]
+    return [torch.tensor([item.other for item in items]), torch.tensor(shares)] if shares else []
 
 
 def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:

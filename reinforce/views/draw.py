@@ -8,11 +8,13 @@ torchvision and timm: ten tries, then the central crop, or nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from reinforce.policy import Policy
 from reinforce.views.augment import draw_slots, resize_interpolation
+from reinforce.views.params import Q16, Interpolation, Op
 
 _TRIES = 10
 
@@ -28,10 +30,14 @@ def draw(rng: np.random.Generator, policy: Policy, size: int, width: int, height
         return np.array([*row, resize_interpolation(rng, policy.interpolation)], dtype=np.int32)
     if policy.crop == "whole":
         return np.array([0, 0, height, width, resize_interpolation(rng, policy.interpolation)], dtype=np.int32)
-    top, left, crop_height, crop_width = _random_resized_crop(rng, policy, width, height)
+    if policy.crop == "pad":
+        row, shift = _padded(rng, policy, size, width, height)
+    else:
+        row, shift = list(_random_resized_crop(rng, policy, width, height)), None
     interpolation = resize_interpolation(rng, policy.interpolation)
-    row = [top, left, crop_height, crop_width, interpolation, int(rng.random() < policy.hflip)]
-    slots = draw_slots(rng, policy, size)
+    row += [interpolation, int(rng.random() < policy.hflip)]
+    slots = shift_slots(*shift, bool(row[-1]), size) if shift else []
+    slots += draw_slots(rng, policy, size)
     if policy.reprob:
         row += _erased(rng, policy, size)
         if policy.remode == "pixel":
@@ -47,6 +53,43 @@ def _centre(policy: Policy, size: int, width: int, height: int) -> list[int]:
         resized_width, resized_height = max(size, int(shorter * width / height)), shorter
     top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
     return [0, 0, height, width, resized_height, resized_width, top, left]
+
+
+def _padded(rng: np.random.Generator, policy: Policy, size: int, width: int, height: int) -> tuple[list[int], tuple[int, int]]:
+    """Crop, resize and window of a view that is cut from the image with a border around it, and the shift over that border."""
+    row = shorter_side(size, width, height)
+    ends = [side - size + policy.crop_pad for side in row[4:6]]
+    first = [int(rng.integers(-policy.crop_pad, end, endpoint=True)) for end in ends]
+    return place_window(row, first, size)
+
+
+def shorter_side(size: int, width: int, height: int) -> list[int]:
+    """Crop box and resized height and width of the whole image, its shorter side resized to `size`: as torchvision's Resize."""
+    longer = int(size * max(width, height) / min(width, height))
+    return [0, 0, height, width, *((longer, size) if width <= height else (size, longer))]
+
+
+def place_window(resized: list[int], first: Sequence[int], size: int) -> tuple[list[int], tuple[int, int]]:
+    """Put a window that may reach past the resized image: the nearest window within it, and what is left of the way.
+
+    Args:
+        resized: Crop box, resized height and width.
+        first: First row and first column of the window, from that of the resized image; may be negative.
+        size: Height and width of a view in pixels.
+
+    Returns:
+        Crop box, resized height and width, window; rows and columns by which the window lies beyond: what is shown moves up
+        and to the left by as much.
+    """
+    inside = [min(max(at, 0), side - size) for at, side in zip(first, resized[4:6], strict=True)]
+    return [*resized, *inside], (first[0] - inside[0], first[1] - inside[1])
+
+
+def shift_slots(rows: int, columns: int, mirrored: bool, size: int) -> list[int]:
+    """Two op slots that move a view, mirrored already, up by `rows` and left by `columns` of what it was before."""
+    sideways = -columns if mirrored else columns
+    moves = ((Op.TRANSLATE_X, sideways), (Op.TRANSLATE_Y, rows))
+    return [v for op, by in moves for v in (int(op), int(Interpolation.NEAREST), round(by / size * Q16), 0)]
 
 
 def _random_resized_crop(rng: np.random.Generator, policy: Policy, width: int, height: int) -> tuple[int, int, int, int]:

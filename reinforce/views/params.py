@@ -6,8 +6,9 @@ for ever in FORMAT.md; the layout of a policy is the list of its field ids, stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -20,6 +21,10 @@ OP_SLOT_BASE = 32
 """Field id of the first op slot; slot s has the ids OP_SLOT_BASE + 4 s .. + 3: op, interpolation, a, b."""
 
 MAX_OP_SLOTS = 16
+
+OTHER_BASE = 128
+"""Field id OTHER_BASE + f is field f of the other view in one-way mixing: its crop, flip, ops and erasing."""
+
 MAX_BLUR = 16 * Q16
 """Largest radius of a blur's box."""
 MAX_FACTOR = 1 << 23
@@ -50,6 +55,12 @@ class Field(IntEnum):
     BOX_LEFT = 19
     BOX_HEIGHT = 20  # 0: no CutMix
     BOX_WIDTH = 21
+    OTHER = 22  # sample of the data set that this view is mixed with, in one direction; -1: none
+    OTHER_LAM = 23  # share of this sample in MixUp, Q16; 65536: no MixUp
+    PASTE_TOP = 24  # of the rectangle that CutMix takes from the other view, pixels of the view
+    PASTE_LEFT = 25
+    PASTE_HEIGHT = 26  # 0: no CutMix
+    PASTE_WIDTH = 27
 
 
 class Interpolation(IntEnum):
@@ -100,17 +111,25 @@ class PixelSpec:
     erase_fill: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
-        known = {int(f) for f in Field} | set(range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS))
+        slot_ids = range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS)
+        known = {*map(int, Field), *slot_ids, *(OTHER_BASE + f for f in (*range(1, Field.PARTNER), *slot_ids))}
         unknown = [f for f in self.fields if f not in known]
-        needed = [
-            f.name for f in (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH) if f not in self.fields
-        ]
-        slots = [f for f in self.fields if f >= OP_SLOT_BASE]
-        broken = slots != list(range(OP_SLOT_BASE, OP_SLOT_BASE + len(slots))) or len(slots) % 4 != 0
-        erased = range(Field.ERASE_TOP, Field.ERASE_SEED)
-        for group in (erased, range(Field.PARTNER, Field.BOX_WIDTH + 1)):
+        boxes = [Field(f) for f in range(Field.CROP_TOP, Field.CROP_WIDTH + 1)]
+        needed = [f.name for f in boxes if f not in self.fields]
+        pairs, one_way = range(Field.PARTNER, Field.BOX_WIDTH + 1), range(Field.OTHER, Field.PASTE_WIDTH + 1)
+        groups = [pairs, one_way]
+        broken = {*pairs, *one_way} <= set(self.fields)
+        for base in (0, OTHER_BASE):
+            slots = [f for f in self.fields if base + OP_SLOT_BASE <= f < base + OTHER_BASE]
+            first = base + OP_SLOT_BASE
+            broken = broken or slots != list(range(first, first + len(slots))) or len(slots) % 4 != 0
+            groups.append(range(base + Field.ERASE_TOP, base + Field.ERASE_SEED))
+            broken = broken or (base + Field.ERASE_SEED in self.fields and base + Field.ERASE_TOP not in self.fields)
+        if Field.OTHER in self.fields or max(self.fields, default=0) > OTHER_BASE:
+            groups += [range(OTHER_BASE + Field.CROP_TOP, OTHER_BASE + Field.CROP_WIDTH + 1)]
+            broken = broken or Field.OTHER not in self.fields or OTHER_BASE + Field.CROP_TOP not in self.fields
+        for group in groups:
             broken = broken or 0 < sum(f in self.fields for f in group) < len(group)
-        broken = broken or (Field.ERASE_SEED in self.fields and Field.ERASE_TOP not in self.fields)
         if unknown or needed or broken or len(set(self.fields)) != len(self.fields):
             raise StoreError(
                 "The params layout is not one this version can read.",
@@ -123,7 +142,19 @@ class PixelSpec:
     @property
     def num_slots(self) -> int:
         """Number of op slots."""
-        return sum(f >= OP_SLOT_BASE for f in self.fields) // 4
+        return sum(OP_SLOT_BASE <= f < OTHER_BASE for f in self.fields) // 4
+
+    @cached_property
+    def other(self) -> PixelSpec | None:
+        """The layout of the other view in one-way mixing, whose params are those of `other_columns`; None: there is none."""
+        if Field.OTHER not in self.fields:
+            return None
+        return replace(self, fields=tuple(f - OTHER_BASE for f in self.fields if f > OTHER_BASE))
+
+    @cached_property
+    def other_columns(self) -> list[int]:
+        """The columns of the other view's params in one-way mixing."""
+        return [column for column, field in enumerate(self.fields) if field > OTHER_BASE]
 
     def column(self, field: int) -> int | None:
         """Column of a field, or None where the layout has no such field."""

@@ -71,14 +71,21 @@ def make_policy(options: dict[str, Any], what: str) -> Policy:
         what: What an error calls it.
 
     Raises:
-        UsageError: an unknown option, or a value out of range.
+        UsageError: an unknown option, a value out of range, or a policy that cannot be drawn.
     """
     try:
-        return Policy.model_validate(options)
+        policy = Policy.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise UsageError(f"Policy {what!r} is not valid.", found=f"{where} {first['msg']}".strip()) from None
+    if policy.one_way:
+        raise UsageError(
+            f"Views of policy {what!r} cannot be drawn.",
+            found="partners=any, which says how imported views were mixed",
+            expected="partners=pairs, the default: two samples are mixed with each other, and none needs a second decode",
+        )
+    return policy
 
 
 def _closest(name: str) -> str:

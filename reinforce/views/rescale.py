@@ -10,13 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from reinforce.views.operations import OPERATIONS
-from reinforce.views.params import OP_SLOT_BASE, Field, PixelSpec
+from reinforce.views.params import OP_SLOT_BASE, OTHER_BASE, Field, PixelSpec
 
 _SPANS = (
     (Field.ERASE_TOP, Field.ERASE_HEIGHT),
     (Field.ERASE_LEFT, Field.ERASE_WIDTH),
     (Field.BOX_TOP, Field.BOX_HEIGHT),
     (Field.BOX_LEFT, Field.BOX_WIDTH),
+    (Field.PASTE_TOP, Field.PASTE_HEIGHT),
+    (Field.PASTE_LEFT, Field.PASTE_WIDTH),
 )
 
 
@@ -36,12 +38,14 @@ def rescale(params: np.ndarray, spec: PixelSpec, size: int) -> np.ndarray:
             result[..., first] = whole
             result[..., second] = np.clip(_scaled(params[..., second], spec.size, size), 0, whole - size)
     growing = [operation.id for operation in OPERATIONS.values() if operation.scaled]
-    slots = [column for column, field in enumerate(spec.fields) if field >= OP_SLOT_BASE and field % 4 == 0]
+    slots = [column for column, field in enumerate(spec.fields) if OP_SLOT_BASE <= field < OTHER_BASE and field % 4 == 0]
     for *row, slot in np.argwhere(np.isin(params[..., slots], growing)).tolist():
         op, interpolation, a, b = (int(params[(*row, slots[slot] + i)]) for i in range(4))
         operation = OPERATIONS[op]
         if operation.scaled and not operation.fault(interpolation, a, b):  # damaged arguments are refused by `apply`
             result[(*row, slots[slot] + 2)] = operation.scaled(a, size / spec.size)
+    if spec.other is not None:
+        result[..., spec.other_columns] = rescale(params[..., spec.other_columns], spec.other, size)
     return result
 
 

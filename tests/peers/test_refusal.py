@@ -19,6 +19,9 @@ from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr
 pytestmark = pytest.mark.unit
 
 
+BOX = (0, 0, 9, 9)
+
+
 def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
     folder = tmp_path / "files"
     folder.mkdir(exist_ok=True)
@@ -35,8 +38,19 @@ def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
         ({**GOOD, "params": [(0, 0, 2**70, 9), False]}, "Labels of a view are damaged"),
         ({**GOOD, "params": [(0, 0, 9), False]}, "Labels of a view are damaged"),
         ({**GOOD, "params": [(0, 0, 9, 9)]}, "params of 1 parts"),
-        ({**GOOD, "params": [7, [(0, 0, 9, 9)] * 2, [False] * 2, 0.3, None]}, "an M\\* variant"),
-        ({**GOOD, "params": [None, (0, 0, 9, 9), False, None, None]}, "an M\\* variant"),
+        ({**GOOD, "params": [0, [BOX, (0, 0, 999, 9)], [False] * 2, 0.3, None]}, "mixed with the crop \\[0, 0, 999, 9\\] of"),
+        ({**GOOD, "params": [7, [BOX] * 2, [False] * 2, 0.3, None]}, "not ok, such as .*: no labels were imported"),
+        ({**GOOD, "params": [24, [BOX] * 2, [False] * 2, 0.3, None]}, "mixed with sample 24 of 24"),
+        ({**GOOD, "params": [-1, [BOX] * 2, [False] * 2, 0.3, None]}, "are damaged"),
+        ({**GOOD, "params": [0, [BOX], [False] * 2, 0.3, None]}, "are damaged"),
+        ({**GOOD, "params": [0, [BOX] * 2, [False] * 2, 1.5, None]}, "are damaged"),
+        ({**GOOD, "params": [0, [BOX] * 2, [False] * 2, float("nan"), None]}, "are damaged"),
+        ({**GOOD, "params": [0, [BOX] * 2, [False] * 2, None, [0.5, 9, 0, 8, 9]]}, "are damaged"),
+        ({**GOOD, "params": [0, [BOX] * 2, [False] * 2, None, [0.5, 0, 0, 8, 999]]}, "are damaged"),
+        ({**GOOD, "params": [None, BOX, False, 0.3, None]}, "are damaged"),
+        ({**GOOD, "params": [(224,), (300, 0), False, [(0, 0.0)] * 2, None]}, "are damaged"),
+        ({**GOOD, "params": [(256,), (0, 0), False, [(0, 0.0)] * 2, None]}, "are damaged"),
+        ({**GOOD, "params": [BOX, False, [(0, 0.0)] * 2, (1, -2, 3, 4)]}, "are damaged"),
         ({**GOOD, "params": "text"}, "views without params"),
         ({**GOOD, "prob": ([0.5, 0.2], [1, 3])}, "class ids 1 to 3"),
         ({**GOOD, "prob": ([0.5, 0.2], [1, -1])}, "class ids -1 to 1"),
