@@ -12,10 +12,15 @@ import torch
 from reinforce.errors import UsageError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
+from reinforce.peers.importer import import_labels
+from reinforce.peers.ml_dr import MlDrReader
 from reinforce.peers.ml_dr_files import ml_dr_files
+from reinforce.peers.reader import ReadOptions
+from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from reinforce.teachers.teacher import Teacher
+from reinforce.views.params import Field
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import Cli, make_settings
 from tests.peers.label_files import dense
@@ -43,6 +48,24 @@ def test_what_goes_out_comes_in_again_the_same(
         assert np.allclose(dense(before, sample), dense(after, sample), atol=1e-3)
         for view in range(2):
             assert np.array_equal(before.params_of(sample, view), after.params_of(sample, view))
+
+
+def test_pairs_go_out_as_their_mixtures(images: Path, teacher: Teacher, tmp_path: Path) -> None:
+    """A pair becomes two views mixed one way; but for the rounding of the share, their pixels are those of the pair."""
+    source = ImageFolder.open(images)
+    changes = {"policy": parse_policy("imagenet-plus-m-r"), "size": 48, "codec": {"name": "topk", "k": 2}, "views": 4}
+    generate(source, teacher, make_settings(source, teacher, **changes), tmp_path / "a", Execution(16, 0))
+    (tmp_path / "files").mkdir()
+    for name, content in ml_dr_files(Store(tmp_path / "a"), 2):
+        (tmp_path / "files" / name).write_bytes(content)
+    import_labels(MlDrReader.open(tmp_path / "files", ReadOptions(3, size=48)), source, tmp_path / "b", workers=0)
+    before, after = ReinforcedDataset(tmp_path / "a", source), ReinforcedDataset(tmp_path / "b", source)
+    mixed = 0
+    for index in range(24):
+        for view in range(4):
+            mixed += after.store.spec.read(after.store.params_of(index, view), Field.OTHER, 0) >= 0
+            assert (before.replay(index, view).int() - after.replay(index, view).int()).abs().max() <= 1
+    assert 40 < mixed < 90
 
 
 # `image_augmentation` of the configs that ImageNet+'s writer was published with (cropflip.yaml and randaug.yaml).

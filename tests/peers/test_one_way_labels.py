@@ -14,6 +14,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
 from reinforce.errors import ReplayError, StoreError, UsageError
+from reinforce.packs.pack import Options, pack
 from reinforce.packs.shard_decoder import ShardDecoder
 from reinforce.peers.importer import import_labels
 from reinforce.peers.ml_dr import MlDrReader
@@ -188,6 +189,22 @@ def test_a_part_needs_the_images_of_partners_and_not_their_labels(labels: Path, 
     with pytest.raises(ReplayError, match="mixed with an image that is not here") as error:
         few.set_epoch(0)
     assert "give all of them as --data" in str(error.value)
+
+
+def test_some_shards_of_a_pack_tell_whose_image_is_not_there(labels: Path, images: Path, tmp_path: Path) -> None:
+    pack(ImageFolder.open(images), labels, tmp_path / "shards", Options(shard_bytes=1))
+    data = ReinforcedDataset(f"{tmp_path}/shards/shards-00000[0-4].tar")
+    assert len(data) < 12
+    column, here, told = data.store.spec.column(Field.OTHER), {-1, *data.samples.tolist()}, 0
+    for index, sample in enumerate(data.samples.tolist()):
+        for view in range(VIEWS):
+            if int(data.store.params_of(sample, view)[column]) in here:
+                data.replay(index, view)
+                continue
+            with pytest.raises(ReplayError, match="mixed with an image that is not here"):
+                data.replay(index, view)
+            told += 1
+    assert told > 5
 
 
 def test_damaged_partners_are_found(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
