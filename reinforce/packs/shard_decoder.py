@@ -21,7 +21,7 @@ from reinforce.sources.source import IMAGE_SUFFIXES
 from reinforce.views.apply import apply
 from reinforce.views.decode import decode
 from reinforce.views.layout import pixel_spec
-from reinforce.views.params import PixelSpec
+from reinforce.views.params import Field, PixelSpec
 
 
 class ShardDecoder:
@@ -43,7 +43,7 @@ class ShardDecoder:
             )
         self.manifest = manifest
         self.settings = self.manifest.settings
-        if self.settings.policy.mix is not None or self.settings.policy.one_way:
+        if self.settings.policy.mix is not None or Field.OTHER in manifest.params_fields:
             raise UsageError(
                 "Views of these shards are mixed with other samples.",
                 found=f"policy {self.settings.policy.name}",

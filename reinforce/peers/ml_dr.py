@@ -25,6 +25,8 @@ from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
 
 TEACHERS = ["ig_resnext101_32x8d", "ig_resnext101_32x16d", "ig_resnext101_32x32d", "ig_resnext101_32x48d"]
+"""Of ImageNet+; those of the smaller data sets have no names."""
+IMAGENET = 1000
 _NAME = re.compile(r"(?:.*/)?(\d{1,9})\.pth\.tar")
 
 
@@ -36,7 +38,8 @@ class MlDrReader(Reader):
 
     def __init__(self, path: Path, given: ReadOptions) -> None:
         self.path = path
-        self.num_classes, self.size, self.teachers = given.num_classes, given.size, given.teachers or TEACHERS
+        self.num_classes, self.size = given.num_classes, given.size
+        self.teachers = TEACHERS if given.teachers is None and given.num_classes == IMAGENET else given.names
         first = next((e for e in self.entries()), None)
         if first is None:
             raise StoreError(f"There are no labels in {path}.", expected="files INDEX.pth.tar", fix="check the path")

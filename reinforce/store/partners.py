@@ -33,15 +33,15 @@ def check_partners(root: Path, settings: Settings, spec: PixelSpec, samples: Sam
     for number in range(settings.num_blocks):
         rows = ordered[number * settings.block_size :][: settings.block_size]
         block = Block(block_path(root, number), len(rows), settings.views, len(spec.fields), settings.stripe_views)
-        for params in block.params()[samples.status[rows] == Status.OK]:
-            if fault := partner_fault(params, spec, samples):
-                raise StoreError(
-                    "Views are mixed with images that cannot be shown.",
-                    found=fault,
-                    expected="labels and images of every partner: a mixed view is made from two images",
-                    cause="only some of the labels or images, or others than those that the labels were made from",
-                    fix="give all of them",
-                )
+        views = block.params()[samples.status[rows] == Status.OK].reshape(-1, len(spec.fields))
+        if fault := partner_fault(views, spec, samples):
+            raise StoreError(
+                "Views are mixed with images that cannot be shown.",
+                found=fault,
+                expected="labels and images of every partner: a mixed view is made from two images",
+                cause="only some of the labels or images, or others than those that the labels were made from",
+                fix="give all of them",
+            )
 
 
 def partner_fault(params: np.ndarray, spec: PixelSpec, samples: Samples) -> str | None:

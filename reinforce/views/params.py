@@ -94,6 +94,10 @@ class Op(IntEnum):
     GAUSSIAN_BLUR = 16  # a = radius of the box that is applied three times, Q16
 
 
+_SLOTS = range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS)
+_KNOWN = {*map(int, Field), *_SLOTS, *(OTHER_BASE + f for f in (*range(1, Field.PARTNER), *_SLOTS))}
+
+
 @dataclass(frozen=True)
 class PixelSpec:
     """What `apply` needs beside a view's params: constants of the whole reinforced dataset.
@@ -111,9 +115,7 @@ class PixelSpec:
     erase_fill: tuple[int, int, int] = (124, 116, 104)
 
     def __post_init__(self) -> None:
-        slot_ids = range(OP_SLOT_BASE, OP_SLOT_BASE + 4 * MAX_OP_SLOTS)
-        known = {*map(int, Field), *slot_ids, *(OTHER_BASE + f for f in (*range(1, Field.PARTNER), *slot_ids))}
-        unknown = [f for f in self.fields if f not in known]
+        unknown = [f for f in self.fields if f not in _KNOWN]
         boxes = [Field(f) for f in range(Field.CROP_TOP, Field.CROP_WIDTH + 1)]
         needed = [f.name for f in boxes if f not in self.fields]
         pairs, one_way = range(Field.PARTNER, Field.BOX_WIDTH + 1), range(Field.OTHER, Field.PASTE_WIDTH + 1)

@@ -89,7 +89,9 @@ def test_padded_crops_come_in_as_torchvision_cuts_them(width: int, height: int, 
     reader = open_reader("imagenet-plus", tmp_path / "files", ReadOptions(100))
     import_labels(reader, ImageFolder.open(tmp_path / "images"), tmp_path / "out", workers=0)
     require(verify_store(tmp_path / "out"))
-    assert "crop=pad" in str(Store(tmp_path / "out").settings.policy)
+    settings = Store(tmp_path / "out").settings
+    assert "crop=pad" in str(settings.policy)
+    assert [teacher.name for teacher in settings.teachers] == ["unknown"]
     data = ReinforcedDataset(tmp_path / "out", tmp_path / "images")
     for number, (_, first, flip, ops, erased) in enumerate(views):
         view = F.crop(bordered, *first, 224, 224)
@@ -115,6 +117,9 @@ def test_layouts_are_told_apart_by_what_stands_in_them() -> None:
         assert Layout.of(given) == layout
         assert len(given) == layout.parts
         assert read(given, layout, 224, 9, 9)
+    # None: their op or erasing was skipped; -1: no rectangle was found.
+    skipped = read([box, True, None, (-1, -1, -1, -1)], Layout(augmented=True), 224, 9, 9)
+    assert skipped == read([box, True], Layout(), 224, 9, 9)
     with pytest.raises(ValueError, match="3"):
         Layout.of([box, True, ops])
 
