@@ -89,7 +89,7 @@ def test_stage_one_makes_the_same_files(start_method: str, images: Path, teacher
 
 
 def test_pixels_are_verified(start_method: str, images: Path, store: Path) -> None:
-    checks = verify_pixels(ReinforcedDataset(store, images, check=False), views=5, workers=1)
+    checks = verify_pixels(ReinforcedDataset(store, images, check=False), views=25, workers=1)
     assert [(c.total, c.failed) for c in checks] == [(24, 0), (5, 0)]
 
 
