@@ -214,7 +214,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """Replay all views of a stripe of item `index`, and compare their pixels with those that the teacher saw.
 
         Returns:
-            Whether that could be done: data sets of version 0.1 and imported labels have no witness of their pixels.
+            Whether that could be done: older data sets and imported labels have no witness of their pixels.
 
         Raises:
             ReplayError: an image changed, or this machine makes different pixels from it.

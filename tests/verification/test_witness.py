@@ -204,7 +204,7 @@ def test_a_witness_that_is_missing_or_another_is_found(store_of: Callable[[str],
 
 
 def without_witness(root: Path, out: Path) -> Path:
-    """A store as version 0.1 wrote it."""
+    """A store as it was written before there was a witness."""
     shutil.copytree(root, out, ignore=shutil.ignore_patterns("witness*"))
     edit_manifest(out, lambda m: m.update(files={path: sha for path, sha in m["files"].items() if "witness" not in path}))
     return out
@@ -218,7 +218,7 @@ def test_a_store_without_witness_is_used_and_says_what_cannot_be_checked(
     code, text, _ = cli("verify", root, "--data", images, "--views", "all", "--workers", 0)
     assert code == 0
     assert "stripes replayed: 0 of 0; 0 views of 120" in text
-    assert "120 views cannot be checked: version 0.1 wrote no witness of them" in text
+    assert "120 views cannot be checked: they were generated before a witness of them was stored" in text
     pack(ImageFolder.open(images), root, tmp_path / "pack", Options())
     packed = ReinforcedDataset(tmp_path / "pack")
     assert packed.store.witness_of(0, 0) is None
