@@ -29,7 +29,10 @@ def command(
         Literal["uniform", "renorm"],
         typer.Option(help="fkd: spread the mass not listed evenly, or scale the listed mass to one."),
     ] = "uniform",
-    axes: Annotated[Literal["hw", "wh"], typer.Option(help="relabel: order of the last two axes of a map.")] = "hw",
+    axes: Annotated[
+        Literal["wh", "hw"],
+        typer.Option(help="relabel: last two axes of a map, which no file tells: wh as its own loader reads them, or hw."),
+    ] = "wh",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that parse; default: one per core.")] = None,
     as_json: o.Json = False,
 ) -> None:

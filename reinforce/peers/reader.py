@@ -46,14 +46,14 @@ class ReadOptions:
         teachers: Names; None: the teachers that are known for the format.
         size: Height and width of the teacher's views in pixels.
         tail: FKD: the mass not listed is spread evenly (`uniform`), or the listed mass is scaled to one (`renorm`).
-        axes: ReLabel: order of the last two axes of a map, `hw` or `wh`.
+        axes: ReLabel: order of the last two axes of a map: `wh`, as its own loader reads them, or `hw`.
     """
 
     num_classes: int = 1000
     teachers: list[str] | None = None
     size: int = 224
     tail: str = "uniform"
-    axes: str = "hw"
+    axes: str = "wh"
 
     @property
     def names(self) -> list[str]:

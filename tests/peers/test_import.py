@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from reinforce.errors import ReinforceError, UsageError
+from reinforce.labels.box import Box
 from reinforce.labels.label_map import MapCodec
+from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
@@ -192,7 +195,7 @@ def test_tinyvit_comes_in_as_labels_without_views(images: Path, tmp_path: Path, 
     assert "a fork of timm" in err
 
 
-@pytest.mark.parametrize("axes", ["hw", "wh"])
+@pytest.mark.parametrize("axes", ["wh", "hw"])
 def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path, cli: Cli) -> None:
     rng, source, made = np.random.default_rng(3), ImageFolder.open(images), {}
     with tarfile.open(tmp_path / "maps.tar", "w") as tar:
@@ -201,7 +204,8 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
             made[key] = np.stack([rng.normal(5, 2, (5, 15, 15)), ids]).astype(np.float32)
             add(tar, f"relabel/{key}.pt", saved(torch.tensor(made[key])))
     out = tmp_path / "out"
-    options = ("--num-classes", 6, "--axes", axes, "--workers", 0)
+    given = () if axes == "wh" else ("--axes", axes)  # wh is the default
+    options = ("--num-classes", 6, *given, "--workers", 0)
     code, _, err = cli("import", "relabel", tmp_path / "maps.tar", "--data", images, *options, "--out", out)
     assert code == 0, err
     store = Store(out)
@@ -214,10 +218,26 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
         order = (1, 2, 0) if axes == "hw" else (2, 1, 0)
         assert np.allclose(found.scores, scores.transpose(order), atol=0.01)
         assert np.array_equal(found.class_ids, ids.transpose(order))
+    check_crops(store, made, axes)
     train = ("--recipe", "relabel", "--policy", "rrc", "--student", "test_vit", "--student-kwargs", "img_size=32", "--size", 32)
     more = ("--epochs", 1, "--batch-size", 8, "--no-amp", "--workers", 0, "--out", tmp_path / "run", "--task-loss-weight", 0)
     code, _, err = cli("train", "--data", images, "--labels", out, *train, *more)
     assert code == 0, err
+
+
+def check_crops(store: Store, made: dict[str, np.ndarray], axes: str) -> None:
+    """Labels of crops are torchvision's: its RoIAlign takes x, the place on the last axis, first; ReLabel gives it the top."""
+    rng, worst = np.random.default_rng(4), 0.0
+    for sample in range(24):
+        scores, ids = torch.from_numpy(made[store.samples.key(sample)])
+        scattered = torch.zeros(6, 15, 15).scatter_(0, ids.long(), scores)[None]
+        (top, bottom), (left, right) = np.sort(rng.uniform(0, 1, (2, 2)), axis=1)
+        corners = (top, left, bottom, right) if axes == "wh" else (left, top, right, bottom)
+        boxes = torch.tensor([[0, *(15 * c - 0.5 for c in corners)]], dtype=torch.float32)
+        wanted = roi_align(scattered, boxes, (1, 1)).flatten().softmax(0).numpy()
+        found = SparseLabels.stack(store.crop_labels_of(sample, [Box(top, left, bottom, right)]), 6).dense()[0].numpy()
+        worst = max(worst, float(np.abs(found - wanted).max()))
+    assert worst < 2e-3, "scores near 10 are kept as half floats"
 
 
 # With other images than all of them

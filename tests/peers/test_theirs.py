@@ -1,0 +1,58 @@
+"""Theirs: files that the peers' own writers wrote come in with the values that their own readers gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reinforce.labels.box import Box
+from reinforce.labels.sparse import SparseLabels
+from reinforce.store.store import Store
+from tests.conftest import REAL_DATA, Cli
+
+PEERS = REAL_DATA / "peers"
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(not PEERS.is_dir(), reason="no files of the peers beside the checkout"),
+]
+LABEL = 5e-4  # largest difference in a class; one importer's storage, coarser than float32, kept it
+
+
+def theirs(name: str) -> dict[str, np.ndarray]:
+    with np.load(PEERS / name / "theirs.npz", allow_pickle=False) as found:
+        return dict(found)
+
+
+def imported(cli: Cli, out: Path, name: str, files: Path, *options: Any) -> Store:
+    given = ("--data", PEERS / "images" / "train", "--teacher", "resnet18", "--workers", 0, "--out", out)
+    code, _, err = cli("import", name, files, *given, *options)
+    assert code == 0, err
+    return Store(out)
+
+
+def sample_of(store: Store, key: object) -> int:
+    return [store.samples.key(i) for i in range(store.settings.source.num_samples)].index(str(key))
+
+
+@pytest.mark.parametrize("folder", ["relabel_imagenet", "legacy"])
+def test_relabels_crops_have_the_labels_of_its_own_loader(folder: str, tmp_path: Path, cli: Cli) -> None:
+    wanted, errors = theirs("relabel"), []
+    stores = {
+        axes: imported(cli, tmp_path / axes, "relabel", PEERS / "relabel" / folder, "--axes", axes) for axes in ("wh", "hw")
+    }
+    stores["default"] = imported(cli, tmp_path / "default", "relabel", PEERS / "relabel" / folder)
+    for store in stores.values():
+        worst = 0.0
+        for key, (top, left, height, width), (w, h), label in zip(
+            wanted["key"], wanted["box"], wanted["image_wh"], wanted["label"], strict=True
+        ):
+            box = Box(top / h, left / w, (top + height) / h, (left + width) / w)
+            found = SparseLabels.stack(store.crop_labels_of(sample_of(store, key), [box]), 1000).dense()[0].numpy()
+            worst = max(worst, float(np.abs(found - label).max()))
+        errors.append(worst)
+    assert len(wanted["key"]) == 48
+    assert errors[0] == errors[2] <= LABEL, "the default is what its students were trained with"
+    assert errors[1] > 0.4, "and the other order is not"
