@@ -44,7 +44,7 @@ class ReadOptions:
     Attributes:
         num_classes: C.
         teachers: Names; None: the teachers that are known for the format.
-        size: Height and width of the teacher's views in pixels.
+        size: Height and width of the views in pixels, as the students of these labels see them.
         tail: FKD: the mass not listed is spread evenly (`uniform`), or the listed mass is scaled to one (`renorm`).
         axes: ReLabel: order of the last two axes of a map: `wh`, as its own loader reads them, or `hw`.
     """
@@ -73,9 +73,11 @@ class Reader(ABC):
         size: Height and width of the views in pixels.
         num_classes: C.
         teachers: Names of the teachers.
+        counted: Numbers of samples count the images as torchvision's ImageFolder does, whatever the order of the source is.
     """
 
     format: ClassVar[str]
+    counted: ClassVar[bool] = False
     origin: Origin
     policy: Policy
     views: int

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reinforce.labels.sparse import SparseLabels
 from reinforce.sources.folder import ImageFolder
@@ -33,6 +34,14 @@ def dense(store: Store, sample: int) -> np.ndarray:
     return SparseLabels.stack(store.labels_of(sample), store.settings.num_classes).dense().numpy()
 
 
+def cut_by_pillow(coords: np.ndarray | torch.Tensor, width: int, height: int) -> list[int]:
+    """The box that Pillow cuts when it is given edges in fractions of pixels: every pixel of the picture is its own number."""
+    top, left, tall, wide = (c.item() * side for c, side in zip(coords, (height, width, height, width), strict=True))
+    numbers = Image.fromarray(np.arange(width * height, dtype=np.int32).reshape(height, width))
+    cut = np.asarray(numbers.crop((left, top, left + wide, top + tall)))
+    return [*divmod(int(cut[0, 0]), width), *cut.shape]
+
+
 def top(rng: np.random.Generator, k: int = 2) -> tuple[list[float], list[int]]:
     """Unsorted, as ml-dr has them."""
     ids = rng.permutation(3)[:k]
@@ -42,8 +51,6 @@ def top(rng: np.random.Generator, k: int = 2) -> tuple[list[float], list[int]]:
 
 def write_ml_dr(path: Path, source: ImageFolder, erased: bool, skip: tuple[int, ...] = ()) -> dict[int, list[Any]]:
     """What the published archives look like, in no particular order."""
-    from PIL import Image
-
     rng, made = np.random.default_rng(0), {}
     with tarfile.open(path, "w:gz") as tar:
         for index in rng.permutation(len(source)).tolist():

@@ -23,7 +23,7 @@ from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
 from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import CLASSES, Cli
-from tests.peers.label_files import GOOD, VIEWS, add, dense, saved, top, write_ml_dr
+from tests.peers.label_files import GOOD, add, dense, saved, top, write_ml_dr
 
 pytestmark = pytest.mark.unit
 
@@ -102,55 +102,6 @@ def test_what_was_imported_trains_and_says_what_it_is(images: Path, tmp_path: Pa
     image, label, _ = images_now[0]
     assert image.shape == (3, 224, 224)
     assert float(label.sum()) == pytest.approx(1)
-
-
-FKD_LABELS = {
-    "hard": lambda rng: torch.tensor(rng.integers(0, 3, VIEWS)),
-    "smoothing": lambda rng: torch.tensor(np.stack([rng.integers(0, 3, VIEWS), rng.uniform(0.5, 0.9, VIEWS)], axis=1)),
-    "marginal": lambda rng: torch.tensor(
-        np.stack([np.stack([ids, probs]) for probs, ids in (top(rng) for _ in range(VIEWS))]), dtype=torch.float32
-    ),
-    "full": lambda rng: torch.tensor(rng.dirichlet(np.ones(3), VIEWS), dtype=torch.float32),
-}
-
-
-@pytest.mark.parametrize("variant", FKD_LABELS)
-@pytest.mark.parametrize("tail", ["uniform", "renorm"])
-def test_fkd_comes_in(variant: str, tail: str, images: Path, tmp_path: Path, cli: Cli) -> None:
-    rng, source, made = np.random.default_rng(1), ImageFolder.open(images), {}
-    for key in source.keys:
-        coords = np.stack([rng.uniform(0, 0.3, VIEWS), rng.uniform(0, 0.3, VIEWS), *rng.uniform(0.3, 0.7, (2, VIEWS))], axis=1)
-        made[key] = (coords, rng.integers(0, 2, VIEWS).astype(bool), FKD_LABELS[variant](rng))
-        path = tmp_path / "fkd" / f"{key}.tar"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(saved([torch.tensor(coords, dtype=torch.float32), torch.tensor(made[key][1]), made[key][2]]))
-    out = tmp_path / "out"
-    options = ("--num-classes", 3, "--tail", tail, "--teacher", "somebody", "--size", 64, "--workers", 0)
-    code, _, err = cli("import", "fkd", tmp_path / "fkd", "--data", images, *options, "--out", out)
-    assert code == 0, err
-    store = Store(out)
-    require(verify_store(out))
-    assert store.settings.origin.options == {"tail": tail, "size": 64}
-    assert store.settings.teachers[0].name == "somebody"
-    for sample in range(24):
-        coords, flip, label = made[store.samples.key(sample)]
-        width, height = store.samples.width_height[sample].tolist()
-        decoded = dense(store, sample)
-        for view in range(VIEWS):
-            row = store.params_of(sample, view)
-            assert np.abs(row[:4] - coords[view] * np.array([height, width, height, width])).max() <= 0.51
-            assert store.spec.read(row, Field.HFLIP, 0) == flip[view]
-            if variant == "full":
-                assert np.allclose(decoded[view], label[view], atol=0.08)
-            elif variant == "hard":
-                assert decoded[view][int(label[view])] == pytest.approx(1)
-            elif variant == "smoothing":
-                wanted = 1.0 if tail == "renorm" else float(label[view][1])
-                assert decoded[view][int(label[view][0])] == pytest.approx(wanted, abs=1e-3)
-            else:
-                ids, probs = label[view].numpy()
-                wanted = probs / probs.sum() if tail == "renorm" else probs
-                assert np.allclose(decoded[view][ids.astype(int)], wanted, atol=1e-3)
 
 
 Top = tuple[list[float], list[int]]

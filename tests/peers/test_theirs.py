@@ -10,8 +10,11 @@ import pytest
 
 from reinforce.labels.box import Box
 from reinforce.labels.sparse import SparseLabels
+from reinforce.peers.fkd import BOX, cut_boxes
 from reinforce.store.store import Store
+from reinforce.views.params import Field
 from tests.conftest import REAL_DATA, Cli
+from tests.peers.label_files import dense
 
 PEERS = REAL_DATA / "peers"
 pytestmark = [
@@ -56,3 +59,31 @@ def test_relabels_crops_have_the_labels_of_its_own_loader(folder: str, tmp_path:
     assert len(wanted["key"]) == 48
     assert errors[0] == errors[2] <= LABEL, "the default is what its students were trained with"
     assert errors[1] > 0.4, "and the other order is not"
+
+
+FKD = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_renorm_k5", "marginal_smoothing_k10", "fp16_k5")
+
+
+@pytest.mark.parametrize("kind", FKD)
+def test_fkds_boxes_flips_and_labels_are_those_of_its_own_reader(kind: str, tmp_path: Path, cli: Cli) -> None:
+    tail = "renorm" if "renorm" in kind else "uniform"
+    store, wanted = imported(cli, tmp_path / "out", "fkd", PEERS / "fkd" / kind, "--tail", tail), theirs("fkd")
+    assert store.settings.views == (64 if kind == "fp16_k5" else 8)
+    rows = [wanted[f"{kind}.{name}"] for name in ("key", "view", "box", "flip", "label")]
+    assert len(rows[0]) == 24
+    for key, view, box, flip, label in zip(*rows, strict=True):
+        sample = sample_of(store, key)
+        params = store.params_of(sample, int(view))
+        assert params[[store.spec.fields.index(f) for f in BOX]].tolist() == box.tolist()
+        assert store.spec.read(params, Field.HFLIP, 0) == flip
+        assert np.abs(dense(store, sample)[view] - label).max() <= LABEL
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_fkds_boxes_of_large_pictures_are_those_that_its_reader_cut(dtype: str) -> None:
+    wanted = theirs("fkd")
+    rows = [wanted[f"box_{dtype}.{name}"] for name in ("coords", "image_wh", "box")]
+    assert rows[0].dtype == dtype
+    assert len(rows[0]) == 300
+    for coords, (width, height), box in zip(*rows, strict=True):
+        assert cut_boxes(coords[None], int(width), int(height)).tolist() == [box.tolist()]
