@@ -45,7 +45,7 @@ def command(
     from reinforce.peers.reader import ReadOptions
     from reinforce.sources.open_source import open_source
 
-    reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes))
+    reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes, out.absolute().parent))
     progress = Progress("import", "samples", quiet=as_json)
     processes = (os.cpu_count() or 1) if workers is None else workers
     made = import_labels(reader, open_source(data), out, processes, progress, missing == "skip")

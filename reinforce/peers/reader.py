@@ -47,6 +47,7 @@ class ReadOptions:
         size: Height and width of the views in pixels, as the students of these labels see them.
         tail: FKD: the mass not listed is spread evenly (`uniform`), or the listed mass is scaled to one (`renorm`).
         axes: ReLabel: order of the last two axes of a map: `wh`, as its own loader reads them, or `hw`.
+        scratch: TinyViT: a folder for a temporary file of four bytes per image and epoch; None: the system's.
     """
 
     num_classes: int = 1000
@@ -54,6 +55,7 @@ class ReadOptions:
     size: int = 224
     tail: str = "uniform"
     axes: str = "wh"
+    scratch: Path | None = None
 
     @property
     def names(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,23 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+
+
+Top = tuple[list[float], list[int]]
+
+
+def write_tinyvit(
+    root: Path, keys: list[str], epochs: int = 2, k: int = 2, suffix: str = ".JPEG"
+) -> dict[tuple[int, str], Top]:
+    rng, made = np.random.default_rng(2), {}
+    for epoch in range(epochs):
+        folder = root / f"logits_top{k}_epoch{epoch}"
+        folder.mkdir(parents=True)
+        for rank, part in enumerate(np.array_split(rng.permutation(keys), 2)):
+            with open(folder / f"rank{rank}-values.bin", "wb") as values:
+                for key in part:
+                    probs, ids = top(rng, k)
+                    made[epoch, str(key)] = (probs, ids)
+                    values.write(struct.pack(f"<i{k}h{k}e", int(rng.integers(2**31)), *ids, *probs))
+            (folder / f"rank{rank}-keys.txt").write_text("".join(f"{key}{suffix}\n" for key in part))
+    return made

@@ -58,7 +58,7 @@ def test_fkd_comes_in(variant: str, tail: str, images: Path, tmp_path: Path, cli
         decoded = dense(store, sample)
         for view in range(VIEWS):
             row = store.params_of(sample, view)
-            assert np.array_equal(row[:4], cut_by_pillow(np.float32(coords[view]), width, height))
+            assert np.array_equal(row[:4], cut_by_pillow(coords[view].astype(np.float32), width, height))
             assert store.spec.read(row, Field.HFLIP, 0) == flip[view]
             if variant == "full":
                 assert np.allclose(decoded[view], label[view], atol=0.08)

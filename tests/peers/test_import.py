@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import tarfile
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
 from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import CLASSES, Cli
-from tests.peers.label_files import GOOD, add, dense, saved, top, write_ml_dr
+from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.unit
 
@@ -102,24 +101,6 @@ def test_what_was_imported_trains_and_says_what_it_is(images: Path, tmp_path: Pa
     image, label, _ = images_now[0]
     assert image.shape == (3, 224, 224)
     assert float(label.sum()) == pytest.approx(1)
-
-
-Top = tuple[list[float], list[int]]
-
-
-def write_tinyvit(root: Path, keys: list[str], epochs: int = 2, k: int = 2) -> dict[tuple[int, str], Top]:
-    rng, made = np.random.default_rng(2), {}
-    for epoch in range(epochs):
-        folder = root / f"logits_top{k}_epoch{epoch}"
-        folder.mkdir(parents=True)
-        for rank, part in enumerate(np.array_split(rng.permutation(keys), 2)):
-            with open(folder / f"rank{rank}-values.bin", "wb") as values:
-                for key in part:
-                    probs, ids = top(rng, k)
-                    made[epoch, str(key)] = (probs, ids)
-                    values.write(struct.pack(f"<i{k}h{k}e", int(rng.integers(2**31)), *ids, *probs))
-            (folder / f"rank{rank}-keys.txt").write_text("".join(f"{key}.JPEG\n" for key in part))
-    return made
 
 
 def test_tinyvit_comes_in_as_labels_without_views(images: Path, tmp_path: Path, cli: Cli) -> None:

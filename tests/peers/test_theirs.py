@@ -87,3 +87,19 @@ def test_fkds_boxes_of_large_pictures_are_those_that_its_reader_cut(dtype: str) 
     assert len(rows[0]) == 300
     for coords, (width, height), box in zip(*rows, strict=True):
         assert cut_boxes(coords[None], int(width), int(height)).tolist() == [box.tolist()]
+
+
+@pytest.mark.parametrize(("folder", "classes"), [("in1k", 1000), ("in22k", 21841)])
+def test_tinyvits_labels_are_those_of_its_own_reader(folder: str, classes: int, tmp_path: Path, cli: Cli) -> None:
+    store, wanted = (
+        imported(cli, tmp_path / "out", "tinyvit", PEERS / "tinyvit" / folder, "--num-classes", classes),
+        theirs("tinyvit"),
+    )
+    assert store.settings.views == 2
+    rows = [wanted[f"{folder}.{name}"] for name in ("image", "epoch", "ids", "probs")]
+    assert len(rows[0]) == 24
+    for key, epoch, ids, probs in zip(*rows, strict=True):
+        label = store.label_of(sample_of(store, key), int(epoch))
+        assert sorted(label.class_ids) == sorted(ids)
+        found = dense(store, sample_of(store, key))[epoch]
+        assert np.abs(found[ids] - probs.astype(np.float64)).max() <= 1e-3
