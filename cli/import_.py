@@ -63,7 +63,12 @@ def command(
     if made.without_image:
         rest += f"; left out: labels of {made.without_image} images that are not in {data}"
     typer.echo(f"{out}: {counts.ok} samples x {settings.views} views, {rest}")
-    kept = (
-        "boxes and ops are replayed, pixels are not the teacher's" if origin.replay == "approximate" else "no views to replay"
-    )
+    views = settings.codec["name"] != "map" and origin.replay == "approximate"
+    kept = "boxes and ops are replayed, pixels are not the teacher's" if views else "there are no views to replay"
     typer.echo(f"pixels were made by {origin.pixels}: {kept}")
+    if origin.replay_error is not None:
+        typer.echo(str(origin.replay_error))
+    elif views:
+        typer.echo(
+            "how far the pixels are from those of the authors' loader was not measured: how it makes them is not known here"
+        )

@@ -31,8 +31,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_pixels
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
-from tests.peers.label_files import write_ml_dr
-from tests.peers.label_files import write_tinyvit
+from tests.peers.label_files import write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.process
 

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reinforce.errors import StoreError
 from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
+from reinforce.peers.peer_pixels import cropped, pillow, pixels_of
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top
 from reinforce.settings import Origin
 from reinforce.teachers.torch_file import read_torch
@@ -46,6 +48,7 @@ class FkdReader(Reader):
         self.codec: Codec = NAMED_CODECS["sqrt"] if self.full else TopK(label.shape[2] if label.ndim == 3 else 1)
         self.policy = parse_policy("fkd")
         self.spec = pixel_spec(self.policy, size)
+        self.arithmetic = f"{pillow()} as FKD's loader crops, resizes and flips"
         self.origin = Origin(
             format=self.format,
             pixels="Pillow, bicubic, at the writer's --input_size (475 unless given); its students' by Pillow, bilinear",
@@ -75,6 +78,12 @@ class FkdReader(Reader):
         params[:, self.spec.fields.index(Field.HFLIP)] = flip
         params[:, self.spec.fields.index(Field.INTERPOLATION)] = Interpolation.BILINEAR
         return PeerViews(params, self._record(label))
+
+    def peer_view(self, content: bytes, view: int, image: Image.Image) -> np.ndarray:
+        coords, flip, _ = _arrays(content)
+        sides = (image.height, image.width, image.height, image.width)
+        box = [part.item() * side for part, side in zip(coords[view], sides, strict=True)]
+        return pixels_of(cropped(image, box, bool(flip[view]), self.size))
 
     def _record(self, label: np.ndarray) -> bytes:
         if self.full:

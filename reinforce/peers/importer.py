@@ -19,6 +19,7 @@ import numpy as np
 
 from reinforce.errors import ImageError, StoreError
 from reinforce.files import Progress, check_output, replacing, writing
+from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader
 from reinforce.settings import Settings, SourceInfo, TeacherInfo
@@ -46,6 +47,7 @@ class _Done(NamedTuple):
     width_height: tuple[int, int]
     params: np.ndarray | None
     record: bytes
+    apart: Apart | None = None
 
 
 class _Work(NamedTuple):
@@ -57,7 +59,8 @@ class _Work(NamedTuple):
         try:
             encoded = self.source.read(position)
             digest = hashlib.sha256(encoded).digest()
-            height, width = decode(encoded).shape[:2]
+            image = decode(encoded)
+            height, width = image.shape[:2]
         except OSError as error:
             return _Done(Status.MISSING, f"{error.strerror or error}", digest, (0, 0), None, b"")
         except ImageError as error:
@@ -67,7 +70,9 @@ class _Work(NamedTuple):
         except StoreError as error:
             error.args = (f"{error.args[0]}\n  sample:       {self.source.keys[position]}",)
             raise
-        return _Done(Status.OK, None, digest, (width, height), views.params, views.record)
+        number, rest = divmod(position, max(1, len(self.source) // SAMPLES))
+        compared = None if rest else compare(self.reader, content, number, encoded, image, views.params)
+        return _Done(Status.OK, None, digest, (width, height), views.params, views.record, compared)
 
 
 class Imported(NamedTuple):
@@ -122,6 +127,7 @@ def _write(reader: Reader, source: Source, out: Path, samples: Iterator[tuple[in
     statistics = LabelMeans(settings)
     ordered: list[int] = []  # positions in the source, in the order of the samples in the blocks
     data: BlockData | None = None
+    apart: list[Apart] = []
 
     def flush() -> None:
         nonlocal data
@@ -140,11 +146,13 @@ def _write(reader: Reader, source: Source, out: Path, samples: Iterator[tuple[in
         data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.stripe_views)
         ordered.append(position)
         _store(data, row, done)
+        apart += [done.apart] if done.apart else []
         if row + 1 == BLOCK_SIZE:
             flush()
         on_progress(len(ordered), len(source))
     flush()
-    return write_manifest(out, settings, environment(), table, statistics)
+    origin = reader.origin.model_copy(update={"replay_error": summary(reader, apart)})
+    return write_manifest(out, settings.model_copy(update={"origin": origin}), environment(), table, statistics)
 
 
 def _hard_labels(source: Source, num_classes: int) -> tuple[list[str], list[int | None]]:

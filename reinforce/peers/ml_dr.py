@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
+from reinforce.peers.peer_pixels import ml_dr_view, pillow
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
 from reinforce.policy import Policy
 from reinforce.settings import Origin
@@ -55,6 +57,7 @@ class MlDrReader(Reader):
         self.policy: Policy = parse_policy("imagenet-plus-rrc" if kind == 2 else "imagenet-plus-ra-re")
         self.codec = TopK(k)
         self.spec = pixel_spec(self.policy, SIZE)
+        self.arithmetic = f"{pillow()} and torchvision as ml-dr's loader makes them"
         self.origin = Origin(
             format=self.format, pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
         )
@@ -84,6 +87,9 @@ class MlDrReader(Reader):
         pairs = _labels(views)
         ids, probs = check_top(np.array([p[1] for p in pairs]), np.array([p[0] for p in pairs], np.float64), self.num_classes)
         return PeerViews(params, self.codec.pack(ids, probs, self.num_classes))
+
+    def peer_view(self, content: bytes, view: int, image: Image.Image) -> np.ndarray | None:
+        return ml_dr_view(_sample(content)[1][view]["params"], image, self.size)
 
     def _fill(self, row: np.ndarray, given: list[Any], slots: int | None) -> None:
         if len(given) != (2 if slots is None else 4):

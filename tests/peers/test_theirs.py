@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
+from PIL import Image
 
 from reinforce.labels.box import Box
 from reinforce.labels.sparse import SparseLabels
-from reinforce.peers.fkd import BOX, cut_boxes
+from reinforce.peers.fkd import BOX, FkdReader, cut_boxes
+from reinforce.peers.peer_pixels import ml_dr_view
 from reinforce.store.store import Store
+from reinforce.teachers.torch_file import read_torch
+from reinforce.views.apply import apply
+from reinforce.views.decode import decode
 from reinforce.views.params import Field
 from tests.conftest import REAL_DATA, Cli
 from tests.peers.label_files import dense
@@ -103,3 +110,49 @@ def test_tinyvits_labels_are_those_of_its_own_reader(folder: str, classes: int, 
         assert sorted(label.class_ids) == sorted(ids)
         found = dense(store, sample_of(store, key))[epoch]
         assert np.abs(found[ids] - probs.astype(np.float64)).max() <= 1e-3
+
+
+def picture_of(key: object) -> Image.Image:
+    with Image.open(PEERS / "images" / "train" / f"{key}.JPEG") as found:
+        return found.convert("RGB")
+
+
+PIXELS = 0 if PIL.__version__.startswith("13.") else 1  # the files are of Pillow 13, which resizes otherwise than 12
+"""How far a pixel may be from theirs."""
+
+
+def test_fkds_pixels_are_those_of_its_own_loader_and_ours_are_as_far_as_import_says(tmp_path: Path, cli: Cli) -> None:
+    kind, wanted = "marginal_smoothing_k5", theirs("fkd")
+    files = PEERS / "fkd" / kind
+    store, reader = imported(cli, tmp_path / "out", "fkd", files), FkdReader(files, 1000, ["x"])
+    content = {entry.which: entry.content for entry in reader.entries()}
+    means = []
+    for row, pixels in zip(wanted[f"{kind}.pixel_rows"], wanted[f"{kind}.pixels"], strict=True):
+        key, view = str(wanted[f"{kind}.key"][row]), int(wanted[f"{kind}.view"][row])
+        assert np.abs(reader.peer_view(content[key], view, picture_of(key)) - pixels.astype(int)).max() <= PIXELS
+        image = decode((PEERS / "images" / "train" / f"{key}.JPEG").read_bytes())
+        ours = apply(image, store.params_of(sample_of(store, key), view), store.spec).numpy()
+        apart = np.abs(ours - pixels.astype(int))
+        assert apart.max() <= 1
+        means.append(apart.mean())
+    assert len(means) == 12
+    assert max(means) < 0.3
+    error = store.settings.origin.replay_error
+    assert (error.views, error.max) == (12, 1)
+    assert error.worst_view < 0.3
+
+
+@pytest.mark.parametrize("config", ["cropflip", "randaug", "mixing", "randaug_mixing"])
+def test_ml_drs_pixels_are_those_of_its_own_loader(config: str, tmp_path: Path) -> None:
+    wanted, made = theirs("mldr"), 0
+    with tarfile.open(PEERS / "mldr" / config / "reinforced_data.tar.gz") as tar:
+        files = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isfile()}
+    for row, pixels in zip(wanted[f"{config}.pixel_rows"], wanted[f"{config}.pixels"], strict=True):
+        key, view = wanted[f"{config}.key"][row], wanted[f"{config}.view"][row]
+        views = read_torch(files[f"{wanted[f'{config}.index'][row]}.pth.tar"])[1]
+        found = ml_dr_view(views[view]["params"], picture_of(key), 224)
+        assert (found is None) == (f"{config}.partner" in wanted and wanted[f"{config}.partner"][row] >= 0)
+        if found is not None:
+            assert np.abs(found - pixels.astype(int)).max() <= (PIXELS if config in ("cropflip", "mixing") else 255 * PIXELS)
+            made += 1
+    assert made >= (14 if config in ("cropflip", "randaug") else 1)
