@@ -13,6 +13,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
+_PADDING = 16
+"""Black border around CIFAR-100's images in pixels of the view, by ml-dr's config; the files do not have it."""
 _PARTS = {2: slice(0, 2), 4: slice(0, 4), 5: slice(1, 3), 7: slice(1, 5)}
 """Of ml-dr's params by their number, those of the view itself: behind its partner, before what is mixed."""
 
@@ -35,6 +37,8 @@ def cropped(image: Image.Image, box: Sequence[float], flip: bool, size: int) -> 
 def ml_dr_view(given: Sequence[Any], image: Image.Image, size: int) -> np.ndarray | None:
     """A view as the loader of ml-dr makes it: crop, flip, two ops of torchvision, erasing to black.
 
+    Of CIFAR-100 there is no crop of the image: it is resized, gets a border, and a window of the result is the view.
+
     Args:
         given: Params of the view as the file has them.
         image: RGB.
@@ -43,11 +47,16 @@ def ml_dr_view(given: Sequence[Any], image: Image.Image, size: int) -> np.ndarra
     Returns:
         uint8 `[3, size, size]`; None: params of a kind that is not known here, such as those of a view that was mixed.
     """
-    mixed = len(given) in (5, 7)
+    padded = len(given) == 5 and isinstance(given[1], (tuple, list)) and [type(v) for v in given[1]] == [int, int]
+    mixed = len(given) in (5, 7) and not padded
     if len(given) not in _PARTS or (mixed and given[0] is not None):
         return None
-    box, flip, *rest = given[_PARTS[len(given)]]
-    view = cropped(image, box, flip, size)
+    if padded:
+        _, first, flip, *rest = given
+        view = _window(image, given[0], first, flip, size)
+    else:
+        box, flip, *rest = given[_PARTS[len(given)]]
+        view = cropped(image, box, flip, size)
     for number, magnitude in (rest[0] or ()) if rest else ():
         view = _op(view, number, magnitude)
     pixels = pixels_of(view)
@@ -65,6 +74,14 @@ def pixels_of(view: Image.Image) -> np.ndarray:
 def pillow() -> str:
     """Its name and version, for what is said about a comparison."""
     return f"Pillow {PIL.__version__}"
+
+
+def _window(image: Image.Image, resized: Any, first: Sequence[int], flip: bool, size: int) -> Image.Image:
+    import torchvision.transforms.functional as F  # here, because the import takes seconds
+
+    whole = F.pad(F.resize(image, resized), _PADDING)
+    view: Image.Image = F.crop(whole, *first, size, size)
+    return F.hflip(view) if flip else view
 
 
 def _op(view: Image.Image, number: int, magnitude: float) -> Image.Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import RandAugment, _apply_op
@@ -128,4 +129,15 @@ def test_ml_drs_views_that_were_mixed_are_not_made() -> None:
     assert not erased[:, 2:6, 3:8].any()
     assert np.array_equal(np.where(erased, erased, alone), alone)
     assert ml_dr_view([7, [box] * 2, [False] * 2, 0.3, None], image, 16) is None
+    assert ml_dr_view([7, [box] * 2, [False] * 2, [None] * 2, [None] * 2, 0.3, None], image, 16) is None
     assert ml_dr_view([32, (3, 4), True, [(0, 0.0)] * 2, None, None], image, 16) is None
+
+
+def test_cifars_views_are_windows_of_the_resized_image_with_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, first = picture(5, 32, 32), (30, 5)
+    monkeypatch.setattr(T.RandomCrop, "get_params", lambda *given: (*first, 64, 64))
+    wanted = F.hflip(T.RandomCrop(64, padding=16)(T.Resize(64)(image)))
+    wanted = _apply_op(wanted, "Solarize", 100.0, InterpolationMode.NEAREST, None)
+    found = ml_dr_view([64, first, True, [(0, 0.0), (11, 100.0)], None], image, 64)
+    assert found is not None
+    assert np.array_equal(found, F.pil_to_tensor(wanted))
