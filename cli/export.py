@@ -24,7 +24,7 @@ def command(
     """Write a torch file per image for the loader of ml-dr or FKD; the pixels that it makes differ slightly from ours."""
     from reinforce.files import check_output, replacing, writing
     from reinforce.packs.open_labels import open_labels
-    from reinforce.peers.formats import writer_of
+    from reinforce.peers.formats import USAGES, writer_of
 
     writer = writer_of(kind)
     store = open_labels(root)
@@ -42,3 +42,5 @@ def command(
         typer.echo(json.dumps({"out": str(out), "files": done, "topk": k}))
     else:
         typer.echo(f"{out}: {done} files for {kind}, the {k} likeliest classes of each view")
+        if kind in USAGES:
+            typer.echo(f"to read them: {USAGES[kind](out, k)}")

@@ -23,13 +23,19 @@ def command(
     num_classes: Annotated[int, typer.Option(min=1, help="Classes of the labels.")] = 1000,
     teacher: Annotated[list[str] | None, typer.Option(help="Name of the teacher, as most files do not state it.")] = None,
     size: Annotated[
-        int, typer.Option(min=8, max=4096, help="Size of the teacher's views in pixels, as the files do not state it.")
+        int, typer.Option(min=8, max=4096, help="Size of the views in pixels, as the files do not state it: what students see.")
     ] = 224,
     tail: Annotated[
         Literal["uniform", "renorm"],
         typer.Option(help="fkd: spread the mass not listed evenly, or scale the listed mass to one."),
     ] = "uniform",
-    axes: Annotated[Literal["hw", "wh"], typer.Option(help="relabel: order of the last two axes of a map.")] = "hw",
+    axes: Annotated[
+        Literal["wh", "hw"],
+        typer.Option(help="relabel: last two axes of a map, which no file tells: wh as its own loader reads them, or hw."),
+    ] = "wh",
+    missing: Annotated[
+        Literal["refuse", "skip"], typer.Option(help="What to do with labels of images that --data does not have.")
+    ] = "refuse",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that parse; default: one per core.")] = None,
     as_json: o.Json = False,
 ) -> None:
@@ -39,20 +45,30 @@ def command(
     from reinforce.peers.reader import ReadOptions
     from reinforce.sources.open_source import open_source
 
-    reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes))
+    reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes, out.absolute().parent))
     progress = Progress("import", "samples", quiet=as_json)
     processes = (os.cpu_count() or 1) if workers is None else workers
-    manifest = import_labels(reader, open_source(data), out, processes, progress)
-    counts, origin = manifest.counts, manifest.settings.origin
+    made = import_labels(reader, open_source(data), out, processes, progress, missing == "skip")
+    counts, settings = made.manifest.counts, made.manifest.settings
+    origin = settings.origin
     assert origin is not None
     if as_json:
-        typer.echo(
-            json.dumps({"out": str(out), **counts.model_dump(), "views": manifest.settings.views, **origin.model_dump()})
-        )
+        unmatched = {"images_without_labels": made.without_labels, "labels_without_images": made.without_image}
+        about = {"out": str(out), **counts.model_dump(), **unmatched, "views": settings.views, **origin.model_dump()}
+        typer.echo(json.dumps(about))
         return
-    made = f"{counts.ok} samples x {manifest.settings.views} views, {counts.missing} without labels, {counts.corrupt} corrupt"
-    typer.echo(f"{out}: {made}")
-    kept = (
-        "boxes and ops are replayed, pixels are not the teacher's" if origin.replay == "approximate" else "no views to replay"
-    )
+    rest = f"{made.without_labels} without labels, {counts.corrupt} corrupt"
+    if unread := counts.missing - made.without_labels:
+        rest += f", {unread} that could not be read"
+    if made.without_image:
+        rest += f"; left out: labels of {made.without_image} images that are not in {data}"
+    typer.echo(f"{out}: {counts.ok} samples x {settings.views} views, {rest}")
+    views = settings.codec["name"] != "map" and origin.replay == "approximate"
+    kept = "boxes and ops are replayed, pixels are not the teacher's" if views else "there are no views to replay"
     typer.echo(f"pixels were made by {origin.pixels}: {kept}")
+    if origin.replay_error is not None:
+        typer.echo(str(origin.replay_error))
+    elif views:
+        typer.echo(
+            "how far the pixels are from those of the authors' loader was not measured: how it makes them is not known here"
+        )

@@ -50,6 +50,10 @@ def command(
     }
     if origin := summary["origin"]:
         rows["origin"] = f"imported from {origin['format']}; pixels by {origin['pixels']}; replay: {origin['replay']}"
+        if error := origin["replay_error"]:
+            rows["origin"] += (
+                f" (mean difference {error['mean']:.3g} of 255, at most {error['max']}, in {error['views']} views)"
+            )
     if not summary["complete"]:
         rows["complete"] = f"no: {summary['blocks_done']} of {summary['blocks']} blocks; run the same generate again"
     else:

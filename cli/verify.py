@@ -19,8 +19,8 @@ def command(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, or a folder that `reinforce pack` made.")],
     data: Annotated[str | None, typer.Option(help="Images of the dataset: hash each one and replay the stored probes.")] = None,
     views: Annotated[
-        int, typer.Option(min=0, help="Also draw this many random views again and compare them byte for byte.")
-    ] = 0,
+        str, typer.Option(metavar="N|all", help="Also replay stripes with so many views, and compare every byte.")
+    ] = "0",
     teacher: Annotated[
         bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")
     ] = False,
@@ -42,12 +42,15 @@ def command(
     from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
     from reinforce.verification.verify_pack import verify_pack
 
+    if not (views == "all" or (views.isdecimal() and len(views) < 19)):
+        raise UsageError(f"--views {views} is not possible.", expected="a number of views, or all")
+    count = None if views == "all" else int(views)
     shown: dict[str, Progress] = {}
 
     def on_progress(name: str, done: int, total: int) -> None:
         shown.setdefault(name, Progress("verify", name, quiet=as_json))(done, total)
 
-    if data is None and (views or teacher or teacher_weights) and not (root / PACK).exists():
+    if data is None and (count != 0 or teacher or teacher_weights) and not (root / PACK).exists():
         raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
     packed = None if (root / MANIFEST).exists() else open_pack(root)
     checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
@@ -57,7 +60,7 @@ def command(
 
         store = PackedStore(packed) if packed is not None else root
         dataset = ReinforcedDataset(store, data, check=False)
-        checks += verify_pixels(dataset, views, workers, on_progress)
+        checks += verify_pixels(dataset, count, workers, on_progress)
         if teacher or teacher_weights:
             from reinforce.teachers.device import resolve_device
             from reinforce.teachers.open_teacher import teacher_of

@@ -51,6 +51,22 @@ class SourceInfo(Model):
     index_sha256: Sha256 = Field(description="hash over class names, keys and labels in order")
 
 
+class ReplayError(Model):
+    """How far replayed views were from those that the authors' own loader makes, measured at import in a few of them."""
+
+    against: str = Field(description="what made the other pixels")
+    views: int = Field(ge=1, description="how many were compared")
+    mean: float = Field(ge=0, le=255, description="mean absolute difference of the pixels, of 255")
+    worst_view: float = Field(ge=0, le=255, description="the highest mean of a view")
+    max: int = Field(ge=0, le=255, description="the highest difference of a pixel")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.views} views compared with {self.against}: mean difference {self.mean:.3g} of 255, "
+            f"{self.worst_view:.3g} in the worst view, at most {self.max}"
+        )
+
+
 class Origin(Model):
     """Where imported labels come from. What made their pixels is recorded, but exact replay is not promised."""
 
@@ -58,6 +74,7 @@ class Origin(Model):
     pixels: str = Field(description="what made the pixels that the teacher saw")
     replay: Literal["approximate", "none"] = Field(description="none: params of the views were not kept")
     options: dict[str, Scalar] = Field(description="how ambiguous bytes were read")
+    replay_error: ReplayError | None = Field(default=None, description="null: not measured")
 
 
 class Settings(Model):

@@ -32,8 +32,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import verify_pixels
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import make_settings
-from tests.peers.label_files import write_ml_dr
-from tests.peers.test_import import write_tinyvit
+from tests.peers.label_files import write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.process
 
@@ -90,7 +89,7 @@ def test_stage_one_makes_the_same_files(start_method: str, images: Path, teacher
 
 
 def test_pixels_are_verified(start_method: str, images: Path, store: Path) -> None:
-    checks = verify_pixels(ReinforcedDataset(store, images, check=False), views=5, workers=1)
+    checks = verify_pixels(ReinforcedDataset(store, images, check=False), views=25, workers=1)
     assert [(c.total, c.failed) for c in checks] == [(24, 0), (5, 0)]
 
 

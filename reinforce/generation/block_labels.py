@@ -23,7 +23,7 @@ from reinforce.settings import Settings
 from reinforce.store.block import BlockData
 from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import draw_mixing, mix, mixing_columns
-from reinforce.views.pixels import SampleViews, ViewRange, pixel_crc
+from reinforce.views.pixels import SampleViews, ViewRange, pixel_crc, witness_of
 from reinforce.views.seeds import block_order, mixing_rngs
 from reinforce.views.status import Status
 
@@ -73,6 +73,7 @@ def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, set
     samples, items = block_samples(settings, block), block_items(settings, block)
     columns = len(pixel_spec(settings.policy, settings.size).fields)
     data = BlockData.empty(len(samples), settings.views, columns, settings.stripe_views)
+    data.witness = np.zeros((len(samples), settings.num_stripes), np.uint32)
     codec, kind = codec_from_dict(settings.codec), kind_of(settings.codec)
     label_all = _label_mixed if settings.policy.mix else _label_alone
     for row, answers in label_all(islice(made, len(items)), data, block, labeller, settings, batch_size):
@@ -86,11 +87,13 @@ def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, set
 def _label_alone(
     made: Iterator[SampleViews], data: BlockData, block: int, labeller: Labeller, settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray]]:
+    assert data.witness is not None
     labelled = LabelStream(labeller, batch_size)
     for row, item in enumerate(made):
         _note(data, row, item)
         if item.status == Status.OK:
             data.params[row], data.probes[row] = item.params, pixel_crc(item.pixels[row % settings.probe_views])
+            data.witness[row] = item.witness
             yield from labelled.push(row, item.pixels)
     yield from labelled.flush()
 
@@ -100,6 +103,7 @@ def _label_mixed(
 ) -> Iterator[tuple[int, np.ndarray]]:
     options, rows = settings.policy.mix, len(data.status)
     assert options is not None
+    assert data.witness is not None
     answers: np.ndarray | None = None
     first = 0
     while first < settings.views:
@@ -127,8 +131,11 @@ def _label_mixed(
             if answers is None:
                 answers = np.empty((len(ok), settings.views, *asked.shape[1:]), np.float32)
             answers[:, view] = asked
-            for i in np.flatnonzero(ok % settings.probe_views == view):
-                data.probes[ok[i]] = pixel_crc(pixels[i])
+            for each in np.flatnonzero(ok % settings.probe_views == view):
+                data.probes[ok[each]] = pixel_crc(pixels[each])
+            stripe = view // settings.stripe_views  # views come in order, so the CRC of a stripe grows by one view at a time
+            for i, row in enumerate(ok.tolist()):
+                data.witness[row, stripe] = witness_of(pixels[i : i + 1], int(data.witness[row, stripe]))
         first = stop
     assert answers is not None
     yield from zip(ok.tolist(), answers, strict=True)

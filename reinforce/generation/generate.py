@@ -7,7 +7,10 @@ undisturbed run on the same machine, with the same batch size, device and number
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from reinforce.errors import Interrupted, StoreError, UsageError
 from reinforce.files import Progress, check_output, only_writer, write_atomic, writing
@@ -23,8 +26,10 @@ from reinforce.store.manifest import Environment, Job, Manifest, check_same_sett
 from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
+from reinforce.store.witness import check_block_stripe, covering_stripes
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
+from reinforce.views.status import Status
 
 RESUME_PROBES = 2
 """How many probes of each existing block are replayed before a run is resumed."""
@@ -117,12 +122,23 @@ def _generate_locked(
 
 
 def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
-    """Replay probes of existing blocks: a resumed run must make the same pixels as the run that made these blocks."""
-    columns = len(pixel_spec(settings.policy, settings.size).fields)
+    """Replay views of existing blocks: a resumed run must make the same pixels as the run that made these blocks."""
+    spec = pixel_spec(settings.policy, settings.size)
+    blocks: dict[int, Block] = {}
     for number in sorted(committed_blocks(out)):
         rows = block_samples(settings, number)
-        block = Block(block_path(out, number), len(rows), settings.views, columns, settings.stripe_views)
-        check_block_probes(block, rows, source, settings, env, limit=RESUME_PROBES)
+        blocks[number] = Block(block_path(out, number), len(rows), settings.views, len(spec.fields), settings.stripe_views)
+        check_block_probes(blocks[number], rows, source, settings, env, limit=RESUME_PROBES)
+
+    def stripes() -> Iterator[tuple[list[tuple[int, int, int]], np.ndarray]]:
+        for number, block in blocks.items():
+            ok = np.flatnonzero(block.sample_columns()["status"] == Status.OK)
+            for stripe in block.stripes if len(ok) else []:
+                if stripe.witness is not None:
+                    yield [(number, row, stripe.number) for row in ok.tolist()], stripe.params()[ok]
+
+    for number, row, stripe in covering_stripes(stripes(), spec):
+        check_block_stripe(blocks[number], block_samples(settings, number), row, stripe, source, settings, env)
 
 
 def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:

@@ -100,12 +100,13 @@ class ReinFiles:
             by_block.setdefault(int(table.block[sample]), []).append(sample)
         for number, inside in by_block.items():
             block = self.store.block(number)
-            params, probes = block.params(), block.probes()
+            params, probes, witness = block.params(), block.probes(), block.witness()
             for sample in inside:
                 row = int(table.row[sample])
                 records = [bytes(stripe.record(row)) for stripe in block.stripes]
                 views = self.store.settings.stripe_views
-                made[sample] = make_rein(params[row], records, views, number, row, int(probes[row]))
+                seen = None if witness is None else witness[row].tolist()
+                made[sample] = make_rein(params[row], records, views, number, row, int(probes[row]), seen)
         return made
 
 

@@ -122,6 +122,9 @@ class PackedStore(LabelStore):
         """Params of all views of one sample: int32 `[V, P]`."""
         return self._rein(sample).all_params()
 
+    def params_of_stripe(self, samples: np.ndarray, stripe: int) -> np.ndarray:
+        return np.stack([self._rein(sample).params_of_stripe(stripe) for sample in samples.tolist()])
+
     def params_of_view(self, block: int, view: int) -> None:
         return None
 
@@ -131,6 +134,10 @@ class PackedStore(LabelStore):
 
     def probe_of(self, sample: int) -> int:
         return self._rein(sample).probe
+
+    def witness_of(self, sample: int, stripe: int) -> int | None:
+        found = self._rein(sample).witness
+        return None if found is None else found[stripe]
 
     def pairs_of(self, block: int, stripe: int, chosen: Sequence[int]) -> list[np.ndarray]:
         """Pairs of some views of a stripe: their params of mixing, int32 `[S, 6]` each.

@@ -15,7 +15,7 @@ from reinforce.packs.columns import compress_columns, decompress_columns
 
 MAGIC = b"REIN"
 _HEADER = struct.Struct("<4sBBHHHIIII")  # magic, version, 0, V, R, P, block, row, probe, bytes
-_STRIPE = struct.Struct("<II")  # bytes of params, bytes of record
+_STRIPES = {1: struct.Struct("<II"), 2: struct.Struct("<III")}  # by version: bytes of params, bytes of record, witness
 
 
 class ReinFile(NamedTuple):
@@ -29,6 +29,7 @@ class ReinFile(NamedTuple):
         row: Position of the sample in its block.
         probe: CRC-32 of the pixels of view `row mod min(V, R)`.
         parts: Compressed params and record of each stripe.
+        witness: CRC-32C of the pixels of all views of each stripe; None: a member of version 1, which has none.
     """
 
     views: int
@@ -38,6 +39,7 @@ class ReinFile(NamedTuple):
     row: int
     probe: int
     parts: list[tuple[memoryview, memoryview]]
+    witness: list[int] | None
 
     @classmethod
     def parse(cls, content: bytes) -> ReinFile:
@@ -49,20 +51,22 @@ class ReinFile(NamedTuple):
         if len(content) < _HEADER.size:
             raise _damaged(f"{len(content)} bytes")
         magic, version, zero, views, stripe_views, columns, block, row, probe, size = _HEADER.unpack_from(content)
-        if magic != MAGIC or version != 1 or zero or not views or not stripe_views or not columns:
+        if magic != MAGIC or version not in _STRIPES or zero or not views or not stripe_views or not columns:
             raise _damaged(f"a header {bytes(content[:12]).hex()}")
         stripes, start = -(-views // stripe_views), _HEADER.size
-        at = start + stripes * _STRIPE.size
+        stripe = _STRIPES[version]
+        at = start + stripes * stripe.size
         if size != len(content) or at > len(content):
             raise _damaged(f"{len(content)} bytes, {size} by its header")
-        lengths = list(_STRIPE.iter_unpack(content[start:at]))
+        table = list(stripe.iter_unpack(content[start:at]))
         whole, parts = memoryview(content), []
-        for params, record in lengths:
+        for params, record, *_ in table:
             parts.append((whole[at : at + params], whole[at + params : at + params + record]))
             at += params + record
         if at != len(content):
             raise _damaged(f"parts of {at} bytes in {len(content)}")
-        return cls(views, stripe_views, columns, block, row, probe, parts)
+        witness = None if version == 1 else [each[2] for each in table]
+        return cls(views, stripe_views, columns, block, row, probe, parts, witness)
 
     def views_of_stripe(self, stripe: int) -> int:
         """Number of views of a stripe."""
@@ -104,7 +108,15 @@ class ReinFile(NamedTuple):
         return self.parts[stripe][1]
 
 
-def make_rein(params: np.ndarray, records: list[bytes], stripe_views: int, block: int, row: int, probe: int) -> bytes:
+def make_rein(
+    params: np.ndarray,
+    records: list[bytes],
+    stripe_views: int,
+    block: int,
+    row: int,
+    probe: int,
+    witness: list[int] | None = None,
+) -> bytes:
     """Make the `.rein` of a sample.
 
     Args:
@@ -114,14 +126,17 @@ def make_rein(params: np.ndarray, records: list[bytes], stripe_views: int, block
         block: Number of the sample's block.
         row: Position of the sample in its block.
         probe: CRC-32 of the pixels of the sample's probe view.
+        witness: CRC-32C of the pixels of all views of each stripe; None: not known.
     """
     views, columns = params.shape
     stripes = [params[first : first + stripe_views] for first in range(0, views, stripe_views)]
     chunks = [compress_columns(stripe) for stripe in stripes]
-    table = b"".join(_STRIPE.pack(len(c), len(r)) for c, r in zip(chunks, records, strict=True))
+    version, seen = (1, [[]] * len(chunks)) if witness is None else (2, [[crc] for crc in witness])
+    rows = zip(chunks, records, seen, strict=True)
+    table = b"".join(_STRIPES[version].pack(len(c), len(r), *crc) for c, r, crc in rows)
     body = b"".join(part for pair in zip(chunks, records, strict=True) for part in pair)
     size = _HEADER.size + len(table) + len(body)
-    return _HEADER.pack(MAGIC, 1, 0, views, stripe_views, columns, block, row, probe, size) + table + body
+    return _HEADER.pack(MAGIC, version, 0, views, stripe_views, columns, block, row, probe, size) + table + body
 
 
 def _damaged(found: str) -> StoreError:

@@ -1,32 +1,34 @@
-"""The files of FKD: read for `import`, written for `export`. A torch file per image, `WNID/STEM.tar`: `[coords, flip, label]`.
+"""The files of FKD, read for `import`. A torch file per image, `WNID/STEM.tar`: `[coords, flip, label]`.
 
 `coords` are top / H, left / W, h / H, w / W; `label` is `(M,)` class ids, `(M, 2)` an id and its probability, `(M, 2, K)` ids
-and probabilities, or `(M, C)` all probabilities. Source: Shen and Xing 2022, arXiv 2112.01528, and its published files.
+and probabilities, or `(M, C)` all probabilities. Source: Shen and Xing 2022, arXiv 2112.01528, its published code and files.
+What its teacher saw is not what its students see: the writer resizes by Pillow's bicubic to its own `--input_size`, the loader
+by Pillow's bilinear to 224 pixels. Views replay the loader's. `fkd_writer.py` writes such files.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from reinforce.errors import StoreError, UsageError
+from reinforce.errors import StoreError
 from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, top_of
+from reinforce.peers.peer_pixels import cropped, pillow, pixels_of
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top
 from reinforce.settings import Origin
-from reinforce.store.label_store import LabelStore
 from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field, Interpolation
 from reinforce.views.policy_text import parse_policy
 
-_BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
+BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 
 
 class FkdReader(Reader):
@@ -46,9 +48,10 @@ class FkdReader(Reader):
         self.codec: Codec = NAMED_CODECS["sqrt"] if self.full else TopK(label.shape[2] if label.ndim == 3 else 1)
         self.policy = parse_policy("fkd")
         self.spec = pixel_spec(self.policy, size)
+        self.arithmetic = f"{pillow()} as FKD's loader crops, resizes and flips"
         self.origin = Origin(
             format=self.format,
-            pixels="Pillow and torchvision, bilinear",
+            pixels="Pillow, bicubic, at the writer's --input_size (475 unless given); its students' by Pillow, bilinear",
             replay="approximate",
             options={"tail": tail, "size": size},
         )
@@ -68,14 +71,19 @@ class FkdReader(Reader):
             raise bad_labels(f"labels {list(label.shape)}, and {[self.views, *self.shape]} of the sample before")
         if not np.isfinite(coords).all():
             raise bad_labels("coordinates that are not finite")
-        sides = np.array([height, width, height, width])
-        boxes = np.rint(np.clip(coords.astype(np.float64), -1, 2) * sides).astype(np.int64)
+        boxes = cut_boxes(coords, width, height)
         check_boxes(boxes, width, height)
         params = np.zeros((self.views, len(self.spec.fields)), np.int32)
-        params[:, [self.spec.fields.index(f) for f in _BOX]] = boxes
+        params[:, [self.spec.fields.index(f) for f in BOX]] = boxes
         params[:, self.spec.fields.index(Field.HFLIP)] = flip
         params[:, self.spec.fields.index(Field.INTERPOLATION)] = Interpolation.BILINEAR
         return PeerViews(params, self._record(label))
+
+    def peer_view(self, content: bytes, view: int, image: Image.Image) -> np.ndarray:
+        coords, flip, _ = _arrays(content)
+        sides = (image.height, image.width, image.height, image.width)
+        box = [part.item() * side for part, side in zip(coords[view], sides, strict=True)]
+        return pixels_of(cropped(image, box, bool(flip[view]), self.size))
 
     def _record(self, label: np.ndarray) -> bytes:
         if self.full:
@@ -96,6 +104,27 @@ class FkdReader(Reader):
         return self.codec.pack(ids, probs.astype(np.float32), self.num_classes)
 
 
+def cut_boxes(coords: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The pixels that the loader's crop cuts out of an image: int64 `[M, 4]`, top, left, height, width.
+
+    Pillow rounds the edges, half to even, and not the sizes. An edge that passes the end of the image by no more than the
+    rounding of the file's own numbers is put there; half floats do so in large images, where the loader adds black pixels.
+
+    Args:
+        coords: As in a file, `[M, 4]`; the edges are computed in float64, as the loader does.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+    """
+    sides = np.array([height, width])
+    exact = np.clip(coords.astype(np.float64), -1, 2)
+    first = exact[:, :2] * sides
+    end = np.rint(first + exact[:, 2:] * sides)
+    width_of_float = np.finfo(coords.dtype).eps if coords.dtype.kind == "f" else 0.0
+    end = np.where((end > sides) & (end <= np.rint(sides * (1 + width_of_float))), sides, end)
+    begin = np.rint(first)
+    return np.concatenate([begin, end - begin], axis=1).astype(np.int64)
+
+
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     found = read_torch(content)
     arrays = [_array(a) for a in found] if isinstance(found, (list, tuple)) and len(found) == 3 else []
@@ -113,32 +142,3 @@ def _array(value: object) -> np.ndarray:
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-
-
-def fkd_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
-    """Name and content of FKD's files for the views of a store; samples without labels get no file.
-
-    Raises:
-        UsageError: FKD's loader could not make these views, or a key cannot be a path.
-    """
-    extra = set(store.spec.fields) - {*_BOX, Field.HFLIP, Field.INTERPOLATION}
-    if extra:
-        raise UsageError(
-            f"Views of policy {store.settings.policy.name} cannot be written for FKD.",
-            found="more than crops and flips",
-            expected="a policy such as fkd or rrc",
-            fix="generate labels with --policy fkd",
-        )
-    for sample in store.ok_samples.tolist():
-        key = store.samples.key(sample)
-        if key.startswith("/") or not {"", ".", ".."}.isdisjoint(key.split("/")):
-            raise UsageError("A key is no name for a file.", found=repr(key), expected="a path below a folder", fix="rename it")
-        width, height = store.samples.width_height[sample].tolist()
-        params = np.stack([store.params_of(sample, view) for view in range(store.settings.views)])
-        boxes = params[:, [store.spec.fields.index(f) for f in _BOX]] / np.array([height, width, height, width])
-        flips = [bool(store.spec.read(row, Field.HFLIP, 0)) for row in params]
-        tops = [top_of(label, k, store.settings.num_classes) for label in store.labels_of(sample)]
-        label = torch.tensor(np.stack([np.stack([ids, probs]) for ids, probs in tops]), dtype=torch.float32)
-        sink = io.BytesIO()
-        torch.save([torch.tensor(boxes, dtype=torch.float32), torch.tensor(flips), label], sink)
-        yield f"{key}.tar", sink.getvalue()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reinforce.errors import UsageError
-from reinforce.peers.fkd import FkdReader, fkd_files
+from reinforce.peers.fkd import FkdReader
+from reinforce.peers.fkd_writer import fkd_files, fkd_usage
 from reinforce.peers.ml_dr import MlDrReader
 from reinforce.peers.ml_dr_files import ml_dr_files
 from reinforce.peers.reader import Reader, ReadOptions
@@ -19,6 +20,8 @@ Writer = Callable[[LabelStore, int], Iterator[tuple[str, bytes]]]
 
 READERS: dict[str, type[Reader]] = {kind.format: kind for kind in (MlDrReader, FkdReader, TinyVitReader, RelabelReader)}
 WRITERS: dict[str, Writer] = {"ml-dr": ml_dr_files, "fkd": fkd_files}
+USAGES: dict[str, Callable[[Path, int], str]] = {"fkd": fkd_usage}
+"""Functions `(out, k)`: the options with which the other project reads files that were written to `out`."""
 
 
 def open_reader(format_: str, path: Path, given: ReadOptions) -> Reader:

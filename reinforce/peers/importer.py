@@ -19,7 +19,9 @@ import numpy as np
 
 from reinforce.errors import ImageError, StoreError
 from reinforce.files import Progress, check_output, replacing, writing
-from reinforce.peers.reader import PeerEntry, Reader
+from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
+from reinforce.peers.places import Matched
+from reinforce.peers.reader import Reader
 from reinforce.settings import Settings, SourceInfo, TeacherInfo
 from reinforce.sources.source import Source, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
@@ -46,6 +48,7 @@ class _Done(NamedTuple):
     width_height: tuple[int, int]
     params: np.ndarray | None
     record: bytes
+    apart: Apart | None = None
 
 
 class _Work(NamedTuple):
@@ -57,7 +60,8 @@ class _Work(NamedTuple):
         try:
             encoded = self.source.read(position)
             digest = hashlib.sha256(encoded).digest()
-            height, width = decode(encoded).shape[:2]
+            image = decode(encoded)
+            height, width = image.shape[:2]
         except OSError as error:
             return _Done(Status.MISSING, f"{error.strerror or error}", digest, (0, 0), None, b"")
         except ImageError as error:
@@ -67,12 +71,33 @@ class _Work(NamedTuple):
         except StoreError as error:
             error.args = (f"{error.args[0]}\n  sample:       {self.source.keys[position]}",)
             raise
-        return _Done(Status.OK, None, digest, (width, height), views.params, views.record)
+        number, rest = divmod(position, max(1, len(self.source) // SAMPLES))
+        compared = None if rest else compare(self.reader, content, number, encoded, image, views.params)
+        return _Done(Status.OK, None, digest, (width, height), views.params, views.record, compared)
+
+
+class Imported(NamedTuple):
+    """What an import made.
+
+    Attributes:
+        manifest: The manifest of the new data set.
+        without_labels: How many images of the source the files have no labels of; they are missing samples.
+        without_image: How many labels were left out because the source has no such image.
+    """
+
+    manifest: Manifest
+    without_labels: int
+    without_image: int
 
 
 def import_labels(
-    reader: Reader, source: Source, out: Path, workers: int = 1, on_progress: Progress = lambda done, total: None
-) -> Manifest:
+    reader: Reader,
+    source: Source,
+    out: Path,
+    workers: int = 1,
+    on_progress: Progress = lambda done, total: None,
+    skip_missing: bool = False,
+) -> Imported:
     """Write a reinforced dataset of imported labels.
 
     Args:
@@ -81,17 +106,21 @@ def import_labels(
         out: New folder to write.
         workers: Processes that parse; 0: parse in this process.
         on_progress: Called with the number of samples done.
+        skip_missing: Leave out labels of images that the source does not have; else they are refused.
 
     Raises:
-        StoreError: labels are damaged, or of an unknown image, or there are two for one image; or `out` holds files.
+        StoreError: labels are damaged, or there are two for one image; or there are labels of images that the source does not
+            have, or of no image that it has; or `out` holds files.
     """
     check_output(out)
+    matched = Matched(reader, source, skip_missing)
     with writing(out), replacing(out) as staging:
         (staging / "blocks").mkdir(parents=True)
-        return _write(reader, source, staging, workers, on_progress)
+        manifest = _write(reader, source, staging, _all(matched, workers), on_progress)
+        return Imported(manifest, len(source) - int(matched.seen.sum()), matched.without_image)
 
 
-def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress: Progress) -> Manifest:
+def _write(reader: Reader, source: Source, out: Path, samples: Iterator[tuple[int, _Done]], on_progress: Progress) -> Manifest:
     names, labels = _hard_labels(source, reader.num_classes)
     settings = _settings(reader, source, names, labels)
     spec = pixel_spec(settings.policy, settings.size)
@@ -99,6 +128,7 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
     statistics = LabelMeans(settings)
     ordered: list[int] = []  # positions in the source, in the order of the samples in the blocks
     data: BlockData | None = None
+    apart: list[Apart] = []
 
     def flush() -> None:
         nonlocal data
@@ -112,18 +142,20 @@ def _write(reader: Reader, source: Source, out: Path, workers: int, on_progress:
         statistics.add(reader_, [labels[s] for s in samples.tolist()])
         data = None
 
-    for position, done in _all(reader, source, workers):
+    for position, done in samples:
         row = len(ordered) % BLOCK_SIZE
         data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.stripe_views)
         ordered.append(position)
         _store(data, row, done)
+        apart += [done.apart] if done.apart else []
         if row + 1 == BLOCK_SIZE:
             flush()
         on_progress(len(ordered), len(source))
     flush()
     if spec.other is not None:
         check_partners(out, settings, spec, table, np.array(ordered))
-    return write_manifest(out, settings, environment(), table, statistics)
+    origin = reader.origin.model_copy(update={"replay_error": summary(reader, apart)})
+    return write_manifest(out, settings.model_copy(update={"origin": origin}), environment(), table, statistics)
 
 
 def _hard_labels(source: Source, num_classes: int) -> tuple[list[str], list[int | None]]:
@@ -168,29 +200,15 @@ def _settings(reader: Reader, source: Source, names: list[str], labels: list[int
     )
 
 
-def _all(reader: Reader, source: Source, workers: int) -> Iterator[tuple[int, _Done]]:
+def _all(matched: Matched, workers: int) -> Iterator[tuple[int, _Done]]:
     """Every sample of the source once: first those with labels, in the order of the files, then the others."""
-    position_of = {key: i for i, key in enumerate(source.keys)}
-    seen: set[int] = set()
-
-    def places() -> Iterator[tuple[int, bytes]]:
-        for entry in reader.entries():
-            position = _position(entry, position_of, source)
-            if position in seen:
-                raise StoreError(
-                    f"There are two files of labels of {source.keys[position]}.", found=entry.which, fix="remove one"
-                )
-            seen.add(position)
-            yield position, entry.content
-
-    work = _Work(source, reader)
+    work = _Work(matched.source, matched.reader)
     if workers:
-        yield from _in_processes(work, places(), workers)
+        yield from _in_processes(work, iter(matched), workers)
     else:
-        yield from ((position, work(position, content)) for position, content in places())
-    for position in range(len(source)):
-        if position not in seen:
-            yield position, _Done(Status.MISSING, "no labels were imported for it", bytes(32), (0, 0), None, b"")
+        yield from ((position, work(position, content)) for position, content in matched)
+    for position in np.flatnonzero(~matched.seen).tolist():
+        yield position, _Done(Status.MISSING, "no labels were imported for it", bytes(32), (0, 0), None, b"")
 
 
 def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int) -> Iterator[tuple[int, _Done]]:
@@ -229,30 +247,6 @@ def _begin(work: _Work) -> None:
 def _go(position: int, content: bytes) -> _Done:
     assert _work is not None
     return _work(position, content)
-
-
-def _position(entry: PeerEntry, position_of: dict[str, int], source: Source) -> int:
-    if isinstance(entry.which, int):
-        if not 0 <= entry.which < len(source):
-            raise StoreError(
-                f"There are labels of image {entry.which}, and {len(source)} images.",
-                expected="the images that the labels were made from, in the order of torchvision's ImageFolder",
-                cause="another set of images",
-                fix="check --data",
-            )
-        return entry.which
-    # Some files have a path on their authors' disk before the class folder, others only the name of the image.
-    parts = entry.which.split("/")
-    names = (entry.which, "/".join(parts[-2:]), parts[-1])
-    found = next((position_of[name] for name in names if name in position_of), None)
-    if found is None:
-        raise StoreError(
-            f"There are labels of {entry.which!r}, and no such image.",
-            found=f"{len(source)} images, such as {source.keys[0]!r}",
-            expected="the images that the labels were made from",
-            fix="check --data",
-        )
-    return found
 
 
 def _store(data: BlockData, row: int, done: _Done) -> None:

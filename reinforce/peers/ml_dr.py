@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from reinforce.errors import StoreError
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.ml_dr_views import BOX, Layout, read
+from reinforce.peers.peer_pixels import ml_dr_view, pillow
 from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top
 from reinforce.policy import Policy
 from reinforce.settings import Origin
@@ -49,6 +51,7 @@ class MlDrReader(Reader):
         self.policy: Policy = self.layout.policy
         self.codec = TopK(k)
         self.spec = pixel_spec(self.policy, self.size)
+        self.arithmetic = f"{pillow()} and torchvision as ml-dr's loader makes them"
         self.origin = Origin(
             format=self.format, pixels="torchvision, bilinear, on uint8 tensors", replay="approximate", options={"k": k}
         )
@@ -79,6 +82,9 @@ class MlDrReader(Reader):
         pairs = _labels(views)
         ids, probs = check_top(np.array([p[1] for p in pairs]), np.array([p[0] for p in pairs], np.float64), self.num_classes)
         return PeerViews(params, self.codec.pack(ids, probs, self.num_classes))
+
+    def peer_view(self, content: bytes, view: int, image: Image.Image) -> np.ndarray | None:
+        return ml_dr_view(_sample(content)[1][view]["params"], image, self.size)
 
 
 def _sample(content: bytes) -> tuple[int, list[dict[str, Any]]]:

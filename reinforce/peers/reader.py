@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from reinforce.errors import StoreError
 from reinforce.labels.codec import Codec
@@ -44,16 +45,18 @@ class ReadOptions:
     Attributes:
         num_classes: C.
         teachers: Names; None: the teachers that are known for the format.
-        size: Height and width of the teacher's views in pixels.
+        size: Height and width of the views in pixels, as the students of these labels see them.
         tail: FKD: the mass not listed is spread evenly (`uniform`), or the listed mass is scaled to one (`renorm`).
-        axes: ReLabel: order of the last two axes of a map, `hw` or `wh`.
+        axes: ReLabel: order of the last two axes of a map: `wh`, as its own loader reads them, or `hw`.
+        scratch: TinyViT: a folder for a temporary file of four bytes per image and epoch; None: the system's.
     """
 
     num_classes: int = 1000
     teachers: list[str] | None = None
     size: int = 224
     tail: str = "uniform"
-    axes: str = "hw"
+    axes: str = "wh"
+    scratch: Path | None = None
 
     @property
     def names(self) -> list[str]:
@@ -73,9 +76,13 @@ class Reader(ABC):
         size: Height and width of the views in pixels.
         num_classes: C.
         teachers: Names of the teachers.
+        arithmetic: What makes the pixels of `peer_view`, as text; None: nothing does.
+        counted: Numbers of samples count the images as torchvision's ImageFolder does, whatever the order of the source is.
     """
 
     format: ClassVar[str]
+    arithmetic: str | None = None
+    counted: ClassVar[bool] = False
     origin: Origin
     policy: Policy
     views: int
@@ -105,6 +112,19 @@ class Reader(ABC):
         Raises:
             StoreError: the labels are damaged, or do not follow the format.
         """
+
+    def peer_view(self, content: bytes, view: int, image: Image.Image) -> np.ndarray | None:
+        """The pixels that the authors' own loader makes of a view, from the params as the file has them.
+
+        Args:
+            content: Labels of the sample as found in the files; `parse` accepted them.
+            view: Which of its views.
+            image: The image, RGB.
+
+        Returns:
+            uint8 `[3, size, size]`; None: how the loader makes them is not known here.
+        """
+        return None
 
 
 def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """The files of ReLabel: `WNID/STEM.pt`, a tensor `(2, 5, 15, 15)` of scores and class ids, read for `import` as label maps.
 
-Source: Yun et al. 2021, arXiv 2101.05022, and its published files. Its code does not make certain which of the last two axes is
-the height; `axes` says how to read them.
+Source: Yun et al. 2021, arXiv 2101.05022, and its published code and files. Its loader takes a crop's top for a place on the
+last axis, so students of these maps learnt from them as if they were `[width, height]`. Whether the maps were written so, or as
+`[height, width]` and read crosswise, no file says; `axes` chooses how they are read.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class RelabelReader(Reader):
     views = 1
     codec: MapCodec
 
-    def __init__(self, path: Path, num_classes: int, teachers: list[str], size: int = 224, axes: str = "hw") -> None:
+    def __init__(self, path: Path, num_classes: int, teachers: list[str], size: int = 224, axes: str = "wh") -> None:
         self.path, self.axes = path, axes
         self.num_classes, self.size, self.teachers = num_classes, size, teachers
         first = next((e for e in self.entries()), None)

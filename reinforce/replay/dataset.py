@@ -7,7 +7,9 @@ image, soft_label, hard_label = dataset[0]
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
 from reinforce.store.probes import check_probe, read_checked
+from reinforce.store.witness import check_stripe, covering_stripes
 from reinforce.views.decode import decode
 from reinforce.views.one_way import ALONE, one_way_view
 from reinforce.views.params import Field
@@ -51,7 +54,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         views: Use only this many views, the first ones. Default: all stored views.
         size: Height and width of the views in pixels. Default: those of the teacher. At another size the crop boxes are the
             same, but the pixels are not those that the teacher saw.
-        check: Now, replay a few probes and hash up to 32 MB of images; later, hash every image when it is read.
+        check: Now, replay a few probes and stripes, so that every op is among their views, and hash up to 32 MB of images;
+            later, hash every image when it is read.
 
     Raises:
         StoreError: `root` is not a complete reinforced dataset.
@@ -253,8 +257,49 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         )
         check_probe(found, store.probe_of(sample), f"{store.samples.key(sample)}, view {view}", store.manifest.environment)
 
+    def check_stripe(self, index: int, stripe: int) -> bool:
+        """Replay all views of a stripe of item `index`, and compare their pixels with those that the teacher saw.
+
+        Returns:
+            Whether that could be done: older data sets and imported labels have no witness of their pixels.
+
+        Raises:
+            ReplayError: an image changed, or this machine makes different pixels from it.
+        """
+        store, sample = self.store, int(self.samples[index])
+        expected = store.witness_of(sample, stripe)
+        if expected is None:
+            return False
+        rows, row = store.samples_of(int(store.samples.block[sample])), int(store.samples.row[sample])
+        check_stripe(
+            lambda other, view: store.params_of(int(rows[other]), view),
+            store.views_of(stripe),
+            len(rows),
+            row,
+            store.spec,
+            lru_cache(maxsize=2)(lambda other: self.checked(int(rows[other]))),
+            expected,
+            store.samples.key(sample),
+            store.manifest.environment,
+        )
+        return True
+
+    def covering_stripes(self) -> list[tuple[int, int]]:
+        """A few stripes, as (item, stripe), among whose views is everything that occurs in the params."""
+        return covering_stripes(self._stripes_in_random_order(), self.store.spec)
+
+    def _stripes_in_random_order(self) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
+        store, rng = self.store, choice_rng(self.seed)
+        stripes = -(-self.views // store.settings.stripe_views)
+        for place in rng.permutation(len(store.blocks) * stripes).tolist():
+            block, stripe = store.blocks[place // stripes], place % stripes
+            samples = rng.permutation(store.samples_of(block))
+            samples = samples[self._index_of[samples] >= 0]
+            if len(samples) and store.witness_of(int(samples[0]), stripe) is not None:
+                yield [(int(self._index_of[s]), stripe) for s in samples], store.params_of_stripe(samples, stripe)
+
     def check(self) -> int:
-        """Replay a few probes and hash some of the images.
+        """Replay a few probes and stripes, and hash some of the images.
 
         Returns:
             Number of samples whose probe was checked.
@@ -265,6 +310,8 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         order = choice_rng(self.seed).permutation(len(self))
         for index in order[:STARTUP_PROBES]:
             self.check_probe(int(index))
+        for index, stripe in self.covering_stripes():
+            self.check_stripe(index, stripe)
         budget = STARTUP_HASH_BYTES
         for index in order[STARTUP_PROBES:]:
             budget -= len(

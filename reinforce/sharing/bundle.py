@@ -17,7 +17,7 @@ from typing import BinaryIO
 from reinforce.errors import StoreError
 from reinforce.files import write_pieces
 
-_STRIPE = re.compile(r"(?:records|offsets|params)(?:_([1-9][0-9]*))?")
+_STRIPE = re.compile(r"(?:records|offsets|params|witness)(?:_([1-9][0-9]*))?")
 _COPY = 1 << 20
 
 

@@ -224,7 +224,9 @@ def _pixels(settings: Settings) -> str:
     size = f"{settings.size} x {settings.size}"
     if settings.origin is None:
         return f"{size}, uint8, replayed from the images byte for byte"
-    return f"{size}, made by {settings.origin.pixels}; replay: {settings.origin.replay}"
+    error = settings.origin.replay_error
+    measured = "" if error is None else f"; {error}"
+    return f"{size}, made by {settings.origin.pixels}; replay: {settings.origin.replay}{measured}"
 
 
 def _metadata(manifest: Manifest, name: str, licences: Licences) -> str:

@@ -21,6 +21,7 @@ from reinforce.files import remove, replacing
 from reinforce.store.stripe import Stripe, damaged, open_array, read_array, read_metadata
 from reinforce.store.zarr_layout import ARRAYS, stripe_array
 
+_PLAIN: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
 _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
 
 
@@ -38,6 +39,7 @@ class BlockData:
     status: np.ndarray  # uint8 [S]
     label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
     stripe_views: int = 1 << 16  # views of a record; the last one of a sample may have fewer
+    witness: np.ndarray | None = None  # uint32 [S, stripes]: CRC-32C of the pixels of all views of each stripe; None: not known
     records: list[bytes] = field(default_factory=list)  # S for the first stripe of views, S for the next, ...
     reasons: dict[int, str] = field(default_factory=dict)  # row -> why the sample is not ok
 
@@ -96,26 +98,26 @@ def _write_group(path: Path, data: BlockData) -> None:
     reasons = {str(row): reason for row, reason in sorted(data.reasons.items())}
     group = zarr.create_group(path, zarr_format=3, attributes={"reinforce": {"reasons": reasons}})
     for stripe, first in enumerate(range(0, views, data.stripe_views)):
+        own = None if data.witness is None else data.witness[:, stripe]
         _write_stripe(
-            group, stripe, data.params[:, first : first + data.stripe_views], data.records[samples * stripe :][:samples]
+            group, stripe, data.params[:, first : first + data.stripe_views], data.records[samples * stripe :][:samples], own
         )
-    plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
     for name in ("probes", "sha256", "width_height", "status"):
         values = getattr(data, name)
-        group.create_array(name, data=values, chunks=values.shape, **plain)
+        group.create_array(name, data=values, chunks=values.shape, **_PLAIN)
     group.create_array("label_error", data=data.label_error, chunks=data.label_error.shape, config={"write_empty_chunks": True})
 
 
-def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: list[bytes]) -> None:
-    """Write params, int32 `[S, v, P]`, and records of a run of views."""
+def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: list[bytes], witness: np.ndarray | None) -> None:
+    """Write params, int32 `[S, v, P]`, records and witness, uint32 `[S]`, of a run of views."""
     samples, views, columns = params.shape
     offsets = np.zeros(samples + 1, np.uint64)
     offsets[1:] = np.cumsum([len(r) for r in records])
     raw = np.frombuffer(b"".join(records) or b"\0", np.uint8)
     # One chunk without compression: the file has the records and nothing else, and a record is a slice of its memory map.
-    for name, values in (("records", raw), ("offsets", offsets)):
-        plain: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
-        group.create_array(stripe_array(name, stripe), data=values, chunks=values.shape, **plain)
+    arrays = {"records": raw, "offsets": offsets} | ({} if witness is None else {"witness": np.ascontiguousarray(witness)})
+    for name, values in arrays.items():
+        group.create_array(stripe_array(name, stripe), data=values, chunks=values.shape, **_PLAIN)
     # One file, from which the params of a single view can be read. Values of one column are adjacent: they compress better.
     group.create_array(
         stripe_array("params", stripe),
@@ -200,6 +202,11 @@ class Block:
     def probes(self) -> np.ndarray:
         """CRC-32 of the probed view of each sample: uint32 `[S]`."""
         return self._read("probes")
+
+    def witness(self) -> np.ndarray | None:
+        """CRC-32C of the pixels of all views of each stripe of each sample: uint32 `[S, stripes]`; None: none was written."""
+        found = [stripe.witness for stripe in self.stripes]
+        return None if any(each is None for each in found) else np.stack([each for each in found if each is not None], axis=1)
 
     def label_error(self) -> np.ndarray:
         """Mean KL, mean top-1 bias and image bias of the codec on each sample: float32 `[S, 3]`, NaN where not measured."""

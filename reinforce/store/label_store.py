@@ -80,6 +80,10 @@ class LabelStore(ABC):
     def probe_of(self, sample: int) -> int:
         """CRC-32 of the pixels of the probed view of a sample."""
 
+    def witness_of(self, sample: int, stripe: int) -> int | None:
+        """CRC-32C of the pixels of all views of a stripe of a sample; None: the writer stored none."""
+        return None
+
     @abstractmethod
     def params_of_view(self, block: int, view: int) -> np.ndarray | None:
         """Params of one view of all samples of a block, int32 `[S, P]`; None if params are stored beside each image instead."""
@@ -87,6 +91,14 @@ class LabelStore(ABC):
     @abstractmethod
     def pairs_of_view(self, block: int, view: int) -> np.ndarray:
         """The mixing columns of one view of all samples of a block, int32 `[S, 6]`; only for a policy that mixes."""
+
+    def params_of_stripe(self, samples: np.ndarray, stripe: int) -> np.ndarray:
+        """Params of all views of a stripe of some samples of one block: int32 `[n, v, P]`."""
+        return np.stack([[self.params_of(sample, view) for view in self.views_of(stripe)] for sample in samples.tolist()])
+
+    def views_of(self, stripe: int) -> range:
+        """The views of a stripe."""
+        return range(stripe * self._stripe_views, min(self._views, (stripe + 1) * self._stripe_views))
 
     def samples_of(self, block: int) -> np.ndarray:
         """Indices of the samples of a block, row by row: int64 `[S]`."""

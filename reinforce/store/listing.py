@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reinforce.store.store import MANIFEST, SAMPLES
 
-_PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes"}
+_PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes", "witness": "witness"}
 
 
 def list_files(root: Path) -> list[str]:
@@ -19,8 +19,8 @@ def list_files(root: Path) -> list[str]:
 
 
 def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[str, float]:
-    """Bytes on disk per stored view, by purpose: labels, params, probes, table (of samples), metadata, total."""
-    sizes = dict.fromkeys(("labels", "params", "probes", "table", "metadata"), 0)
+    """Bytes on disk per stored view, by purpose: labels, params, probes, witness, table (of samples), metadata, total."""
+    sizes = dict.fromkeys(("labels", "params", "probes", "witness", "table", "metadata"), 0)
     for path in files:
         parts = path.split("/")
         if parts[-1] == "zarr.json":

@@ -1,7 +1,8 @@
 """Probes: the check that replay is exact (invariant 1). A probe is the CRC-32 of one view of a sample, stored at generation.
 
-Training replays a few probes before its first step, in well under a second; `reinforce verify --data` replays all of them.
-The error for a mismatch names the versions that differ.
+A probe needs only one view; so many samples can be looked at quickly, before training and before a resumed generation.
+`reinforce verify --data` replays all of them. All views are covered by the witness of each stripe (`witness.py`). The error for
+a mismatch names the versions that differ.
 """
 
 from __future__ import annotations
@@ -91,18 +92,18 @@ def check_probe(found: int, expected: int, what: str, made_with: Environment) ->
         ReplayError: they differ; `what` names the view, `made_with` is compared with this machine.
     """
     if found != expected:
-        raise pixels_differ(what, found, expected, made_with)
+        raise pixels_differ(what, f"CRC-32 {found:08x}", f"CRC-32 {expected:08x}", made_with)
 
 
-def pixels_differ(what: str, found: int, expected: int, made_with: Environment) -> ReplayError:
+def pixels_differ(what: str, found: str, expected: str, made_with: Environment) -> ReplayError:
     """The error for replayed pixels that differ from those of generation; it names every version that differs."""
     here, there = environment().model_dump(), made_with.model_dump()
     differing = [f"{name} {there[name]} then, {here[name]} now" for name in there if there[name] != here[name]]
     return ReplayError(
         f"Replayed pixels differ from those the teacher saw ({what}).",
-        found=f"CRC-32 {found:08x}",
-        expected=f"CRC-32 {expected:08x}",
+        found=found,
+        expected=expected,
         cause="the image is unchanged, so the code that makes pixels is not: "
         + ("; ".join(differing) if differing else "the same versions are installed, so an op was edited or a library patched"),
-        fix="install the versions above, or generate again; `reinforce verify DIR --data SOURCE` counts how many views differ",
+        fix="install the versions above, or generate again; `reinforce verify DIR --data SOURCE --views all` counts stripes",
     )

@@ -14,6 +14,8 @@ from reinforce.store.block import Block, block_path
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Job, Manifest
 from reinforce.store.samples import Samples
+from reinforce.store.stripe import damaged
+from reinforce.store.zarr_layout import stripe_array
 from reinforce.views.mix import pairs_in
 from reinforce.views.pixels import unmatched
 from reinforce.views.status import Status
@@ -87,6 +89,10 @@ class Store(LabelStore):
         params: np.ndarray = block.params_of_view(view)[row]
         return params
 
+    def params_of_stripe(self, samples: np.ndarray, stripe: int) -> np.ndarray:
+        params: np.ndarray = self.block(int(self.samples.block[samples[0]])).stripe(stripe).params()[self.samples.row[samples]]
+        return params
+
     def params_of_view(self, block: int, view: int) -> np.ndarray:
         return self.block(block).params_of_view(view)
 
@@ -95,6 +101,16 @@ class Store(LabelStore):
         if pairs is None:
             raise unmatched("a policy that mixes, and params without the columns for it")
         return pairs
+
+    def witness_of(self, sample: int, stripe: int) -> int | None:
+        block, row = self.place_of(sample)
+        found = block.stripe(stripe).witness
+        if found is None:
+            name = stripe_array("witness", stripe)
+            if f"blocks/{block.path.name}/{name}/zarr.json" in self.manifest.files:
+                raise damaged(block.path, f"{name} is missing")
+            return None
+        return int(found[row])
 
     def probe_of(self, sample: int) -> int:
         return int(self._probes(int(self.samples.block[sample]))[self.samples.row[sample]])

@@ -68,9 +68,30 @@ class Stripe:
         # torch's memory map keeps no file open; a data set may have more blocks than a process may have open files.
         return torch.from_file(self._file("records", "0"), shared=False, size=self._size, dtype=torch.uint8).numpy().data
 
+    @cached_property
+    def witness(self) -> np.ndarray | None:
+        """CRC-32C of the pixels of all its views, of each sample: uint32 `[S]`; None: the writer stored none.
+
+        Raises:
+            StoreError: damaged.
+        """
+        samples, views, columns = self.shape
+        name = self.name("witness")
+        if not os.path.isdir(os.path.join(self.path, name)):
+            return None
+        open_array(self.path, name, "witness", 1, samples, views, columns)
+        found = np.fromfile(self._file("witness", "0"), "<u4")
+        if len(found) != samples:
+            raise damaged(self.path, f"{name}/c/0 does not hold {samples} numbers")
+        return found
+
     def record(self, row: int) -> memoryview:
         """The record of one sample; empty where the sample is not ok."""
         return self._records[self.offsets[row] : self.offsets[row + 1]]
+
+    def params(self) -> np.ndarray:
+        """Params of all its views of all samples: int32 `[S, v, P]`."""
+        return np.stack([self.params_of_view(view) for view in range(self.shape[1])], axis=1)
 
     def params_of_view(self, view: int) -> np.ndarray:
         """Params of one of its views of all samples: int32 `[S, P]`."""

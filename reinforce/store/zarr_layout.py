@@ -31,6 +31,7 @@ _DTYPES = {
     "records": "uint8",
     "offsets": "uint64",
     "params": "int32",
+    "witness": "uint32",
     "probes": "uint32",
     "sha256": "uint8",
     "width_height": "uint32",
@@ -68,7 +69,7 @@ def check_layout(name: str, text: bytes, samples: int, views: int, columns: int)
     if tuple(chunks) != shape or separator != "/" or about["chunk_key_encoding"]["name"] != "default":
         raise ValueError(f"{name} is not one chunk, or under another name")
     codecs = about["codecs"]
-    if name in ("records", "offsets") and [_plain(c) for c in codecs] != [_plain(_LITTLE)]:
+    if name in ("records", "offsets", "witness") and [_plain(c) for c in codecs] != [_plain(_LITTLE)]:
         raise ValueError(f"{name} is compressed")
     if name == "params":
         _check_shard(codecs, samples, columns)

@@ -71,9 +71,22 @@ def refused(found: str) -> StoreError:
 
 
 def _tensor(
-    tensors: Tensors | None, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object
+    tensors: Tensors | None,
+    storage: Any,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    gradient: object = None,
+    hooks: object = None,
+    bits: object = None,
 ) -> Any:
+    _without_bits(bits)
     return _checked_tensor(tensors, storage, offset, size, stride, None)
+
+
+def _without_bits(bits: object) -> None:
+    if bits:  # numbers that torch would still conjugate or negate
+        raise refused(f"a tensor that stands for others: {bits!r}"[:80])
 
 
 def _tensor_of_bytes(
@@ -85,8 +98,9 @@ def _tensor_of_bytes(
     gradient: object,
     hooks: object,
     dtype: object,
-    *rest: object,
+    bits: object = None,
 ) -> Any:
+    _without_bits(bits)
     if not isinstance(dtype, Name) or dtype.module != "torch":
         raise refused(f"a tensor of {dtype!r}"[:80])
     return _checked_tensor(tensors, storage, offset, size, stride, dtype.name)
@@ -150,12 +164,12 @@ for _package in ("numpy.core.multiarray", "numpy._core.multiarray"):
 
 DTYPES = (
     "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool",
-    "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "complex64",
+    "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128",
 )  # fmt: skip
 STORAGES = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
-    "BoolStorage": "bool", "ComplexFloatStorage": "complex64", "UntypedStorage": "uint8",
+    "BoolStorage": "bool", "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128", "UntypedStorage": "uint8",
 }  # fmt: skip
 """Dtype of each class of storages."""
 KNOWN = {

@@ -137,11 +137,17 @@ class _Machine:
 
     def persistent(self) -> None:
         kind, name, key, _, count, *view = self.stack.pop()
-        if kind != "storage" or not isinstance(name, Name) or name.name not in STORAGES or self.tensors is None or any(view):
+        if kind != "storage" or not isinstance(name, Name) or name.name not in STORAGES or self.tensors is None:
             raise refused("a persistent id that is no tensor's")
         if type(count) is not int or not 0 <= count < 1 << 40:
             raise refused(f"a storage of {count} numbers")
-        self.stack.append(self.tensors.storage(name.name, str(key), count))
+        storage = self.tensors.storage(name.name, str(key), count)
+        if any(view):  # torch 0.x: this storage is a part of another one
+            _, first, length = view[0]
+            if type(first) is not int or type(length) is not int or not 0 <= first <= first + length <= count:
+                raise refused(f"numbers {first} to {first} + {length} of {count}")
+            storage = storage[first : first + length]
+        self.stack.append(storage)
 
 
 def _name(machine: _Machine, module: object, name: object) -> None:

@@ -1,7 +1,7 @@
 """Torch file: the data in a file that `torch.save` wrote, of weights or of labels, read without unpickling.
 
-Both kinds are read: the zip of today, and the row of pickles that torch wrote before 1.6. Source: torch/serialization.py. Why
-this and not `torch.load(weights_only=True)`: `reinforce/design/torch-files.md`.
+Both kinds are read: the zip of today, and the row of pickles that torch wrote before 1.6. The tar of 2016 is refused by its
+name. Source: torch/serialization.py. Why this and not `torch.load(weights_only=True)`: `reinforce/design/torch-files.md`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MAX_PICKLE_BYTES = 64 << 20
 """Largest pickle that is read; the numbers of tensors are outside of it."""
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before 1.6
 _LOCAL_HEADER = 30
+_TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
 File = io.BytesIO | io.BufferedReader
 Read = Callable[[str, int], torch.Tensor]
@@ -56,20 +57,22 @@ class _Tensors:
     def __init__(self, read: Read) -> None:
         self.read = read
         self.storages: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def storage(self, kind: str, key: str, count: int) -> torch.Tensor:
         dtype = getattr(torch, STORAGES[kind])
         if key not in self.storages:
             self.storages[key] = self.read(key, count * dtype.itemsize)
         content = self.storages[key]
-        if len(content) != count * dtype.itemsize:
+        if self.counts.setdefault(key, count) != count or len(content) != count * dtype.itemsize:
             raise refused(f"storage {key} of two lengths")
         return content.view(dtype)
 
     def tensor(
         self, storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], dtype: str | None
     ) -> torch.Tensor:
-        return (storage if dtype is None else storage.view(getattr(torch, dtype))).as_strided(size, stride, offset)
+        numbers = storage if dtype is None else storage.view(getattr(torch, dtype))
+        return numbers.as_strided(size, stride, int(numbers.storage_offset()) + offset)  # a storage may be a part of another
 
 
 def _read_zip(file: File) -> Any:
@@ -107,6 +110,8 @@ def _read_pickles(file: File) -> Any:
     """Magic, version, machine, data, keys of the storages; then of each, in that order, its count and its numbers."""
     file.seek(0)
     head = file.read(MAX_PICKLE_BYTES)
+    if head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
+        raise refused("a tar: the format of torch before 0.2, or files that are still packed")
     try:
         magic, at = read_first_pickle(head, 0)
         protocol, at = read_first_pickle(head, at)
@@ -131,10 +136,16 @@ def _read_pickles(file: File) -> Any:
         raise refused("storages past the end of the file")
     file.seek(begin)
     content: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
     for key in map(str, keys):
-        file.seek(8, os.SEEK_CUR)  # how many numbers, as the data says too
+        counts[key] = struct.unpack("<q", file.read(8))[0]
         content[key] = _filled(file, lengths[key])
-    return read_first_pickle(head, at, _Tensors(lambda key, length: content[key]))[0]
+    tensors = _Tensors(lambda key, length: content[key])
+    found = read_first_pickle(head, at, tensors)[0]
+    for key, count in counts.items():
+        if count != tensors.counts[key]:
+            raise refused(f"storage {key} of {count} numbers, and {tensors.counts[key]} in the data")
+    return found
 
 
 def _filled(file: File, length: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +26,8 @@ from reinforce.store.listing import list_files
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_manifest
 from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
-from reinforce.views.draw import draw
-from reinforce.views.layout import pixel_spec
-from reinforce.views.mix import MIX_FIELDS, draw_mixing, mixing_columns, read_mixing
-from reinforce.views.pixels import stored_view
-from reinforce.views.seeds import choice_rng, mixing_rngs, view_rng
+from reinforce.views.mix import read_mixing
+from reinforce.views.seeds import choice_rng
 from reinforce.views.status import Status
 
 _BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # the last three are for people; `pull` fetches them
@@ -107,8 +103,8 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
             params.add(f"block {number}, view {view}: {fault}")
 
 
-class _PixelChecks(Dataset[tuple[str | None, str | None]]):
-    """Item i: the fault in the probe of sample i; for i beyond the samples, the fault in a chosen (sample, view)."""
+class _PixelChecks(Dataset[str | None]):
+    """Item i: the fault in the probe of sample i; for i beyond the samples, the fault in a chosen stripe. None: no fault."""
 
     def __init__(self, dataset: ReinforcedDataset, chosen: list[tuple[int, int]]) -> None:
         self.dataset = dataset
@@ -117,74 +113,67 @@ class _PixelChecks(Dataset[tuple[str | None, str | None]]):
     def __len__(self) -> int:
         return len(self.dataset) + len(self.chosen)
 
-    def __getitem__(self, item: int) -> tuple[str | None, str | None]:
+    def __getitem__(self, item: int) -> str | None:
         try:
             if item < len(self.dataset):
-                self._probe(item)
-                return None, None
-            return None, self._fresh(*self.chosen[item - len(self.dataset)])
+                self.dataset.check_probe(item)
+            else:
+                self.dataset.check_stripe(*self.chosen[item - len(self.dataset)])
         except ReinforceError as error:
-            text = str(error).replace("\n  ", "; ")
-            return (text, None) if item < len(self.dataset) else (None, text)
-
-    def _probe(self, index: int) -> None:
-        self.dataset.check_probe(index)
-
-    def _fresh(self, index: int, view: int) -> str | None:
-        """Draw the view again as stage one did, and compare params and pixels with the replay."""
-        data, settings = self.dataset, self.dataset.store.settings
-        store, sample = data.store, int(data.samples[index])
-        block, row = int(store.samples.block[sample]), int(store.samples.row[sample])
-        samples, spec = store.samples_of(block), pixel_spec(settings.policy, settings.size)
-        columns = np.zeros((len(samples), 0), np.int32)
-        if settings.policy.mix:
-            ok = np.flatnonzero(store.samples.status[samples] == Status.OK)
-            rngs = mixing_rngs(settings.seed, block, view, settings.policy.mix.repeats)
-            mixing = draw_mixing(*rngs, len(ok), settings.policy.mix, settings.size)
-            columns = np.zeros((len(samples), len(MIX_FIELDS)), np.int32)
-            columns[ok] = mixing_columns(mixing._replace(partner=ok[mixing.partner]))
-        image_of = lru_cache(maxsize=2)(lambda other: data.checked(int(samples[other])))
-
-        def params_of(other: int) -> np.ndarray:
-            height, width = image_of(other).shape[:2]
-            rng = view_rng(settings.seed, int(samples[other]), view)
-            return np.concatenate([draw(rng, settings.policy, settings.size, width, height), columns[other]])
-
-        key = store.samples.key(sample)
-        fresh = stored_view(params_of, len(samples), row, spec, image_of)
-        drawn, stored = params_of(row), store.params_of(sample, view)
-        if not np.array_equal(drawn, stored):
-            return f"{key}, view {view}: drawn again, params are {drawn.tolist()}, stored are {stored.tolist()}"
-        wrong = int((fresh != data.replay(index, view)).sum())
-        return f"{key}, view {view}: {wrong} of {fresh.numel()} values differ" if wrong else None
+            return str(error).replace("\n  ", "; ")
+        return None
 
 
 def verify_pixels(
-    dataset: ReinforcedDataset, views: int, workers: int, on_progress: CheckProgress = lambda name, done, total: None
+    dataset: ReinforcedDataset, views: int | None, workers: int, on_progress: CheckProgress = lambda name, done, total: None
 ) -> list[Check]:
-    """Hash every image and replay the probe of every sample; and compare some random views, drawn again, with their replay.
+    """Hash every image and replay the probe of every sample; and replay stripes and compare their pixels with the witness.
 
     Args:
         dataset: The data set, opened with `check=False`.
-        views: How many random (sample, view) pairs are drawn again as stage one does, and compared with their replay.
+        views: Replay random stripes that have so many views together; None: all, which covers every byte that the teacher saw.
         workers: Number of worker processes.
         on_progress: Called after each item.
     """
-    if dataset.store.settings.origin is not None:
-        views = 0  # imported views were not drawn by stage one
-    rng = choice_rng(dataset.store.settings.seed)
-    total_views = len(dataset) * dataset.store.settings.views
-    picks = rng.choice(total_views, size=min(views, total_views), replace=False)
-    chosen = [divmod(int(p), dataset.store.settings.views) for p in picks]
+    probes, stripes = Check("images and probes"), Check("stripes replayed")
+    chosen, possible = ([], 0) if views == 0 else _chosen_stripes(dataset, views)
     items = _PixelChecks(dataset, chosen)
-    probes, fresh = Check("images and probes"), Check("views made anew")
-    for done, (probe, difference) in enumerate(DataLoader(items, batch_size=None, num_workers=workers), start=1):
-        if done <= len(dataset):
-            probes.add(probe)
-        else:
-            fresh.add(difference)
+    for done, fault in enumerate(DataLoader(items, batch_size=None, num_workers=workers), start=1):
+        (probes if done <= len(dataset) else stripes).add(fault)
         on_progress("views", done, len(items))
-    return [probes, fresh] if views else [probes]
+    stored = len(dataset) * dataset.store.settings.views
+    stripes.note = f"{sum(len(dataset.store.views_of(s)) for _, s in chosen)} views of {stored}, each byte of them"
+    if possible < stored:
+        origin = dataset.store.settings.origin
+        why = (
+            "they were generated before a witness of them was stored"
+            if origin is None
+            else "imported labels have no witness of their pixels"
+        )
+        stripes.note += f"; {stored - possible} views cannot be checked: {why}"
+    return [probes, stripes] if views != 0 else [probes]
+
+
+def _chosen_stripes(dataset: ReinforcedDataset, views: int | None) -> tuple[list[tuple[int, int]], int]:
+    """Stripes as (item, stripe) that have `views` views together, None: all; and how many views have a witness at all."""
+    store, stripes = dataset.store, range(dataset.store.settings.num_stripes)
+    blocks, first, items = np.unique(store.samples.block[dataset.samples], return_index=True, return_counts=True)
+    known, possible = set(), 0
+    for block, item, count in zip(blocks.tolist(), first.tolist(), items.tolist(), strict=True):
+        for stripe in stripes:
+            if store.witness_of(int(dataset.samples[item]), stripe) is not None:
+                known.add((block, stripe))
+                possible += count * len(store.views_of(stripe))
+    chosen: list[tuple[int, int]] = []
+    left = possible if views is None else min(views, possible)
+    for place in choice_rng(store.settings.seed).permutation(len(dataset) * len(stripes)):
+        if left <= 0:
+            break
+        item, stripe = divmod(int(place), len(stripes))
+        if (int(store.samples.block[dataset.samples[item]]), stripe) in known:
+            chosen.append((item, stripe))
+            left -= len(store.views_of(stripe))
+    return sorted(chosen), possible
 
 
 def verify_labels(

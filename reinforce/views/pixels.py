@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -42,6 +43,7 @@ class SampleViews:
         width_height: Of the decoded image.
         params: int32 `[v, P]`, for the v views that were asked for, without the columns of mixing.
         pixels: uint8 `[v, 3, size, size]`.
+        witness: uint32 `[stripes]`, of the pixels of each stripe of views; empty where views are mixed later.
     """
 
     sample: int
@@ -51,11 +53,24 @@ class SampleViews:
     width_height: tuple[int, int]
     params: np.ndarray
     pixels: torch.Tensor
+    witness: np.ndarray
 
 
 def pixel_crc(pixels: torch.Tensor) -> int:
     """CRC-32 of uint8 `[3, H, W]` in C order: what a probe stores."""
     return zlib.crc32(pixels.contiguous().numpy().tobytes())
+
+
+def witness_of(pixels: torch.Tensor, before: int = 0) -> int:
+    """CRC-32C of views uint8 `[v, 3, H, W]` in C order, one view after the other: what a stripe stores of its pixels.
+
+    Args:
+        pixels: The views.
+        before: The CRC of the views before them; 0: there are none.
+    """
+    for view in pixels:
+        before = google_crc32c.extend(before, view.contiguous().numpy().tobytes())
+    return before
 
 
 class ViewRange(NamedTuple):
@@ -157,12 +172,15 @@ class ViewMaker(Dataset[SampleViews]):
         except StoreError:  # an image so narrow that, resized, it would not fit in memory
             reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
             return self._failed(sample, Status.CORRUPT, reason, digest)
-        return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels)
+        # Computed here, in a worker, because the process that runs the teacher is the one that all others wait for.
+        parts = () if self.settings.policy.mix else pixels.split(self.settings.stripe_views)
+        witness = np.array([witness_of(part) for part in parts], np.uint32)
+        return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels, witness)
 
     def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray) -> SampleViews:
         size = self.settings.size
         empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
-        return SampleViews(sample, status, reason, digest, (0, 0), np.empty((0, 0), np.int32), empty)
+        return SampleViews(sample, status, reason, digest, (0, 0), np.empty((0, 0), np.int32), empty, np.empty(0, np.uint32))
 
 
 def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> DataLoader[SampleViews]:

@@ -107,4 +107,4 @@ def test_a_limited_run_labels_a_part_of_every_class_and_replays(images: Path, we
     assert len(ReinforcedDataset(out, images)) == 7  # the whole folder serves
     code, text, _ = cli("verify", out, "--data", images, "--views", 14, "--workers", 0)
     assert code == 0, text
-    assert "ok     views made anew: 14 of 14" in text
+    assert "ok     stripes replayed: 7 of 7; 14 views of 14" in text

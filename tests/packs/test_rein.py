@@ -62,8 +62,18 @@ def test_a_rein_that_claims_gigabytes_is_refused() -> None:
 def test_the_vector_of_the_format() -> None:
     text = (Path(__file__).parents[2] / "reinforce" / "FORMAT.md").read_text()
     section = text[text.index("## Packs") :]
-    vector = bytes.fromhex(re.search(r"```\n([0-9a-f \n]+)```", section)[1])
-    back = ReinFile.parse(vector)
-    assert back[:6] == (2, 64, 4, 1, 5, 0x01020304)
-    assert np.array_equal(np.stack([back.params(v) for v in range(2)]), [[1, 2, 3, 4], [5, 6, 7, 8]])
-    assert bytes(back.record(0)) == b"record"
+    vectors = re.findall(r"```\n([0-9a-f \n]+)```", section)[:2]
+    for vector, witness in zip(vectors, (None, [0x05060708]), strict=True):
+        back = ReinFile.parse(bytes.fromhex(vector))
+        assert back[:6] == (2, 64, 4, 1, 5, 0x01020304)
+        assert np.array_equal(np.stack([back.params(v) for v in range(2)]), [[1, 2, 3, 4], [5, 6, 7, 8]])
+        assert bytes(back.record(0)) == b"record"
+        assert back.witness == witness
+
+
+def test_a_rein_keeps_the_witness_of_each_stripe() -> None:
+    params = np.arange(5 * 4, dtype=np.int32).reshape(5, 4)
+    made = make_rein(params, [b"one", b"two!", b""], 2, 7, 3, 0xDEADBEEF, [1, 2, 0xFFFFFFFF])
+    assert ReinFile.parse(made).witness == [1, 2, 0xFFFFFFFF]
+    assert ReinFile.parse(made)[:6] == ReinFile.parse(rein())[:6]
+    assert ReinFile.parse(rein()).witness is None

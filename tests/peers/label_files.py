@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reinforce.labels.sparse import SparseLabels
 from reinforce.sources.folder import ImageFolder
@@ -24,8 +26,21 @@ def saved(value: object, **options: Any) -> bytes:
     return sink.getvalue()
 
 
+def torch_reads(content: bytes) -> Any:
+    """What torch's own reader gives, by its default, which refuses all but data. The witness; only of files made by tests."""
+    return torch.load(io.BytesIO(content))  # noqa: TID251
+
+
 def dense(store: Store, sample: int) -> np.ndarray:
     return SparseLabels.stack(store.labels_of(sample), store.settings.num_classes).dense().numpy()
+
+
+def cut_by_pillow(coords: np.ndarray | torch.Tensor, width: int, height: int) -> list[int]:
+    """The box that Pillow cuts when it is given edges in fractions of pixels: every pixel of the picture is its own number."""
+    top, left, tall, wide = (c.item() * side for c, side in zip(coords, (height, width, height, width), strict=True))
+    numbers = Image.fromarray(np.arange(width * height, dtype=np.int32).reshape(height, width))
+    cut = np.asarray(numbers.crop((left, top, left + wide, top + tall)))
+    return [*divmod(int(cut[0, 0]), width), *cut.shape]
 
 
 def top(rng: np.random.Generator, k: int = 2) -> tuple[list[float], list[int]]:
@@ -37,8 +52,6 @@ def top(rng: np.random.Generator, k: int = 2) -> tuple[list[float], list[int]]:
 
 def write_ml_dr(path: Path, source: ImageFolder, erased: bool, skip: tuple[int, ...] = ()) -> dict[int, list[Any]]:
     """What the published archives look like, in no particular order."""
-    from PIL import Image
-
     rng, made = np.random.default_rng(0), {}
     with tarfile.open(path, "w:gz") as tar:
         for index in rng.permutation(len(source)).tolist():
@@ -65,3 +78,23 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+
+
+Top = tuple[list[float], list[int]]
+
+
+def write_tinyvit(
+    root: Path, keys: list[str], epochs: int = 2, k: int = 2, suffix: str = ".JPEG"
+) -> dict[tuple[int, str], Top]:
+    rng, made = np.random.default_rng(2), {}
+    for epoch in range(epochs):
+        folder = root / f"logits_top{k}_epoch{epoch}"
+        folder.mkdir(parents=True)
+        for rank, part in enumerate(np.array_split(rng.permutation(keys), 2)):
+            with open(folder / f"rank{rank}-values.bin", "wb") as values:
+                for key in part:
+                    probs, ids = top(rng, k)
+                    made[epoch, str(key)] = (probs, ids)
+                    values.write(struct.pack(f"<i{k}h{k}e", int(rng.integers(2**31)), *ids, *probs))
+            (folder / f"rank{rank}-keys.txt").write_text("".join(f"{key}{suffix}\n" for key in part))
+    return made

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import struct
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from reinforce.errors import ReinforceError, UsageError
+from reinforce.labels.box import Box
 from reinforce.labels.label_map import MapCodec
+from reinforce.labels.sparse import SparseLabels
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
@@ -20,7 +22,7 @@ from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
 from reinforce.views.torchvision_ops import TORCHVISION_OPS
 from tests.conftest import CLASSES, Cli
-from tests.peers.label_files import GOOD, VIEWS, add, dense, saved, top, write_ml_dr
+from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.unit
 
@@ -101,73 +103,6 @@ def test_what_was_imported_trains_and_says_what_it_is(images: Path, tmp_path: Pa
     assert float(label.sum()) == pytest.approx(1)
 
 
-FKD_LABELS = {
-    "hard": lambda rng: torch.tensor(rng.integers(0, 3, VIEWS)),
-    "smoothing": lambda rng: torch.tensor(np.stack([rng.integers(0, 3, VIEWS), rng.uniform(0.5, 0.9, VIEWS)], axis=1)),
-    "marginal": lambda rng: torch.tensor(
-        np.stack([np.stack([ids, probs]) for probs, ids in (top(rng) for _ in range(VIEWS))]), dtype=torch.float32
-    ),
-    "full": lambda rng: torch.tensor(rng.dirichlet(np.ones(3), VIEWS), dtype=torch.float32),
-}
-
-
-@pytest.mark.parametrize("variant", FKD_LABELS)
-@pytest.mark.parametrize("tail", ["uniform", "renorm"])
-def test_fkd_comes_in(variant: str, tail: str, images: Path, tmp_path: Path, cli: Cli) -> None:
-    rng, source, made = np.random.default_rng(1), ImageFolder.open(images), {}
-    for key in source.keys:
-        coords = np.stack([rng.uniform(0, 0.3, VIEWS), rng.uniform(0, 0.3, VIEWS), *rng.uniform(0.3, 0.7, (2, VIEWS))], axis=1)
-        made[key] = (coords, rng.integers(0, 2, VIEWS).astype(bool), FKD_LABELS[variant](rng))
-        path = tmp_path / "fkd" / f"{key}.tar"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(saved([torch.tensor(coords, dtype=torch.float32), torch.tensor(made[key][1]), made[key][2]]))
-    out = tmp_path / "out"
-    options = ("--num-classes", 3, "--tail", tail, "--teacher", "somebody", "--size", 64, "--workers", 0)
-    code, _, err = cli("import", "fkd", tmp_path / "fkd", "--data", images, *options, "--out", out)
-    assert code == 0, err
-    store = Store(out)
-    require(verify_store(out))
-    assert store.settings.origin.options == {"tail": tail, "size": 64}
-    assert store.settings.teachers[0].name == "somebody"
-    for sample in range(24):
-        coords, flip, label = made[store.samples.key(sample)]
-        width, height = store.samples.width_height[sample].tolist()
-        decoded = dense(store, sample)
-        for view in range(VIEWS):
-            row = store.params_of(sample, view)
-            assert np.abs(row[:4] - coords[view] * np.array([height, width, height, width])).max() <= 0.51
-            assert store.spec.read(row, Field.HFLIP, 0) == flip[view]
-            if variant == "full":
-                assert np.allclose(decoded[view], label[view], atol=0.08)
-            elif variant == "hard":
-                assert decoded[view][int(label[view])] == pytest.approx(1)
-            elif variant == "smoothing":
-                wanted = 1.0 if tail == "renorm" else float(label[view][1])
-                assert decoded[view][int(label[view][0])] == pytest.approx(wanted, abs=1e-3)
-            else:
-                ids, probs = label[view].numpy()
-                wanted = probs / probs.sum() if tail == "renorm" else probs
-                assert np.allclose(decoded[view][ids.astype(int)], wanted, atol=1e-3)
-
-
-Top = tuple[list[float], list[int]]
-
-
-def write_tinyvit(root: Path, keys: list[str], epochs: int = 2, k: int = 2) -> dict[tuple[int, str], Top]:
-    rng, made = np.random.default_rng(2), {}
-    for epoch in range(epochs):
-        folder = root / f"logits_top{k}_epoch{epoch}"
-        folder.mkdir(parents=True)
-        for rank, part in enumerate(np.array_split(rng.permutation(keys), 2)):
-            with open(folder / f"rank{rank}-values.bin", "wb") as values:
-                for key in part:
-                    probs, ids = top(rng, k)
-                    made[epoch, str(key)] = (probs, ids)
-                    values.write(struct.pack(f"<i{k}h{k}e", int(rng.integers(2**31)), *ids, *probs))
-            (folder / f"rank{rank}-keys.txt").write_text("".join(f"{key}.JPEG\n" for key in part))
-    return made
-
-
 def test_tinyvit_comes_in_as_labels_without_views(images: Path, tmp_path: Path, cli: Cli) -> None:
     source = ImageFolder.open(images)
     made = write_tinyvit(tmp_path / "tiny", [f"/disk/of/theirs/{key}" for key in source.keys])
@@ -192,7 +127,7 @@ def test_tinyvit_comes_in_as_labels_without_views(images: Path, tmp_path: Path, 
     assert "a fork of timm" in err
 
 
-@pytest.mark.parametrize("axes", ["hw", "wh"])
+@pytest.mark.parametrize("axes", ["wh", "hw"])
 def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path, cli: Cli) -> None:
     rng, source, made = np.random.default_rng(3), ImageFolder.open(images), {}
     with tarfile.open(tmp_path / "maps.tar", "w") as tar:
@@ -201,7 +136,8 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
             made[key] = np.stack([rng.normal(5, 2, (5, 15, 15)), ids]).astype(np.float32)
             add(tar, f"relabel/{key}.pt", saved(torch.tensor(made[key])))
     out = tmp_path / "out"
-    options = ("--num-classes", 6, "--axes", axes, "--workers", 0)
+    given = () if axes == "wh" else ("--axes", axes)  # wh is the default
+    options = ("--num-classes", 6, *given, "--workers", 0)
     code, _, err = cli("import", "relabel", tmp_path / "maps.tar", "--data", images, *options, "--out", out)
     assert code == 0, err
     store = Store(out)
@@ -214,10 +150,26 @@ def test_relabel_comes_in_as_label_maps(axes: str, images: Path, tmp_path: Path,
         order = (1, 2, 0) if axes == "hw" else (2, 1, 0)
         assert np.allclose(found.scores, scores.transpose(order), atol=0.01)
         assert np.array_equal(found.class_ids, ids.transpose(order))
+    check_crops(store, made, axes)
     train = ("--recipe", "relabel", "--policy", "rrc", "--student", "test_vit", "--student-kwargs", "img_size=32", "--size", 32)
     more = ("--epochs", 1, "--batch-size", 8, "--no-amp", "--workers", 0, "--out", tmp_path / "run", "--task-loss-weight", 0)
     code, _, err = cli("train", "--data", images, "--labels", out, *train, *more)
     assert code == 0, err
+
+
+def check_crops(store: Store, made: dict[str, np.ndarray], axes: str) -> None:
+    """Labels of crops are torchvision's: its RoIAlign takes x, the place on the last axis, first; ReLabel gives it the top."""
+    rng, worst = np.random.default_rng(4), 0.0
+    for sample in range(24):
+        scores, ids = torch.from_numpy(made[store.samples.key(sample)])
+        scattered = torch.zeros(6, 15, 15).scatter_(0, ids.long(), scores)[None]
+        (top, bottom), (left, right) = np.sort(rng.uniform(0, 1, (2, 2)), axis=1)
+        corners = (top, left, bottom, right) if axes == "wh" else (left, top, right, bottom)
+        boxes = torch.tensor([[0, *(15 * c - 0.5 for c in corners)]], dtype=torch.float32)
+        wanted = roi_align(scattered, boxes, (1, 1)).flatten().softmax(0).numpy()
+        found = SparseLabels.stack(store.crop_labels_of(sample, [Box(top, left, bottom, right)]), 6).dense()[0].numpy()
+        worst = max(worst, float(np.abs(found - wanted).max()))
+    assert worst < 2e-3, "scores near 10 are kept as half floats"
 
 
 # With other images than all of them

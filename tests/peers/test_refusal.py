@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -107,14 +108,49 @@ def test_labels_of_other_images_are_refused(images: Path, tmp_path: Path, cli: C
             add(tar, f"{folder}/3.pth.tar", saved((3, [GOOD])))
     code, _, err = cli("import", "imagenet-plus", twice, *options)
     assert (code, "two files of labels" in err) == (1, True)
-    (tmp_path / "fkd" / "apple").mkdir(parents=True)
-    one = [torch.tensor([[0, 0, 0.5, 0.5]]), torch.tensor([True]), torch.tensor([1])]
-    (tmp_path / "fkd" / "apple" / "nobody.tar").write_bytes(saved(one))
-    code, _, err = cli("import", "fkd", tmp_path / "fkd", *options)
+    code, _, err = cli("import", "fkd", fkd_of(tmp_path, "apple/nobody"), *options)
     assert (code, "'apple/nobody', and no such image" in err) == (1, True)
     code, _, err = cli("import", "fkd", tmp_path / "twice.tar", *options)
     assert code == 1
     assert "Traceback" not in err
+
+
+def fkd_of(tmp_path: Path, *keys: str) -> Path:
+    for key in keys:
+        path = tmp_path / "fkd" / f"{key}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(saved([torch.tensor([[0, 0, 0.5, 0.5]]), torch.tensor([True]), torch.tensor([1])]))
+    return tmp_path / "fkd"
+
+
+def test_labels_of_more_and_of_fewer_images_are_counted(images: Path, tmp_path: Path, cli: Cli) -> None:
+    keys = ("apple/nobody", "apple/002", "cheese/001", "date/000", "cheese/008")
+    files = fkd_of(tmp_path, *keys)
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
+    code, _, err = cli("import", "fkd", files, *options)
+    assert (code, "--missing skip leaves such labels out" in err) == (1, True)
+    assert not (tmp_path / "out").exists()
+    code, text, err = cli("import", "fkd", files, *options, "--missing", "skip")
+    assert code == 0, err
+    assert "2 samples x 1 views, 22 without labels, 0 corrupt; left out: labels of 3 images" in text
+    store = Store(tmp_path / "out")
+    assert [store.samples.key(s) for s in store.ok_samples] == ["apple/002", "cheese/001"]
+    (tmp_path / "out").rename(tmp_path / "first")
+    code, text, _ = cli("import", "fkd", files, *options, "--missing", "skip", "--json")
+    about = json.loads(text)
+    assert (about["images_without_labels"], about["labels_without_images"], about["missing"], code) == (22, 3, 22, 0)
+    many = ml_dr(tmp_path, [GOOD], 23)
+    ml_dr(tmp_path, [GOOD], 24)
+    (tmp_path / "out").rename(tmp_path / "second")
+    code, text, err = cli("import", "imagenet-plus", many, *options, "--missing", "skip")
+    assert (code, "1 samples x 1 views, 23 without labels, 0 corrupt; left out: labels of 1 images" in text) == (0, True), err
+
+
+def test_labels_of_none_of_the_images_are_refused_whatever_is_missing(images: Path, tmp_path: Path, cli: Cli) -> None:
+    options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out", "--missing", "skip")
+    code, _, err = cli("import", "fkd", fkd_of(tmp_path, "apple/nobody", "date/000"), *options)
+    assert (code, "labels of none of the images" in err, "2 labels" in err) == (1, True, True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["imagenet-plus", "fkd", "tinyvit", "relabel"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch import nn
 from reinforce.errors import StoreError, TeacherError
 from reinforce.teachers.models import create, read_state_dict
 from reinforce.teachers.torch_file import read_torch
-from tests.peers.label_files import saved
+from tests.conftest import REAL_DATA
+from tests.peers.label_files import add, saved, torch_reads
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +59,7 @@ def test_a_models_state_and_what_stands_beside_it_are_read(zipped: bool, tmp_pat
 @FORMATS
 def test_every_dtype_is_read_as_torch_reads_it(zipped: bool) -> None:
     names = ["float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool", "complex64"]
+    names += ["complex128"]
     names += ["uint16", "uint32", "float8_e4m3fn", "float8_e5m2"] if zipped else []
     tensors = {name: (3 * torch.rand(2, 3)).to(getattr(torch, name)) for name in names}
     found = read_torch(written(tensors, zipped))
@@ -76,6 +79,65 @@ def test_views_strides_and_shared_numbers_are_read(zipped: bool) -> None:
         assert found[name].equal(tensor), name
     found["base"][1, 0] = -1
     assert found["part"][0, 0] == -1, "they share their memory, as they did"
+
+
+def test_a_storage_that_is_a_part_of_another_one_is_read() -> None:
+    """As torch 0.x wrote parts: key, first number and count stand behind the count of the whole."""
+    whole = torch.arange(8.0)
+    content = written({"part": whole[2:5].clone(), "whole": whole}, False)
+    three, eight = b"K\x03N", b"K\x08N"
+    assert content.count(three) == content.count(eight) == 1
+    parted = content.replace(three, b"K\x03X\x01\x00\x00\x00pK\x01K\x02\x87")
+    with pytest.raises(StoreError, match="past the end of its 2 numbers"):
+        read_torch(parted)
+    found = read_torch(parted.replace(b"K\x00K\x03\x85", b"K\x00K\x02\x85"))
+    assert found["part"].tolist() == [3.0, 4.0]
+    assert found["whole"].equal(whole)
+    for first, count in ((2, 2), (255, 1)):
+        hostile = content.replace(three, b"K\x03X\x01\x00\x00\x00pK" + bytes([first]) + b"K" + bytes([count]) + b"\x87")
+        with pytest.raises(StoreError, match=f"numbers {first} to {first} \\+ {count} of 3"):
+            read_torch(hostile)
+
+
+def test_a_count_beside_the_numbers_that_is_not_the_datas_is_refused() -> None:
+    content = written(torch.arange(3.0), False)
+    at = content.index(np.arange(3, dtype="<f4").tobytes()) - 8
+    assert content[at : at + 8] == (3).to_bytes(8, "little")
+    for count in (0, 2, 4, -1, 1 << 62):
+        with pytest.raises(StoreError, match=f"storage .* of {count} numbers, and 3 in the data"):
+            read_torch(content[:at] + count.to_bytes(8, "little", signed=True) + content[at + 8 :])
+
+
+@FORMATS
+def test_numbers_that_torch_would_still_change_are_refused(zipped: bool) -> None:
+    turned = torch.tensor([1 + 2j, 3 - 1j]).conj()
+    assert torch_reads(written(turned, zipped))[0].imag == -2
+    for tensor in (turned, turned.imag):
+        with pytest.raises(StoreError, match="stands for others"):
+            read_torch(written(tensor, zipped))
+    assert read_torch(written(turned.resolve_conj(), zipped))[0].imag == -2
+
+
+def test_a_tar_is_refused_by_its_name() -> None:
+    with tarfile.open(fileobj=(sink := io.BytesIO()), mode="w") as tar:
+        add(tar, "storages", b"\x80\x02K\x00.")
+    with pytest.raises(StoreError, match=r"a tar: the format of torch before 0\.2"):
+        read_torch(sink.getvalue())
+
+
+LEGACY = REAL_DATA / "peers" / "relabel"
+
+
+@pytest.mark.skipif(not LEGACY.is_dir(), reason="no files of the peers beside the checkout")
+def test_published_files_before_1_6_hold_the_same_as_the_zips() -> None:
+    paths = sorted((LEGACY / "legacy").rglob("*.pt"))
+    assert len(paths) == 12
+    for path in paths:
+        zipped = LEGACY / "relabel_imagenet" / path.relative_to(LEGACY / "legacy")
+        assert path.read_bytes()[:2] != b"PK" == zipped.read_bytes()[:2]
+        found = read_torch(path)
+        assert found.equal(read_torch(zipped))
+        assert found.equal(torch_reads(path.read_bytes()))
 
 
 def test_a_file_of_python_2_is_read() -> None:

@@ -78,7 +78,7 @@ def test_a_missing_file_is_found(own_store: Path, path: str, cli: Cli) -> None:
 def test_a_missing_block_or_table_is_found(own_store: Path) -> None:
     shutil.rmtree(block_path(own_store, 2))
     (check,) = verify_store(own_store)
-    assert (check.name, check.failed) == ("files", 17)
+    assert (check.name, check.failed) == ("files", 19)
     assert all(text.startswith("blocks/000002.zarr/") and text.endswith(": missing") for text in check.failures)
     (own_store / "samples.parquet").unlink()
     with pytest.raises(StoreError, match=r"samples\.parquet is damaged"):

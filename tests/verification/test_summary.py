@@ -111,7 +111,7 @@ def test_inspect_says_what_is_in_a_store(store: Path, weights: Path, cli: Cli) -
     assert rows["agreement"].startswith(f"{100 * agreement:.1f} % of views")
     assert f"torch {torch.__version__.split('+')[0]}" in rows["made with"]
     parts = {name: float(size) for name, size in (item.split() for item in rows["bytes/view"].split(", "))}
-    assert list(parts) == ["labels", "params", "probes", "table", "metadata", "total"]
+    assert list(parts) == ["labels", "params", "probes", "witness", "table", "metadata", "total"]
     assert parts.pop("total") == pytest.approx(sum(parts.values()), abs=0.03)
 
 
@@ -135,6 +135,7 @@ def test_bytes_per_view_are_those_of_the_files(images: Path, teacher: Teacher, t
     assert parts["params"] == pytest.approx(of("params"))
     assert parts["probes"] == pytest.approx(of("probes"))
     assert parts["probes"] == pytest.approx(4 / views, rel=0.2)
+    assert parts["witness"] == pytest.approx(of("witness")) == pytest.approx(4 / views)
     assert parts["table"] == pytest.approx(
         of("sha256", "width_height", "status", "label_error") + sizes["samples.parquet"] / number
     )
