@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.errors import ImageError, ReplayError, UsageError
-from reinforce.packs.open_labels import find_keys, match_keys, open_labels
+from reinforce.errors import UsageError
+from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
+from reinforce.replay.other_images import OtherImages, read_decoded
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
 from reinforce.store.probes import check_probe, read_checked
 from reinforce.store.witness import check_stripe, covering_stripes
 from reinforce.views.decode import decode
-from reinforce.views.one_way import ALONE, one_way_view
+from reinforce.views.one_way import one_way_view
 from reinforce.views.params import Field
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import choice_rng
-from reinforce.views.status import Status
 
 STARTUP_PROBES = 16
 STARTUP_HASH_BYTES = 32 << 20
@@ -98,7 +98,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.source_index = match_keys(self.store, self.source, self.samples)
         self._index_of = np.full(len(self.store.samples), -1)
         self._index_of[self.samples] = np.arange(len(self.samples))
-        self._others: np.ndarray | None = None  # positions of all images in the source, where views are mixed one-way
+        self.others = OtherImages(self.store, self.source, check)
         self._epoch: Epoch | None = None
         if check:
             self.check()
@@ -125,8 +125,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self._epoch = Epoch.read(self.store, epoch, seed=self.seed, num_views=self.views, repeats=repeats)
         column = self.store.spec.column(Field.OTHER)
         if column is not None and self._epoch.params is not None:
-            others = np.unique(self._epoch.params[:, self.samples, column])
-            self._other_positions(others[others != ALONE])
+            self.others.require(self._epoch.params[:, self.samples, column])
 
     @property
     def epoch(self) -> Epoch:
@@ -147,7 +146,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         spec = replace(store.spec, size=self.size)
         if spec.other is not None:
             params = rescale(self._params_of(sample, view), store.spec, self.size)
-            return one_way_view(self.decoded(index), params, spec, self.other_image)
+            return one_way_view(self.decoded(index), params, spec, self.others.image)
 
         def params_of(row: int) -> np.ndarray:
             return rescale(self._params_of(int(rows[row]), view), store.spec, self.size)
@@ -180,44 +179,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """
         if self.check_reads:
             return self.checked(int(self.samples[index]))
-        return self._read(int(self.source_index[index]))
-
-    def _read(self, position: int) -> np.ndarray:
-        try:
-            return decode(self.source.read(position))
-        except (OSError, ImageError) as error:
-            found = error.what if isinstance(error, ImageError) else error.strerror or error
-            raise ReplayError(f"Image {self.source.keys[position]} cannot be read.", found=found) from None
-
-    def other_image(self, sample: int) -> np.ndarray:
-        """The image of a sample of the store with which a view is mixed one-way: uint8 `[H, W, 3]`. It needs no labels.
-
-        Raises:
-            ReplayError: the image is not in the source, cannot be read, or is not the one that the teacher saw.
-        """
-        position = int(self._other_positions(np.array([sample]))[0])
-        if self.check_reads:
-            return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
-        return self._read(position)
-
-    def _other_positions(self, samples: np.ndarray) -> np.ndarray:
-        """Positions in the source of any samples that have an image, int64 `[n]`."""
-        if self._others is None:
-            ok = np.flatnonzero(self.store.samples.status == Status.OK)
-            self._others = np.full(len(self.store.samples), -1)
-            self._others[ok] = find_keys(self.store, self.source, ok)
-        inside = (samples >= 0) & (samples < len(self._others))
-        found: np.ndarray = np.where(inside, self._others[np.where(inside, samples, 0)], -1)
-        if (absent := samples[found < 0]).size:
-            named = f" ({self.store.samples.key(int(absent[0]))})" if absent[0] in range(len(self._others)) else ""
-            raise ReplayError(
-                "A view is mixed with an image that is not here.",
-                found=f"{absent.size} such images, as sample {absent[0]}{named}, not in {self.source.location}",
-                expected="all images that the labels were made from: partners are any of them",
-                cause="only some of the images or shards, or damaged params",
-                fix="give all of them as --data",
-            )
-        return found
+        return read_decoded(self.source, int(self.source_index[index]))
 
     def checked(self, sample: int) -> np.ndarray:
         """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.

@@ -130,7 +130,7 @@ class ReplayedViews:
         spec = replace(old, size=size or data.size)
         made = []
         for repeat, params in enumerate(data.params_of(index)):
-            pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.other_image)
+            pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.others.image)
             label = data.store.label_of(sample, data.view_of(index, repeat))
             other = other_of(params, old)
             mixed = (-1 if other == ALONE else int(hard[other]), share_of(params, old)) if old.other else ()
