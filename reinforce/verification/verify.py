@@ -145,7 +145,11 @@ def verify_pixels(
     stripes.note = f"{sum(len(dataset.store.views_of(s)) for _, s in chosen)} views of {stored}, each byte of them"
     if possible < stored:
         origin = dataset.store.settings.origin
-        why = "they were generated before a witness of them was stored" if origin is None else "imported labels have no witness of their pixels"
+        why = (
+            "they were generated before a witness of them was stored"
+            if origin is None
+            else "imported labels have no witness of their pixels"
+        )
         stripes.note += f"; {stored - possible} views cannot be checked: {why}"
     return [probes, stripes] if views != 0 else [probes]
 
