@@ -88,11 +88,12 @@ class Stepper:
         return result
 
     def finish(self, update: int) -> None:
-        """Clip the gradients, update the weights, and update their average."""
+        """Clip the gradients, update the weights, and update their average; afterwards all ranks have the same state."""
         self.ranks.average_gradients(self.task.loss)
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.ranks.average_statistics(self.task.trainable_module)
         self.task.update_ema(step=update)

@@ -58,8 +58,10 @@ class StudentTask(TrainingTask):
         return self.trainable_module
 
     def prepare_distributed(self, device_ids: list[int | None] | None = None, **kwargs: Any) -> StudentTask:
-        """Average the student's gradients over all ranks."""
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **kwargs)
+        """Average the student's gradients over all ranks; buffers are left alone: see `Ranks.average_statistics`."""
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, broadcast_buffers=False, **kwargs
+        )
         return self
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> torch.Tensor | None:
