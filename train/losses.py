@@ -53,9 +53,13 @@ class LossWeights:
 
 
 def hard_loss(logits: torch.Tensor, target: Targets, smoothing: float) -> torch.Tensor:
-    """Cross-entropy of logits float `[B, C]` with the hard labels, mixed like the images; labels of -1 are ignored."""
+    """Cross-entropy of logits float `[B, C]` with the hard labels, mixed like the images.
+
+    The mean over the labels that are there; labels of -1 are ignored, and if there are no others, the loss is 0.
+    """
     if target.other is None or target.share is None:
-        return F.cross_entropy(logits, target.hard, ignore_index=-1, label_smoothing=smoothing)
+        sums = F.cross_entropy(logits, target.hard, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+        return sums / (target.hard >= 0).sum().clamp(min=1)
     total, count = logits.new_zeros(()), logits.new_zeros(())
     for labels, share in ((target.hard, target.share), (target.other, 1 - target.share)):
         each = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="none")

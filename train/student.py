@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from reinforce.errors import UsageError
 from reinforce.settings import Scalar
-from reinforce.teachers.models import create, require_logits
+from reinforce.teachers.models import OF_STUDENT, create, published, require_logits
 from reinforce.teachers.short_names import timm_name
 from reinforce.train.config import TrainConfig
 
@@ -35,7 +34,8 @@ def make_student(config: TrainConfig, num_classes: int, size: int, device: torch
     kwargs: dict[str, Scalar] = {**{k: v for k, v in rates.items() if v}, **config.student_kwargs}
     kwargs["num_classes"] = num_classes
     first, pretrained = config.initial_checkpoint, config.recipe.pretrained and config.initial_checkpoint is None
-    student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained).to(device)
+    student = create(config.student, weights=first, size=size, kwargs=kwargs, pretrained=pretrained, options=OF_STUDENT)
+    student = student.to(device)
     for each in {size, *config.sizes}:
         require_logits(student, each, "--student-kwargs", num_classes)
     return _with_sync_bn(student, device) if config.sync_bn else student
@@ -51,7 +51,7 @@ def _with_sync_bn(student: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _check_sizes(config: TrainConfig) -> None:
-    known = timm.get_pretrained_cfg(timm_name(config.student))
+    known = published(timm_name(config.student))
     if len(set(config.sizes)) > 1 and getattr(known, "fixed_input_size", False) and not _takes_any_size(config):
         raise UsageError(
             f"{timm_name(config.student)} is built for one input size.",

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import mixup_target
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from reinforce.replay.targets import Targets
 from reinforce.train.losses import Loss, LossWeights, hard_loss, mixed_one_hot
@@ -109,6 +111,33 @@ def test_a_partner_without_a_hard_label_does_not_count() -> None:
     share = torch.full((len(hard),), 0.25)
     assert torch.allclose(hard_loss(logits, Targets(hard, None, nothing, share), 0.0), hard_loss(logits, Targets(hard), 0.0))
     assert hard_loss(logits, Targets(nothing, None, nothing, share), 0.0) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_without_any_hard_label_the_hard_loss_and_its_gradient_are_zero(smoothing: float, mixed: bool) -> None:
+    _, logits, soft, hard = batch()
+    nothing = torch.full_like(hard, -1)
+    target = Targets(nothing, None, nothing, torch.linspace(0, 1, len(hard))) if mixed else Targets(nothing)
+    told, taught = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = hard_loss(told, target, smoothing)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(gradient(told), torch.zeros_like(logits))
+    told.grad = None
+    Loss(LossWeights(1.0, 0.5, smoothing), C)(told, soft, target)["loss"].backward()
+    Loss(LossWeights(1.0, 0.0, smoothing), C)(taught, soft, target)["loss"].backward()
+    assert torch.equal(gradient(told), gradient(taught))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_hard_loss_is_timms(smoothing: float) -> None:
+    _, logits, _, hard = batch()
+    assert torch.allclose(hard_loss(logits, Targets(hard), smoothing), LabelSmoothingCrossEntropy(smoothing)(logits, hard))
+    other, share = hard.flip(0), 0.3
+    mixed = mixup_target(hard, C, share, smoothing)  # the partner of i is B - 1 - i
+    found = hard_loss(logits, Targets(hard, None, other, torch.full((len(hard),), share)), smoothing)
+    assert torch.allclose(found, SoftTargetCrossEntropy()(logits, mixed))
 
 
 def test_hard_distillation_is_cross_entropy_with_the_teachers_top_class() -> None:
