@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import mixup_target
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from reinforce.replay.targets import Targets
 from reinforce.train.losses import Loss, LossWeights, hard_loss, mixed_one_hot
@@ -207,8 +209,26 @@ def test_two_submodels_learn_the_label_and_each_other() -> None:
     wanted = torch.cat([2 * one.sigmoid() - y - two.sigmoid(), 2 * two.sigmoid() - y - one.sigmoid()]) / (4 * y.numel())
     assert torch.allclose(gradient(both), wanted, atol=1e-6)  # the other's opinion is a constant
     together = Loss(LossWeights(distill=0.5, cosub=True), C)(both, soft, Targets(hard))
-    kd = sum(F.kl_div(x.log_softmax(dim=1), soft, reduction="batchmean") for x in (one, two)) / 2
+    kd = (BinaryCrossEntropy(smoothing=0.0)(one, soft) + BinaryCrossEntropy(smoothing=0.0)(two, soft)) / 2
     assert torch.allclose(together["loss"], expected + 0.5 * kd)
+    assert torch.allclose(together["kd_loss"], kd)
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+@pytest.mark.parametrize("trained", [False, True])
+def test_beside_two_submodels_the_teacher_pulls_about_as_hard_as_the_labels(classes: int, trained: bool) -> None:
+    torch.manual_seed(0)
+    hard, rows = torch.randint(0, classes, (64,)), torch.arange(64)
+    taught = torch.randn(64, classes)
+    taught[rows, hard] += 8
+    # At the start all logits are small; later nearly all probabilities of a sigmoid are, about 1/C.
+    logits = torch.randn(128, classes) * (1.0 if trained else 0.05) - (math.log(classes) if trained else 0.0)
+    norms = []
+    for part in ("cosub_loss", "kd_loss"):
+        student = logits.clone().requires_grad_()
+        Loss(LossWeights(cosub=True), classes)(student, taught.softmax(dim=1), Targets(hard))[part].backward()
+        norms.append(float(gradient(student).norm()))
+    assert 1 / 3 < norms[1] / norms[0] < 3
 
 
 def test_mixed_hard_labels_are_distributions_and_absent_ones_are_nothing() -> None:
