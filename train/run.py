@@ -51,7 +51,7 @@ class Run:
         stop: Set when the run must end after the current step.
 
     Raises:
-        UsageError: the batch size is too small for pairs and repeats, or this loop cannot use the optimiser or schedule.
+        UsageError: a batch may be too small for a process, or this loop cannot use the optimiser or schedule.
     """
 
     def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
@@ -60,7 +60,9 @@ class Run:
         self.task, self._any_rank = parts.task, AnyRank(ranks)
         self._continues = False  # whether torch's generator has the state of a checkpoint
         self._last: Position | None = None  # where the last checkpoint was made
-        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
+        least = 2 if parts.needs_variance(ranks) else 1
+        shape = (len(parts.views), recipe.batch_size)
+        check_batch_size(*shape, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world, views=least)
         first = self.epoch_plan(0)  # raises for views that cannot be shown, before anything is written
         self.stepper = Stepper(self.task, recipe, first.updates, ranks)
         if recipe.model_ema:

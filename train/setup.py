@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reinforce.errors import UsageError
 from reinforce.files import file_sha256
@@ -18,6 +19,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights
+from reinforce.train.ranks import Ranks
 from reinforce.train.student import make_student
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from reinforce.train.training_data import TrainingData, open_training_data, open_validations
@@ -51,6 +53,13 @@ class Parts:
     identity: dict[str, Any]
     about: dict[str, Any]
     mixes: bool
+
+    def needs_variance(self, ranks: Ranks) -> bool:
+        """Whether a process needs two views in a batch, because the student normalises by the variance of its own batch."""
+        if self.task.loss.weights.cosub:
+            return False  # each view passes twice
+        norms = [module for module in self.student.modules() if isinstance(module, _BatchNorm)]
+        return any(ranks.world == 1 or not isinstance(module, nn.SyncBatchNorm) for module in norms)
 
 
 def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
