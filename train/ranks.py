@@ -68,8 +68,9 @@ class Ranks:
         The result is that of timm's `distribute_bn` with `reduce`, because the moving average of a mean is the mean of the
         moving averages. It takes the place of DDP's copies of rank 0's buffers, which ignore what the other ranks saw.
         """
-        statistics = [buffer for name, buffer in module.named_buffers() if is_statistic(name)]
-        if self.world > 1 and statistics:
+        if self.world == 1:
+            return
+        if statistics := [buffer for name, buffer in module.named_buffers() if is_statistic(name)]:
             mean = self.sum(torch.cat([buffer.flatten() for buffer in statistics])) / self.world
             for buffer, part in zip(statistics, mean.split([buffer.numel() for buffer in statistics]), strict=True):
                 buffer.copy_(part.view_as(buffer))
