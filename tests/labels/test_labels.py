@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,8 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import measure
-from reinforce.labels.label_kind import ClassLabels
 from reinforce.labels.sparse import SparseLabels
 from reinforce.settings import Settings
-from reinforce.sharing.card import card
-from reinforce.sharing.publication import Licences
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import Block
 from reinforce.store.store import Store, read_manifest
@@ -130,57 +125,6 @@ def test_another_teacher_is_found_behind_the_codecs_error(images: Path, teacher:
 
     check = verify_labels(ReinforcedDataset(sqrt_store, images), Duller(), views=60, batch_size=16)
     assert check.failed == 1
-
-
-@pytest.mark.parametrize("codec", ["topk:3", "sqrt"])
-def test_classes_in_another_order_are_found_even_of_a_teacher_that_is_nearly_certain(
-    images: Path, teacher: Teacher, tmp_path: Path, cli: Cli, codec: str
-) -> None:
-    class Sharp(Teacher):
-        infos, device, precision = teacher.infos, teacher.device, "fp32"
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return (teacher(images).log() * 400).softmax(dim=1)
-
-    class Rolled(Sharp):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return super().forward(images).roll(1, dims=1)
-
-    source, out = ImageFolder.open(images), tmp_path / "out"
-    sharp = Sharp()
-    probs = sharp(torch.stack([ViewMaker(source, settings_of(source, teacher, codec))[s].pixels[0] for s in range(24)])).numpy()
-    assert ((probs > 0) & (probs.astype(np.float16) == 0)).any()  # a half float alone would make it impossible
-    manifest = generate(source, sharp, settings_of(source, teacher, codec), out, Execution(16, workers=0))
-    assert manifest.statistics.codec_kl is not None
-    assert np.isfinite(manifest.statistics.codec_kl)
-    code, text, err = cli("inspect", out)
-    assert code == 0, err
-    assert f"KL {manifest.statistics.codec_kl:.4f} nats" in text
-    dataset = ReinforcedDataset(out, images)
-    check = verify_labels(dataset, sharp, views=60, batch_size=16)
-    assert not check.failed
-    assert check.note.endswith("over 60 views, the same top class in 60")
-    assert verify_labels(dataset, Rolled(), views=60, batch_size=16).failed == 1
-
-
-def test_a_check_that_any_labels_would_pass_fails_and_says_so(
-    images: Path, teacher: Teacher, sqrt_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ClassLabels, "distance", lambda self, codec, answers, labels: np.full(len(labels), np.inf))
-    check = verify_labels(ReinforcedDataset(sqrt_store, images), teacher, views=5, batch_size=16)
-    assert check.failed == 1
-    assert "any labels would pass" in check.failures[0]
-
-
-def test_an_infinite_error_of_older_data_is_shown(sqrt_store: Path, tmp_path: Path, cli: Cli) -> None:
-    shutil.copytree(sqrt_store, tmp_path / "old")
-    path = tmp_path / "old" / "manifest.json"
-    path.write_text(re.sub(r'"codec_kl": [^,]+,', '"codec_kl": null,', path.read_text()))
-    code, text, err = cli("inspect", tmp_path / "old")
-    assert code == 0, err
-    assert "KL infinite, top-1 bias" in text
-    licences = Licences()
-    assert "infinitely many nats" in card(read_manifest(tmp_path / "old"), "old", licences, 1, "here")
 
 
 def test_a_data_set_item_is_the_decoded_label(images: Path, sqrt_store: Path) -> None:
