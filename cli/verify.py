@@ -25,7 +25,8 @@ def command(
         bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")
     ] = False,
     teacher_weights: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's weights file, if it was a local one.")
+        list[str] | None,
+        typer.Option(help="The teacher's weights file, if it was a local one; of several teachers one each, or N:FILE."),
     ] = None,
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,

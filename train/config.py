@@ -73,7 +73,7 @@ class TeacherConfig:
     """The live teacher of `--mode online`; default: that of the labels, whose weights may be in the files `teacher_weights`."""
 
     teachers: list[TeacherSpec] = Field(default_factory=list)
-    teacher_weights: list[Path] = Field(default_factory=list)
+    teacher_weights: list[str | Path] = Field(default_factory=list)
     class_map: str | None = Field(default=None, description="For --teacher: as in generate.")
 
 

@@ -34,7 +34,7 @@ WRONG_USAGE = [
     (f"{GENERATE} --teacher-kwargs a=[1]", "--teacher-kwargs 'a=[1]' is not valid", "a number, true, false, null or text"),
     (f"{GENERATE} --teacher-kwargs wings=2", "does not take these arguments", "wings"),
     (f"{GENERATE} --teacher-kwargs mean=a", "--teacher-kwargs mean=a is not valid", "three with slashes"),
-    (f"{GENERATE} --teacher-weights {{weights}}", "1 teachers and 2 weights files", "one file per teacher"),
+    (f"{GENERATE} --teacher-weights {{weights}}", "1 teacher and 2 weights files", "one file per teacher"),
     (f"{GENERATE} --class-map {{root}}/nothing.json", "class map", "a JSON list of numbers, or auto"),
     (f"{GENERATE} --class-map {{root}}/classes.json", "does not fit the data set", "a JSON list of 3 numbers"),
     (f"{GENERATE} --class-map auto", "does not know all class folders", "WordNet ids"),
@@ -82,7 +82,7 @@ WRONG_USAGE = [
     (
         "verify {store} --data {images} --teacher-weights {weights} --teacher-weights {weights}",
         "2 weights files",
-        "one per teacher",
+        "one file per teacher",
     ),
     (f"{SHOW} --sample 7 --out {{root}}/a.png", "no sample '7'", "--sample apple/0"),
     (f"{SHOW} --sample apple/001 --out {{root}}/a.jpg", "a.jpg is no PNG file", "--out NAME.png"),
