@@ -148,7 +148,8 @@ class Sqrt(Codec):
         order = levels.argsort(kind="stable")
         id_steps = _id_steps(kept.class_ids)
         header = bytes([self._floor(kept), one]) + len(id_steps).to_bytes(class_id_bytes(probs.shape[1]), "little")
-        tokens = b"".join(map(_tokens, symbols[:, order], kept.class_ids[order] == top[:, None]))
+        symbols = symbols[:, order]
+        tokens = b"".join(map(_tokens, symbols, _marks(symbols, kept.class_ids[order] == top[:, None])))
         record: bytes = header + id_steps + levels.tobytes() + steps.astype(np.uint8).tobytes() + tokens
         return record
 
@@ -254,17 +255,24 @@ def _id_steps(class_ids: np.ndarray) -> bytes:
     return b"".join(_ESCAPE * ((step - 1) // 255) + bytes([(step - 1) % 255 + 1]) for step in steps)
 
 
-def _tokens(symbols: np.ndarray, is_top: np.ndarray) -> bytes:
-    """Tokens of one view, from its symbols, and where its top class is, in the order of the dictionary, both `[D]`."""
+def _tokens(symbols: np.ndarray, mark: int) -> bytes:
+    """Tokens of one view, from its symbols in the order of the dictionary, `[D]`; `mark` is the place to mark, or -1."""
     tokens = bytearray()
     places = np.flatnonzero(symbols)
-    highest = symbols.max(initial=0)
-    marked = highest > 1 and not is_top[symbols.argmax()]  # another place would have the rise
-    for gap, place in zip((np.diff(places, prepend=-1) - 1).tolist(), places.tolist(), strict=True):
-        symbol = int(symbols[place])
+    gaps = (np.diff(places, prepend=-1) - 1).tolist()
+    for place, gap, symbol in zip(places.tolist(), gaps, symbols[places].tolist(), strict=True):
         tokens += bytes([_SKIP]) * (gap // _SKIP) + bytes([gap % _SKIP])
-        if marked and is_top[place]:
+        if place == mark:
             tokens.append(symbol + 1 + _RAISE)
         if symbol > 1:
             tokens.append(symbol + _RAISE)
     return bytes(tokens) + _END_TOKEN
+
+
+def _marks(symbols: np.ndarray, is_top: np.ndarray) -> list[int]:
+    """The place of each view's top class, where another one would have the rise; -1 elsewhere. Of `[V, D]`, both."""
+    if not symbols.shape[1]:
+        return [-1] * len(symbols)
+    place = is_top.argmax(axis=1)
+    marks: list[int] = np.where((symbols.max(axis=1) > 1) & (symbols.argmax(axis=1) != place), place, -1).tolist()
+    return marks
