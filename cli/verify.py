@@ -60,13 +60,15 @@ def command(
         from reinforce.replay.dataset import ReinforcedDataset
 
         store = PackedStore(packed) if packed is not None else root
-        dataset = ReinforcedDataset(store, data, check=False)
-        checks += verify_pixels(dataset, count, workers, on_progress)
+        dataset, model = ReinforcedDataset(store, data, check=False), None
         if teacher or teacher_weights:
             from reinforce.teachers.device import resolve_device
             from reinforce.teachers.open_teacher import teacher_of
 
+            # Before the pixels, which may take hours: wrong weights are refused here.
             model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
+        checks += verify_pixels(dataset, count, workers, on_progress)
+        if model is not None:
             checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))
     failed = any(c.failed for c in checks)
     if as_json:
