@@ -55,6 +55,7 @@ def command(
     """Train any timm student by replaying the stored views; or plainly, or with a live teacher, to compare."""
     from reinforce.cli.generation import teacher_specs
     from reinforce.errors import UsageError
+    from reinforce.policy import DEFAULT, PRESETS
     from reinforce.teachers.device import default_workers, resolve_device
     from reinforce.teachers.models import parse_kwargs
     from reinforce.train.config import TrainConfig
@@ -82,6 +83,7 @@ def command(
         teachers=teacher_specs(teacher, teacher_weights, teacher_kwargs) if teacher else [],
         teacher_weights=list(teacher_weights or []),
         recipe=load_recipe(recipe, overrides),
+        default_policy=recipe if recipe in PRESETS else DEFAULT,
         workers=default_workers(resolve_device(running["device"]), local_processes()) if workers is None else workers,
     )
     if not as_json:

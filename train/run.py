@@ -19,6 +19,7 @@ from reinforce.train.epoch_plan import EpochPlan
 from reinforce.train.finite import learnt, no_longer_finite, not_finite
 from reinforce.train.metrics import Line, Metrics
 from reinforce.train.ranks import AnyRank, Ranks
+from reinforce.train.recipe import Recipe
 from reinforce.train.setup import Parts
 from reinforce.train.step import Stepper
 from reinforce.views.seeds import torch_seed
@@ -240,6 +241,7 @@ def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any]
 
 
 def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfig) -> None:
+    old = {**old, "recipe": {**Recipe().model_dump(mode="json"), **old["recipe"]}}  # fields that are newer than the checkpoint
     old, new = ({**i, **{f"recipe.{k}": v for k, v in i["recipe"].items()}, "recipe": None} for i in (old, new))
     new = json.loads(json.dumps(new))
     for key in new:

@@ -81,6 +81,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     student = make_student(config, views.num_classes, size, device)
     student = student.to(memory_format=torch.channels_last) if channels_last else student
     task, teacher = _task(config, student, data, device)
+    task.freeze_bn = config.recipe.freeze_bn
     about = {
         "teachers": [t.name for t in (store.settings.teachers if store else teacher.infos if teacher else [])],
         "stored_views": store.settings.views if store else None,
@@ -108,7 +109,7 @@ def _identity(config: TrainConfig, data: TrainingData, teacher: Teacher | None) 
         "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
         "labels": None if data.store is None else data.store.sha256,
         "grad_accum_steps": config.grad_accum_steps,
-        "recipe": config.recipe.model_dump(),
+        "recipe": config.recipe.model_dump(mode="json"),
     }
 
 
