@@ -155,15 +155,17 @@ class Loss(nn.Module):
 class Discriminator(nn.Module):
     """Learns to tell the student's distributions from the teacher's; the student learns to make them hard to tell apart.
 
-    Layers of C, C/2, C/4 and 2 units with ReLU; targets: student [1, 0], teacher [0, 1]; binary cross-entropy with logits. One
-    loss trains both, because the gradient into the student is reversed (arXiv 1409.7495).
+    Layers of C, C/8, C/64 and 2 units with ReLU between them, as in MEAL V2's code (1000, 125, 15, 2); targets: student [1, 0],
+    teacher [0, 1]; binary cross-entropy with logits. One loss trains both, because the gradient into the student is reversed
+    (arXiv 1409.7495). Their code has a ReLU after the last layer too: then a quarter of the discriminators never learn.
     """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        half, quarter = max(2, num_classes // 2), max(2, num_classes // 4)
+        first = max(2, num_classes // 8)
+        second = max(2, first // 8)
         self.layers = nn.Sequential(
-            nn.Linear(num_classes, half), nn.ReLU(), nn.Linear(half, quarter), nn.ReLU(), nn.Linear(quarter, 2)
+            nn.Linear(num_classes, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 2)
         )
 
     def forward(self, logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:

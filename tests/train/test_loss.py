@@ -175,12 +175,12 @@ def test_the_share_of_the_teacher_rises_by_a_ramp_and_the_target_stays_a_distrib
 
 
 def test_the_discriminator_learns_to_tell_and_the_student_to_be_taken_for_the_teacher() -> None:
-    _, logits, soft, hard = batch(classes=40)
+    _, logits, soft, hard = batch(classes=1000)
     torch.manual_seed(0)
-    loss = Loss(LossWeights(0.0, discriminator=1.0), 40)
+    loss = Loss(LossWeights(0.0, discriminator=1.0), 1000)
     assert loss.discriminator is not None
     linear = [m for m in loss.discriminator.layers if isinstance(m, torch.nn.Linear)]
-    assert [tuple(m.weight.shape) for m in linear] == [(20, 40), (10, 20), (2, 10)]
+    assert [tuple(m.weight.shape) for m in linear] == [(125, 1000), (15, 125), (2, 15)]  # as in MEAL V2's code
     student = logits.clone().requires_grad_()
     result = loss(student, soft, Targets(hard))
     judged = loss.discriminator.layers(torch.cat([logits.softmax(dim=1), soft]))
