@@ -73,3 +73,32 @@ def test_labels_of_one_recipe_do_not_silently_train_another(images: Path, weight
     code, _, said = cli(*small(commands("usi")[1], images, weights, tmp_path))
     assert code == 2
     assert "need their partners" in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "policy"), [("cosub", "cosub"), ("relabel-cutmix", "relabel-cutmix"), ("own.toml", "rrc-ra")]
+)
+def test_fresh_views_have_the_policy_named_like_the_recipe(
+    recipe: str, policy: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text("epochs = 1\n")
+    line = [
+        "train",
+        "--recipe",
+        recipe,
+        "--mode",
+        "plain",
+        "--data",
+        images,
+        "--size",
+        SIZE,
+        "--student",
+        TEACHER,
+        "--out",
+        "run",
+    ]
+    assert cli(*line, *SMALLER["train"])[0] == 0
+    assert json.loads(Path("run/summary.json").read_text())["policy"] == str(parse_policy(policy))
+    assert cli(*line, *SMALLER["train"], "--policy", "rrc", "--out", "other")[0] == 0
+    assert json.loads(Path("other/summary.json").read_text())["policy"] == str(parse_policy("rrc"))
