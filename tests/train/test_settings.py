@@ -63,8 +63,8 @@ def test_a_run_of_a_version_with_fewer_fields_is_resumed(undisturbed: Undisturbe
         del recipe[field]
     save_checkpoint(tmp_path / "run" / LAST, state)
     train(resumed(reference, tmp_path / "run"))
+    other = reference.recipe.model_copy(update={"filter_bias_and_bn": False})
     with pytest.raises(SettingsError, match=r"recipe\.filter_bias_and_bn = True in the checkpoint, False asked for"):
-        other = reference.recipe.model_copy(update={"filter_bias_and_bn": False})
         train(dataclasses.replace(resumed(reference, tmp_path / "run"), recipe=other))
 
 
