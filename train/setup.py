@@ -56,8 +56,8 @@ class Parts:
 
     def needs_variance(self, ranks: Ranks) -> bool:
         """Whether a process needs two views in a batch, because the student normalises by the variance of its own batch."""
-        if self.task.loss.weights.cosub:
-            return False  # each view passes twice
+        if self.task.loss.weights.cosub or self.task.freeze_bn:
+            return False  # each view passes twice, or the statistics are not those of the batch
         norms = [module for module in self.student.modules() if isinstance(module, _BatchNorm)]
         return any(ranks.world == 1 or not isinstance(module, nn.SyncBatchNorm) for module in norms)
 
