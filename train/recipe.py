@@ -56,7 +56,9 @@ class Recipe(BaseModel):
     )
     decay_rate: float = Field(0.1, gt=0, le=1, description="Factor by which each decay multiplies the rate.")
     cooldown_epochs: int = Field(0, ge=0, description="Further epochs at the last learning rate.")
-    distill_loss_weight: float = Field(1.0, ge=0, description="Weight of KL(teacher || student); with cosub, of a binary cross-entropy.")
+    distill_loss_weight: float = Field(
+        1.0, ge=0, description="Weight of KL(teacher || student); with cosub, of a binary cross-entropy."
+    )
     task_loss_weight: float = Field(0.0, ge=0, description="Weight of cross-entropy with the hard label, beside the teacher.")
     smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the hard label.")
     distill_type: Literal["soft", "hard"] = Field("soft", description="soft: KL to the teacher; hard: its top class (DeiT).")
