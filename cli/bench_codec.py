@@ -25,7 +25,7 @@ def command(
     ] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Encode and decode soft labels; print bytes per view, KL, biases, and the time that both take."""
+    """Encode and decode soft labels; print bytes per view, KL, biases, how often the top class is kept, and times."""
     from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, table
     from reinforce.store.probes import environment
 

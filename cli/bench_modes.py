@@ -21,7 +21,8 @@ def command(
     student: o.Student = "mobilenetv3_small_050",
     student_kwargs: o.StudentKwargs = None,
     teacher_weights: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's weights file, if the labels were made with a local one.")
+        list[str] | None,
+        typer.Option(help="The teacher's weights file, if it was a local one; of several teachers one each, or N:FILE."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,

@@ -58,10 +58,12 @@ _BOUNDS = {"ge": "min", "le": "max"}  # the model itself checks exclusive bounds
 
 
 def _plain(hint: Any) -> Any:
-    """The type of a value on the command line: the first one of a union, and never None."""
+    """The type of a value on the command line: the first one of a union, and never None; a tuple is a text with commas."""
     if get_origin(hint) in (Union, UnionType):
         return _plain(next(each for each in get_args(hint) if each is not NoneType))
-    return hint
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    return str if get_origin(hint) is tuple else hint
 
 
 def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:

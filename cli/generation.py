@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from reinforce.cli import options as o
@@ -132,18 +131,15 @@ def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:
     return policy, codec, views
 
 
-def teacher_specs(names: list[str], weights: list[Path] | None, kwargs: list[str] | None) -> list[TeacherSpec]:
+def teacher_specs(names: list[str], weights: list[str] | None, kwargs: list[str] | None) -> list[TeacherSpec]:
     """One spec for each teacher, from `--teacher`, `--teacher-weights` and `--teacher-kwargs`.
 
     Raises:
-        UsageError: there is not one weights file per teacher, or kwargs cannot be parsed.
+        UsageError: weights or kwargs do not fit the teachers, or cannot be parsed.
     """
-    from reinforce.errors import UsageError
     from reinforce.teachers.models import parse_kwargs
-    from reinforce.teachers.teacher_spec import TeacherSpec
+    from reinforce.teachers.teacher_spec import KWARGS, TeacherSpec, kwargs_of_each, weights_of_each
 
-    if names and weights and len(weights) != len(names):
-        raise UsageError(f"{len(names)} teachers and {len(weights)} weights files.", expected="one file per teacher, or none")
-    each = parse_kwargs(kwargs or [], "--teacher-kwargs")
-    files: list[Path | None] = list(weights) if weights else [None] * len(names)
-    return [TeacherSpec(name, file, each) for name, file in zip(names, files, strict=False)]
+    files, items = weights_of_each(weights or [], names), kwargs_of_each(kwargs or [], names)
+    each = zip(names, files, items, strict=True)
+    return [TeacherSpec(name, file, parse_kwargs(own, KWARGS)) for name, file, own in each]

@@ -67,8 +67,9 @@ def command(
         if stats["top1_probability"] is not None:
             rows["top-1"] = f"mean probability {stats['top1_probability']:.4f}, remainder {stats['remainder']:.4f}"
         if stats["codec_samples"]:
+            kl = "infinite" if stats["codec_kl"] is None else f"{stats['codec_kl']:.4f} nats"  # JSON has no infinity
             rows["codec error"] = (
-                f"KL {stats['codec_kl']:.4f} nats, top-1 bias {stats['codec_top1_bias']:+.1e}, "
+                f"KL {kl}, top-1 bias {stats['codec_top1_bias']:+.1e}, "
                 f"bias of an image {stats['codec_image_bias']:.4f}, on all views of {stats['codec_samples']} samples"
             )
         if stats["hard_label_agreement"] is not None:

@@ -25,12 +25,18 @@ Teachers = Annotated[
     list[str], Option(help="timm model or short name; several: the mean of their softmaxes.", rich_help_panel=TEACHER)
 ]
 TeacherWeights = Annotated[
-    list[Path] | None,
-    Option(help="Local state dict (safetensors or torch), one per teacher; default: timm's own.", rich_help_panel=TEACHER),
+    list[str] | None,
+    Option(
+        help="Local state dict (safetensors or torch), one per teacher, or N:FILE for the Nth alone; default: timm's own.",
+        rich_help_panel=TEACHER,
+    ),
 ]
 TeacherKwargs = Annotated[
     list[str] | None,
-    Option(help="key=value for timm.create_model; mean and std override the model's.", rich_help_panel=TEACHER),
+    Option(
+        help="key=value for timm.create_model, or N:key=value for the Nth teacher alone; mean and std override the model's.",
+        rich_help_panel=TEACHER,
+    ),
 ]
 ClassMap = Annotated[
     str | None,

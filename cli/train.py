@@ -54,6 +54,8 @@ def command(
 ) -> None:
     """Train any timm student by replaying the stored views; or plainly, or with a live teacher, to compare."""
     from reinforce.cli.generation import teacher_specs
+    from reinforce.errors import UsageError
+    from reinforce.policy import DEFAULT, PRESETS
     from reinforce.teachers.device import default_workers, resolve_device
     from reinforce.teachers.models import parse_kwargs
     from reinforce.train.config import TrainConfig
@@ -62,6 +64,10 @@ def command(
     from reinforce.train.recipe import load_recipe
 
     main_val, more_val = _val_folders(val or [])
+    if teacher_kwargs and not teacher:
+        raise UsageError(
+            "--teacher-kwargs needs --teacher.", cause="the teacher of the labels has its own", fix="--teacher NAME"
+        )
     config = TrainConfig(
         **data,
         **labels,
@@ -74,9 +80,10 @@ def command(
         more_val=more_val,
         sizes=_sizes(sizes),
         student_kwargs=parse_kwargs(student_kwargs or [], "--student-kwargs"),
-        teachers=teacher_specs(teacher or [], teacher_weights, teacher_kwargs),
+        teachers=teacher_specs(teacher, teacher_weights, teacher_kwargs) if teacher else [],
         teacher_weights=list(teacher_weights or []),
         recipe=load_recipe(recipe, overrides),
+        default_policy=recipe if recipe in PRESETS else DEFAULT,
         workers=default_workers(resolve_device(running["device"]), local_processes()) if workers is None else workers,
     )
     if not as_json:

@@ -25,7 +25,8 @@ def command(
         bool, typer.Option("--teacher", help="Also run the teacher again and report the KL of the labels.")
     ] = False,
     teacher_weights: Annotated[
-        list[Path] | None, typer.Option(help="The teacher's weights file, if it was a local one.")
+        list[str] | None,
+        typer.Option(help="The teacher's weights file, if it was a local one; of several teachers one each, or N:FILE."),
     ] = None,
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
@@ -59,13 +60,15 @@ def command(
         from reinforce.replay.dataset import ReinforcedDataset
 
         store = PackedStore(packed) if packed is not None else root
-        dataset = ReinforcedDataset(store, data, check=False)
-        checks += verify_pixels(dataset, count, workers, on_progress)
+        dataset, model = ReinforcedDataset(store, data, check=False), None
         if teacher or teacher_weights:
             from reinforce.teachers.device import resolve_device
             from reinforce.teachers.open_teacher import teacher_of
 
+            # Before the pixels, which may take hours: wrong weights are refused here.
             model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
+        checks += verify_pixels(dataset, count, workers, on_progress)
+        if model is not None:
             checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))
     failed = any(c.failed for c in checks)
     if as_json:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 CUSTOM = "custom"
+DEFAULT = "rrc-ra"
 MAX_OPS = 13
 """Largest number of ops drawn per view: the 16 op slots of FORMAT.md less three for colour jitter."""
 RGB = tuple[int, int, int]
@@ -61,39 +62,56 @@ class Preset:
 _RA_TIMM = {"aa": "rand", "m": 7, "mstd": 0.5, "n": 2, "p": 0.5, "inc": 1}
 _RA_TORCHVISION = {"aa": "ra", "m": 9, "n": 2, "fill": (0, 0, 0), "interpolation": "bilinear"}
 _ERASE_BLACK = {"reprob": 0.25, "remode": "const", "re_scale": (0.02, 0.33), "re_ratio": (0.3, 3.3), "re_fill": (0, 0, 0)}
+_NOISE = {"reprob": 0.25, "remode": "pixel"}
+_MIX_ONE = {"mixup": 0.8, "cutmix": 1.0}
 _MIX_BOTH = {"mixup": 1.0, "cutmix": 1.0, "mixup_prob": 0.5, "mix_both": True}
 
+_RA_RE = {**_RA_TORCHVISION, **_ERASE_BLACK}
+_DEIT = {**_RA_TIMM, "m": 9, **_NOISE, **_MIX_ONE, "repeats": 3}
+_RELABEL = {"interpolation": "bilinear", "color_jitter": 0.4}
+
+# A recipe of `reinforce.train` has the preset of its name: labels of this policy fit the recipe, also its repeats.
 PRESETS = {
     "none": Preset("shorter side resized, centre cut out: what timm does to evaluate", {"crop": "centre"}),
     "whole": Preset("the whole image resized to a square, as ReLabel's teacher sees it", {"crop": "whole"}),
     "rrc": Preset("RandomResizedCrop and horizontal flip"),
     "rrc-ra": Preset("RRC, flip, RandAugment as timm's rand-m7-mstd0.5-inc1", _RA_TIMM),
     "usi": Preset(
-        "Solving ImageNet: RRC, flip, rand-m7-mstd0.5-inc1, MixUp .8 or CutMix 1.0",
-        {**_RA_TIMM, "mixup": 0.8, "cutmix": 1.0},
+        "Solving ImageNet: RRC, flip, rand-m7-mstd0.5-inc1, MixUp .8 or CutMix 1.0, three views with the same partner",
+        {**_RA_TIMM, **_MIX_ONE, "repeats": 3},
     ),
+    "imagenet-plus": Preset("ImageNet+ of the recipe: the same as imagenet-plus-ra-re", _RA_RE),
     "imagenet-plus-rrc": Preset("ImageNet+: RRC (bilinear) and flip", {"interpolation": "bilinear"}),
     "imagenet-plus-ra-re": Preset(
-        "ImageNet+ RA/RE: torchvision's RandAugment (2 ops, magnitude 9) and erasing to black",
-        {**_RA_TORCHVISION, **_ERASE_BLACK},
+        "ImageNet+ RA/RE: torchvision's RandAugment (2 ops, magnitude 9) and erasing to black", _RA_RE
     ),
     "imagenet-plus-m": Preset(
         "ImageNet+ M*: MixUp and CutMix, each on half of the views, also both", {"interpolation": "bilinear", **_MIX_BOTH}
     ),
-    "imagenet-plus-m-r": Preset("ImageNet+ M*+R*: RA/RE and M*", {**_RA_TORCHVISION, **_ERASE_BLACK, **_MIX_BOTH}),
+    "imagenet-plus-m-r": Preset("ImageNet+ M*+R*: RA/RE and M*", {**_RA_RE, **_MIX_BOTH}),
     "fkd": Preset("FKD: RRC of .08 to .936 of the area, flip", {"scale": (0.08, 0.936), "interpolation": "bilinear"}),
-    "relabel": Preset(
-        "ReLabel's students: RRC, flip, colour jitter .4, CutMix",
-        {"interpolation": "bilinear", "color_jitter": 0.4, "cutmix": 1.0},
-    ),
+    "relabel": Preset("ReLabel's students: RRC, flip, colour jitter .4", _RELABEL),
+    "relabel-cutmix": Preset("ReLabel's students with CutMix", {**_RELABEL, "cutmix": 1.0}),
     "meal-v2": Preset("MEAL V2: RRC and flip", {"interpolation": "bilinear"}),
     "tinyvit": Preset(
         "TinyViT: RRC, flip, rand-m9-mstd0.5-inc1, a quarter of the views erased with noise per pixel",
-        {**_RA_TIMM, "m": 9, "reprob": 0.25, "remode": "pixel"},
+        {**_RA_TIMM, "m": 9, **_NOISE},
     ),
+    "tinyvit-1k": Preset("TinyViT's fine-tuning on ImageNet-1k: the same as tinyvit", {**_RA_TIMM, "m": 9, **_NOISE}),
+    "deit": Preset(
+        "DeiT: RRC, flip, rand-m9-mstd0.5-inc1, erasing with noise, MixUp .8 or CutMix 1.0, three views with the same partner",
+        _DEIT,
+    ),
+    "deit-soft": Preset("DeiT with soft distillation: the same as deit", _DEIT),
     "three-augment": Preset(
         "DeiT III: RRC, flip, one of grey, solarize and blur, then colour jitter .3", {"aa": "three", "color_jitter": 0.3}
     ),
+    "cosub": Preset(
+        "cosub: three-augment with MixUp .8 or CutMix 1.0, three views with the same partner",
+        {"aa": "three", "color_jitter": 0.3, **_MIX_ONE, "repeats": 3},
+    ),
+    "kd": Preset("for recipe kd: the same as rrc-ra", _RA_TIMM),
+    "self": Preset("for recipe self: the same as rrc-ra", _RA_TIMM),
     "trivial": Preset(
         "RRC, flip, TrivialAugment (wide, torchvision's)", {"aa": "trivial", "fill": (0, 0, 0), "interpolation": "bilinear"}
     ),

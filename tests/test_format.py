@@ -16,7 +16,7 @@ import pytest
 from reinforce.generation.block_labels import MEASURE_EVERY
 from reinforce.labels import sqrt, sqrt_selection
 from reinforce.labels.label_map import MapCodec
-from reinforce.labels.sparse import MAX_LEVEL
+from reinforce.labels.sparse import MAX_LEVEL, SparseLabels
 from reinforce.labels.topk import TopK
 from reinforce.settings import Settings
 from reinforce.store.manifest import Manifest
@@ -25,6 +25,7 @@ from reinforce.views.one_way import ONE_WAY_FIELDS, one_way_view
 from reinforce.views.operations import OPERATIONS
 from reinforce.views.params import OP_SLOT_BASE, OTHER_BASE, Field, Interpolation, PixelSpec
 from reinforce.views.status import Status
+from tests.labels import sqrt_by_the_page as page
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +93,7 @@ def test_the_map_vector_is_written_and_read() -> None:
 
 def test_the_sqrt_vector_is_written_and_read() -> None:
     part = section("Records").partition("### `sqrt`")[2].partition("### `map`")[0]
-    dictionary, content, record, *rest = re.findall(r"```\n(.+?)\n```", part, re.DOTALL)
+    dictionary, content, record, mark, *rest = re.findall(r"```\n(.+?)\n```", part, re.DOTALL)
     assert not rest
     assert base64.b64decode(dictionary) == sqrt.DICTIONARY
     rows = np.array([[0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125], [0, 0, 0.25, 0.75, 0, 0]], np.float32)
@@ -108,6 +109,14 @@ def test_the_sqrt_vector_is_written_and_read() -> None:
     step = 0.1 / 3
     assert second.remainder == pytest.approx(0.5 - 0.5 * math.sin(step) / step, rel=1e-9)
     assert np.allclose(second.probs, np.array([25 - 3 / 8, 81 + 1 / 8]) / 105.75 * (1 - second.remainder), rtol=1e-6)
+    read = np.array(page.read(page.content_of(bytes.fromhex(record)), 0.1, 2, 6))
+    ours = SparseLabels.stack([first, second], 6).dense().numpy()
+    assert np.allclose(read, ours, atol=1e-7)
+    row = np.array([[0.26, 0.27, 0.25, 0.22]], np.float32)
+    assert page.content_of(codec.encode(row)) == bytes.fromhex(mark)
+    values = np.array([25 - 3 / 8, 25 + 1 / 8, 25 - 3 / 8, 25 - 3 / 8])
+    assert np.allclose(page.read(bytes.fromhex(mark), 0.1, 1, 4), values / values.sum(), rtol=1e-6)
+    assert np.allclose(codec.decode(codec.encode(row), 0, 1, 4).probs, values / values.sum(), rtol=1e-6)
     assert first.tail.levels.tolist() == [41, 41, 1, 1, 41, 41]
     assert first.tail.floor == 2 ** (-0xA5 / 4)
 

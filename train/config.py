@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from reinforce.policy import DEFAULT
 from reinforce.settings import Scalar
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.recipe import Recipe
@@ -49,11 +50,15 @@ class LabelsConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class ViewsConfig:
-    """Size of the views, or several sizes that batches use in turn; and the policy of fresh views."""
+    """Size of the views, or several sizes that batches use in turn; and the policy of fresh views, with its default."""
 
     size: int | None = Field(default=None, ge=8, description="View size in pixels; default: that of the labels.")
     sizes: tuple[int, ...] = ()
-    policy: str | None = Field(default=None, description="Policy of fresh views: without --labels, or where these are maps.")
+    policy: str | None = Field(
+        default=None,
+        description="Policy of fresh views: without --labels, or where these are maps; default: that named like the recipe.",
+    )
+    default_policy: str = DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -73,7 +78,7 @@ class TeacherConfig:
     """The live teacher of `--mode online`; default: that of the labels, whose weights may be in the files `teacher_weights`."""
 
     teachers: list[TeacherSpec] = Field(default_factory=list)
-    teacher_weights: list[Path] = Field(default_factory=list)
+    teacher_weights: list[str | Path] = Field(default_factory=list)
     class_map: str | None = Field(default=None, description="For --teacher: as in generate.")
 
 

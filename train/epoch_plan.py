@@ -57,13 +57,14 @@ class EpochPlan:
     def of(cls, config: TrainConfig, views: Views, size: int, epoch: int) -> EpochPlan:
         """Set the epoch of `views` and plan it."""
         recipe = config.recipe
-        views.set_epoch(epoch, recipe.aug_repeats)
+        repeats = recipe.repeats_at(epoch)
+        views.set_epoch(epoch, repeats)
         partner = partners(views.mixing)
         shape = (config.seed, epoch, len(views), recipe.batch_size)
-        found = batch_plan(*shape, partner, recipe.aug_repeats, views.groups, views.groups_at_once)
+        found = batch_plan(*shape, partner, repeats, views.groups, views.groups_at_once)
         turns = config.sizes or (size,)
         sizes = [turns[(epoch * len(found) + step) % len(turns)] for step in range(len(found))]
-        return cls(epoch, found, partner, sizes, recipe.aug_repeats, config.grad_accum_steps)
+        return cls(epoch, found, partner, sizes, repeats, config.grad_accum_steps)
 
     @property
     def steps(self) -> int:

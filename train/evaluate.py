@@ -108,7 +108,7 @@ class MetricSums:
         logits = logits.float()
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        bins = (confidence * _ECE_BINS).long().clamp(max=_ECE_BINS - 1)
+        bins = (confidence * _ECE_BINS).long().clamp(0, _ECE_BINS - 1)  # 0: where NaN becomes a negative number
         self.sums[0] += top[:, 0].sum()
         self.sums[1] += top.any(dim=1).sum()
         self.sums[2] += F.cross_entropy(logits, labels, reduction="none").double().sum()

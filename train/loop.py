@@ -36,6 +36,7 @@ def train(
         UsageError: the output folder already holds a run, and --resume is not given.
         SettingsError: --resume is given, but the settings differ from those of the checkpoint.
         ReplayError: images or pixels are not those that the teacher saw.
+        DataError: losses or weights are no longer finite; the last checkpoint is from before that.
         Interrupted: by Ctrl-C or TERM; the state was saved.
     """
     with joined(config.device) as ranks:
@@ -63,7 +64,8 @@ def _train(config: TrainConfig, ranks: Ranks, on_step: OnStep, on_epoch: OnEpoch
 def _fit(run: Run, start: Position, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:
     run.metrics.write()
     for epoch in range(start.epoch, run.epochs):
-        line = _epoch(run, start if epoch == start.epoch else Position(epoch), on_step) | run.evaluate()
+        line = _epoch(run, start if epoch == start.epoch else Position(epoch), on_step)
+        line |= run.evaluate(epoch)
         run.metrics.add(line)
         run.save_best(line)
         run.save(Position(epoch + 1))
@@ -92,7 +94,8 @@ def _epoch(run: Run, start: Position, on_step: OnStep) -> Line:
         if update.ends:
             _save_between(run, Position(epoch, step + 1, sums.sums), update.begin, plan.steps)
     seconds = time.perf_counter() - started
-    losses = sums.means(run.ranks, plan.views_of(0, plan.steps), epoch)
+    run.require_finite(Position(epoch, plan.steps, sums.sums))
+    losses = sums.means(run.ranks, plan.views_of(0, plan.steps))
     rate = plan.views_of(start.step, plan.steps) / seconds
     return {"epoch": epoch, "lr": stepper.lr, **losses, "seconds": seconds, "images_per_second": rate}
 
@@ -102,6 +105,7 @@ def _save_between(run: Run, at: Position, begin: int, steps: int) -> None:
     every, stopping = run.config.save_every, run.stopping()
     due = every and at.step // every > begin // every
     if (stopping or due) and at.step < steps:
+        run.require_finite(at)
         run.save(at)
         if stopping:
             raise interrupted()

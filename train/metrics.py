@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from reinforce.errors import DataError
 from reinforce.files import write_atomic
 from reinforce.train.curves import Curves
 from reinforce.train.ranks import Ranks
@@ -34,21 +33,9 @@ class LossSums:
                 added = value.detach().float() * views
                 self.sums[name] = self.sums[name] + added if name in self.sums else added
 
-    def means(self, ranks: Ranks, views: int, epoch: int) -> dict[str, float]:
-        """Mean losses over `views`, the number of views of all ranks.
-
-        Raises:
-            DataError: a loss is not finite.
-        """
-        losses = {name: float(ranks.sum(value)) / views for name, value in self.sums.items()}
-        if not all(value - value == 0.0 for value in losses.values()):
-            raise DataError(
-                "The loss is not finite.",
-                found=f"{losses} in epoch {epoch}",
-                cause="a learning rate that is too high, or float16 overflow",
-                fix="a smaller --lr, or --amp-dtype bfloat16",
-            )
-        return losses
+    def means(self, ranks: Ranks, views: int) -> dict[str, float]:
+        """Mean losses over `views`, the number of views of all ranks."""
+        return {name: float(ranks.sum(value)) / views for name, value in self.sums.items()}
 
 
 class Metrics:

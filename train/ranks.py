@@ -61,10 +61,38 @@ class Ranks:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.world
 
+    def average_statistics(self, module: nn.Module) -> None:
+        """Average the running means and variances of a module's normalisation layers over all ranks.
+
+        Called after each update, so the state of all ranks is always the same, and so are the averaged weights that follow it.
+        The result is that of timm's `distribute_bn` with `reduce`, because the moving average of a mean is the mean of the
+        moving averages. It takes the place of DDP's copies of rank 0's buffers, which ignore what the other ranks saw.
+        """
+        if self.world == 1:
+            return
+        if statistics := [buffer for name, buffer in module.named_buffers() if is_statistic(name)]:
+            mean = self.sum(torch.cat([buffer.flatten() for buffer in statistics])) / self.world
+            for buffer, part in zip(statistics, mean.split([buffer.numel() for buffer in statistics]), strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor of each rank, on the CPU; all of them have the same shape and dtype."""
+        values = values.cpu()
+        if self.world == 1:
+            return [values]
+        found = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(found, values, group=self.hosts)
+        return found
+
     def wait(self) -> None:
         """Wait until all ranks have called this."""
         if self.world > 1:
             dist.barrier()
+
+
+def is_statistic(buffer: str) -> bool:
+    """Whether a buffer of this name is a moving average that training changes, as timm tells them."""
+    return "running_mean" in buffer or "running_var" in buffer
 
 
 class AnyRank:

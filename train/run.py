@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from reinforce.errors import Interrupted, SettingsError, UsageError
+from reinforce.errors import DataError, Interrupted, SettingsError, UsageError
 from reinforce.replay.loader import check_batch_size
 from reinforce.store.probes import environment
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.config import TrainConfig
 from reinforce.train.epoch_plan import EpochPlan
+from reinforce.train.finite import learnt, no_longer_finite, not_finite
 from reinforce.train.metrics import Line, Metrics
 from reinforce.train.ranks import AnyRank, Ranks
+from reinforce.train.recipe import Recipe
 from reinforce.train.setup import Parts
 from reinforce.train.step import Stepper
 from reinforce.views.seeds import torch_seed
@@ -31,7 +34,7 @@ class Position:
     Attributes:
         epoch: Number of the current epoch.
         step: Number of steps of this epoch that are done.
-        sums: Sums of the losses of these steps.
+        sums: Sums of the losses of these steps, of this process.
     """
 
     epoch: int = 0
@@ -49,14 +52,18 @@ class Run:
         stop: Set when the run must end after the current step.
 
     Raises:
-        UsageError: the batch size is too small for pairs and repeats, or this loop cannot use the optimiser or schedule.
+        UsageError: a batch may be too small for a process, or this loop cannot use the optimiser or schedule.
     """
 
     def __init__(self, config: TrainConfig, parts: Parts, ranks: Ranks, stop: threading.Event) -> None:
         recipe = config.recipe
         self.config, self.parts, self.ranks, self.stop = config, parts, ranks, stop
         self.task, self._any_rank = parts.task, AnyRank(ranks)
-        check_batch_size(recipe.batch_size, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world)
+        self._continues = False  # whether torch's generator has the state of a checkpoint
+        self._last: Position | None = None  # where the last checkpoint was made
+        least = 2 if parts.needs_variance(ranks) else 1
+        shape = (len(parts.views), recipe.batch_size)
+        check_batch_size(*shape, mixing=parts.mixes, repeats=recipe.aug_repeats, world=ranks.world, views=least)
         first = self.epoch_plan(0)  # raises for views that cannot be shown, before anything is written
         self.stepper = Stepper(self.task, recipe, first.updates, ranks)
         if recipe.model_ema:
@@ -78,8 +85,8 @@ class Run:
         return EpochPlan.of(self.config, self.parts.views, self.parts.size, epoch)
 
     def seed(self, epoch: int, first_step: int) -> None:
-        """Seed torch's generator for an epoch. In the middle of an epoch, rank 0 keeps the state that the checkpoint had."""
-        if first_step == 0 or self.ranks.rank:
+        """Seed torch's generator for an epoch; in the middle of one, it keeps the checkpoint's state of this rank."""
+        if first_step == 0 or not self._continues:
             torch.manual_seed(torch_seed(self.config.seed, epoch) + self.ranks.rank * (1 + first_step))
 
     def on_device(self, images: torch.Tensor) -> torch.Tensor:
@@ -94,8 +101,30 @@ class Run:
         """
         return self._any_rank.ask(self.stop.is_set())
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the student, and of the average of its weights, on each validation set."""
+    def require_finite(self, at: Position) -> None:
+        """Stop the run before it saves or measures what is not finite. All ranks find the same: their state is the same.
+
+        Raises:
+            DataError: a loss, a weight or a value of the optimiser is NaN or infinite; the last checkpoint stays as it is.
+        """
+        losses = dict(zip(at.sums, self.ranks.sum(torch.stack(list(at.sums.values()))), strict=True))
+        modules = {"weights": self.parts.student, "loss": self.task.loss}
+        if (average := self.task.get_trainable_module(ema=True)) is not None:
+            modules["averaged weights"] = average
+        if names := not_finite({**losses, **learnt(modules, self.stepper.optimizer)}):
+            raise self._no_longer_finite(names, f"after step {at.step} of epoch {at.epoch}")
+
+    def _no_longer_finite(self, names: list[str], where: str) -> DataError:
+        last = self._last
+        kept = None if last is None else f"{self.config.out / LAST}, epoch {last.epoch}, step {last.step}"
+        return no_longer_finite(names, f"{where}, at a learning rate of {self.stepper.lr:.3g}", kept)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Metrics of the student, and of the average of its weights, on each validation set, after an epoch.
+
+        Raises:
+            DataError: a metric is not finite: the weights are, but what they make of an image is not.
+        """
         recipe = self.config.recipe
         self.task.eval()
         models = {"": self.parts.student}
@@ -108,6 +137,8 @@ class Run:
             for name, validation in self.parts.validations.items():
                 found = validation.evaluate(self.task.logits_of(model), self.ranks, recipe.batch_size, self.config.workers)
                 metrics |= {f"{prefix}{name}{k}": v for k, v in found.items()}
+        if names := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise self._no_longer_finite(names, f"in the evaluation of epoch {epoch}")
         return metrics
 
     def save_best(self, line: Line) -> None:
@@ -121,7 +152,11 @@ class Run:
 
     def save(self, at: Position) -> None:
         """Write the state of the run, completely or not at all."""
-        sums = {name: self.ranks.sum(value) for name, value in at.sums.items()}
+        gather, on_cuda = self.ranks.gather, self.ranks.device.type == "cuda"
+        sums = gather(torch.stack(list(at.sums.values()))) if at.sums else []
+        cuda_rng = gather(torch.cuda.get_rng_state(self.ranks.device)) if on_cuda else []
+        rng = gather(torch.get_rng_state())
+        self._last = at
         if not self.ranks.writes:
             return
         ema = self.config.recipe.model_ema
@@ -129,20 +164,24 @@ class Run:
             "identity": self.parts.identity,
             "epoch": at.epoch,
             "step": at.step,
-            "sums": sums,
+            "sums": [dict(zip(at.sums, values, strict=True)) for values in sums],  # like the generators: one for each rank
             "lines": self.metrics.lines,
             "model": self.task.get_checkpoint_state()["state_dict"],
             "ema": self.task.get_checkpoint_state(ema=True)["state_dict_ema"] if ema else None,
             "loss": self.task.loss.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.ranks.device) if self.ranks.device.type == "cuda" else None,
+            "rng": rng,
+            "cuda_rng": cuda_rng,
         }
         save_checkpoint(self.config.out / LAST, state)
 
     def restore(self, state: dict[str, Any] | None) -> Position:
-        """Load a state that `save` wrote, and return its position; None: the run begins at the start."""
+        """Load a state that `save` wrote, and return its position; None: the run begins at the start.
+
+        Each rank goes on with its own sums and generators. If the number of processes is another one, no loss is forgotten, and
+        ranks that were not there before have new generators.
+        """
         if state is None:
             return Position()
         self.task.load_checkpoint_state(state["model"])
@@ -151,13 +190,18 @@ class Run:
         self.task.loss.load_state_dict(state["loss"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.ranks.device)
+        rank, device = self.ranks.rank, self.ranks.device
+        self._continues = rank < len(state["rng"])
+        if self._continues:
+            torch.set_rng_state(state["rng"][rank])
+        if device.type == "cuda" and rank < len(state["cuda_rng"]):
+            torch.cuda.set_rng_state(state["cuda_rng"][rank], device)
         self.metrics.lines = state["lines"]
-        mine = 1.0 if self.ranks.writes else 0.0  # the saved sums are those of all ranks: only one rank keeps them
-        sums = {k: mine * v.to(self.ranks.device) for k, v in state["sums"].items()}
-        return Position(state["epoch"], state["step"], sums)
+        names = state["sums"][0] if state["sums"] else {}
+        mine = state["sums"][rank :: self.ranks.world]
+        sums = {k: sum((part[k].to(device) for part in mine), torch.zeros((), device=device)) for k in names}
+        self._last = Position(state["epoch"], state["step"], sums)
+        return self._last
 
     def summarise(self) -> dict[str, Any]:
         """Write `summary.json` and return its content."""
@@ -197,6 +241,7 @@ def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any]
 
 
 def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfig) -> None:
+    old = {**old, "recipe": {**Recipe().model_dump(mode="json"), **old["recipe"]}}  # fields that are newer than the checkpoint
     old, new = ({**i, **{f"recipe.{k}": v for k, v in i["recipe"].items()}, "recipe": None} for i in (old, new))
     new = json.loads(json.dumps(new))
     for key in new:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reinforce.errors import UsageError
 from reinforce.files import file_sha256
@@ -18,6 +19,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
 from reinforce.train.losses import LossWeights
+from reinforce.train.ranks import Ranks
 from reinforce.train.student import make_student
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from reinforce.train.training_data import TrainingData, open_training_data, open_validations
@@ -52,6 +54,13 @@ class Parts:
     about: dict[str, Any]
     mixes: bool
 
+    def needs_variance(self, ranks: Ranks) -> bool:
+        """Whether a process needs two views in a batch, because the student normalises by the variance of its own batch."""
+        if self.task.loss.weights.cosub or self.task.freeze_bn:
+            return False  # each view passes twice, or the statistics are not those of the batch
+        norms = [module for module in self.student.modules() if isinstance(module, _BatchNorm)]
+        return any(ranks.world == 1 or not isinstance(module, nn.SyncBatchNorm) for module in norms)
+
 
 def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     """Open the data, create the student and choose the task.
@@ -72,6 +81,7 @@ def build(config: TrainConfig, device: torch.device | None = None) -> Parts:
     student = make_student(config, views.num_classes, size, device)
     student = student.to(memory_format=torch.channels_last) if channels_last else student
     task, teacher = _task(config, student, data, device)
+    task.freeze_bn = config.recipe.freeze_bn
     about = {
         "teachers": [t.name for t in (store.settings.teachers if store else teacher.infos if teacher else [])],
         "stored_views": store.settings.views if store else None,
@@ -99,7 +109,7 @@ def _identity(config: TrainConfig, data: TrainingData, teacher: Teacher | None) 
         "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
         "labels": None if data.store is None else data.store.sha256,
         "grad_accum_steps": config.grad_accum_steps,
-        "recipe": config.recipe.model_dump(),
+        "recipe": config.recipe.model_dump(mode="json"),
     }
 
 

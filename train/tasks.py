@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from timm.task import TrainingTask
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from reinforce.errors import DataError
@@ -26,6 +27,7 @@ class StudentTask(TrainingTask):
 
     Attributes:
         epochs: Number of epochs done; set before each update, used by losses that change with time.
+        freeze_bn: Whether batch norm keeps its statistics in training (TinyViT, arXiv 2207.10666).
     """
 
     mean: torch.Tensor
@@ -36,12 +38,22 @@ class StudentTask(TrainingTask):
         self.trainable_module = student
         self.loss = Loss(weights, int(student.num_classes)).to(device)  # type: ignore[arg-type]
         self.epochs = 0.0
+        self.freeze_bn = False
         if hasattr(student, "set_distilled_training"):
             student.set_distilled_training(True)  # type: ignore[operator]  # outputs of both heads in training, mean in evaluation
         config: Any = student.pretrained_cfg
         for name in ("mean", "std"):
             value = 255 * torch.tensor(config[name], device=device).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
+
+    def train(self, mode: bool = True) -> StudentTask:
+        """Set training mode; with `freeze_bn`, batch norm stays in evaluation mode."""
+        super().train(mode)
+        if mode and self.freeze_bn:
+            for module in self.trainable_module.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Images uint8 `[B, 3, H, W]` as float32, with the mean and std that the student expects."""
@@ -58,8 +70,10 @@ class StudentTask(TrainingTask):
         return self.trainable_module
 
     def prepare_distributed(self, device_ids: list[int | None] | None = None, **kwargs: Any) -> StudentTask:
-        """Average the student's gradients over all ranks."""
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **kwargs)
+        """Average the student's gradients over all ranks; buffers are left alone: see `Ranks.average_statistics`."""
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, broadcast_buffers=False, **kwargs
+        )
         return self
 
     def soft_of(self, images: torch.Tensor, target: Targets) -> torch.Tensor | None:

@@ -19,8 +19,6 @@ from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
 from reinforce.views.policy_text import read_policy
 
-DEFAULT_POLICY = "rrc-ra"
-
 
 @dataclass
 class TrainingData:
@@ -101,7 +99,7 @@ def _policy(config: TrainConfig, store: LabelStore | None) -> Policy:
     """The policy of the views. Stored views have the policy of their labels; label maps allow any policy."""
     if store is not None and not store.kind.of_any_crop:
         return store.settings.policy if config.mode == "replay" else store.settings.policy.fresh
-    return read_policy(config.policy or DEFAULT_POLICY)
+    return read_policy(config.policy or config.default_policy)
 
 
 def _size(config: TrainConfig, store: LabelStore | None) -> int:
@@ -121,6 +119,7 @@ def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: 
         assert store is not None
         dataset = ReinforcedDataset(store, source, seed=config.seed, views=config.views, size=size)
         if not store.kind.of_any_crop:
+            _refuse_unmixing(config, policy)
             return ReplayedViews(dataset), store.settings.source.class_names
     if store is not None:
         settings = store.settings
@@ -137,4 +136,16 @@ def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: 
         raise SourceError("The number of classes is not known.", found="no class folders and no --labels", fix="--labels DIR")
     labeller: DrawnLabels = HardLabels(labels) if dataset is None else CropLabels(dataset)
     decoded = None if dataset is None else dataset.decoded
-    return FreshViews(source, samples, labeller, policy, size, num_classes, config.seed, decoded), class_names
+    off = config.recipe.mixup_off_epoch
+    return FreshViews(source, samples, labeller, policy, size, num_classes, config.seed, decoded, off), class_names
+
+
+def _refuse_unmixing(config: TrainConfig, policy: Policy) -> None:
+    """Stored views stay as the teacher saw them: a label of a mixed view says nothing about either image alone."""
+    if config.recipe.mixup_off_epoch and policy.mix is not None:
+        raise UsageError(
+            "Mixing cannot be turned off in stored views.",
+            found=f"mixup_off_epoch = {config.recipe.mixup_off_epoch}, and labels of views that the teacher saw mixed",
+            expected="fresh views (label maps, --mode online or plain), or labels of a policy that does not mix",
+            fix="--mixup-off-epoch 0",
+        )

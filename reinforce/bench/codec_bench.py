@@ -85,9 +85,10 @@ def bench(name: str, probs: np.ndarray) -> list[dict[str, Any]]:
 
     Returns:
         One or two rows: `codec`, `remainder` (spread or dropped), `bytes_per_view` (all bytes of the records), `kl` and
-        `kl_p99` (of KL(teacher || decoded), nats; null: infinite), `total_variation` (half the L1 distance), `top1_bias` and
-        `image_bias` (see `fidelity.Fidelity`), `encode_ms` (for a record), `decode_us` (for one view from its record),
-        `dense_us` (for one row of a batch of 256, collated and made dense on the CPU).
+        `kl_p99` (of KL(teacher || decoded), nats; null: infinite), `total_variation` (half the L1 distance), `same_top` (share
+        of the views), `top1_bias`, `entropy_bias` and `image_bias` (see `fidelity.Fidelity`), `encode_ms` (for a record),
+        `decode_us` (for one view from its record), `dense_us` (for one row of a batch of 256, collated and made dense on the
+        CPU).
     """
     codec = parse_codec(name)
     images, views, classes = probs.shape
@@ -121,6 +122,8 @@ def _losses(labels: list[list[SparseLabel]], probs: np.ndarray) -> dict[str, Any
         "kl": _finite(kl.mean()),
         "kl_p99": _finite(np.quantile(kl, 0.99, method="higher")),
         "total_variation": float(np.concatenate([f.total_variation for f in each]).mean()),
+        "same_top": float(np.concatenate([f.same_top for f in each]).mean()),
+        "entropy_bias": float(np.concatenate([f.entropy_bias for f in each]).mean()),
         "top1_bias": float(np.concatenate([f.top1_bias for f in each]).mean()),
         "image_bias": float(np.mean([f.image_bias for f in each])),
     }
@@ -152,16 +155,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
         (
-            "| codec | remainder | B/view | KL mean | KL p99 | total variation | top-1 bias | bias of an image "
-            "| encode ms/record | decode us/view | dense us/view |"
+            "| codec | remainder | B/view | KL mean | KL p99 | total variation | top class kept | top-1 bias | entropy bias "
+            "| bias of an image | encode ms/record | decode us/view | dense us/view |"
         ),
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         kl, p99 = ("inf" if r[k] is None else f"{r[k]:.4f}" for k in ("kl", "kl_p99"))
         lines.append(
             f"| {r['codec']} | {r['remainder']} | {r['bytes_per_view']:.2f} | {kl} | {p99} | {r['total_variation']:.4f} "
-            f"| {r['top1_bias']:+.1e} | {r['image_bias']:.4f} "
+            f"| {100 * r['same_top']:.2f} % | {r['top1_bias']:+.1e} | {r['entropy_bias']:+.4f} | {r['image_bias']:.4f} "
             f"| {r['encode_ms']:.2f} | {r['decode_us']:.1f} | {r['dense_us']:.1f} |"
         )
     return "\n".join(lines)

@@ -30,6 +30,8 @@ class Codec(ABC):
     drops_remainder: ClassVar[bool] = False
     """Whether other software with this form drops the remainder and trains on the stored classes alone; if so, `bench codec`
     measures that too."""
+    keeps_top: ClassVar[bool] = False
+    """Whether it promises that the top class of every decoded soft label, of equal ones the lowest id, is the teacher's."""
     description: ClassVar[str]
     """What it is, in one line."""
 

@@ -19,6 +19,8 @@ class Fidelity(NamedTuple):
             mass is decoded as zero.
         total_variation: Half the L1 distance of each view, float64 `[V]`.
         top1_bias: Decoded minus true probability of the teacher's top class of each view, float64 `[V]`.
+        entropy_bias: Decoded minus true entropy of each view in nats, float64 `[V]`; above 0: decoded labels are softer.
+        same_top: Whether the decoded top class of each view is the teacher's, of equal ones the lowest id, bool `[V]`.
         image_bias: L1 norm of the mean over the views of (decoded - true) probabilities: the error that remains when errors
             of single views average out.
     """
@@ -26,6 +28,8 @@ class Fidelity(NamedTuple):
     kl: np.ndarray
     total_variation: np.ndarray
     top1_bias: np.ndarray
+    entropy_bias: np.ndarray
+    same_top: np.ndarray
     image_bias: float
 
 
@@ -34,6 +38,7 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     true = torch.from_numpy(np.ascontiguousarray(probs)).double()
     true /= true.sum(dim=1, keepdim=True)
     decoded = SparseLabels.stack(labels, true.shape[1]).dense().double()
+    top = true.argmax(dim=1, keepdim=True)
     difference = decoded - true
     # Tiny mass that a half float rounds to zero is ignored; more than a millionth of dropped mass makes KL infinite.
     possible = decoded > 0
@@ -42,7 +47,9 @@ def compare(labels: list[SparseLabel], probs: np.ndarray) -> Fidelity:
     return Fidelity(
         kl=kl.numpy(),
         total_variation=difference.abs().sum(dim=1).numpy() / 2,
-        top1_bias=difference.gather(1, true.argmax(dim=1, keepdim=True))[:, 0].numpy(),
+        top1_bias=difference.gather(1, top)[:, 0].numpy(),
+        entropy_bias=(torch.special.entr(decoded) - torch.special.entr(true)).sum(dim=1).numpy(),
+        same_top=(decoded.argmax(dim=1) == top[:, 0]).numpy(),
         image_bias=float(difference.mean(dim=0).abs().sum()),
     )
 

@@ -21,13 +21,12 @@ from reinforce.errors import LabelError, UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, Tail, check_distributions
 from reinforce.labels.sqrt_selection import Kept, choose
+from reinforce.labels.sqrt_top import ONE, OTHERS, RISE, Layout, least_biased_one, settle, wrong_tops
 
 _SKIP, _RAISE, _END = 128, 127, 255  # tokens: a gap of 128 classes, what is added to a symbol, end of a view
 _END_TOKEN, _ESCAPE = bytes([_END]), b"\0"
 MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
-_ONE = 128  # the value of symbol 1 is stored in 1/128 delta^2
-_OTHERS, _RISE = -3 / 8, 1 / 2  # a symbol s > 1 has the value s^2 - 3/8; the first one of a view's highest symbols, 1/2 more
-_VALUES = tuple((token - _RAISE) ** 2 + _OTHERS for token in range(_END))
+_VALUES = tuple((token - _RAISE) ** 2 + OTHERS for token in range(_END))
 _NO_IDS, _NO_PROBS = np.empty(0, np.int64), np.empty(0, np.float32)
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
 
@@ -78,6 +77,7 @@ class Sqrt(Codec):
     delta: float
     name: ClassVar[str] = "sqrt"
     form: ClassVar[str] = "sqrt:DELTA"
+    keeps_top: ClassVar[bool] = True
     description: ClassVar[str] = "square roots in steps that you choose, 0.02 to 0.5"
 
     @property
@@ -114,20 +114,43 @@ class Sqrt(Codec):
         check_distributions(probs)
         exact = probs.astype(np.float64)
         exact /= exact.sum(axis=1, keepdims=True)
-        return _CODER.compressor.compress(self._pack(exact, choose(exact, self.delta)))
+        top = exact.argmax(axis=1)
+        kept = choose(exact, self.delta)
+        flat = np.zeros(len(probs), bool)
+        # A view of which nothing is kept has the top class of the tail. Keeping a class there changes the tail of other views.
+        while (lost := self._lost(kept, top, probs.shape[1])).any():
+            flat |= lost
+            kept = choose(exact, self.delta, flat)
+        return _CODER.compressor.compress(self._pack(exact, kept, top))
 
-    def _pack(self, probs: np.ndarray, kept: Kept) -> bytes:
-        levels = _levels(kept.weights, self.delta)
+    def _lost(self, kept: Kept, top: np.ndarray, num_classes: int) -> np.ndarray:
+        """The views of which nothing is kept and whose tail has another top class than `top`: bool `[V]`."""
+        views = np.flatnonzero(kept.symbols.sum(axis=1) == 0)
+        lost = np.zeros(len(top), bool)
+        if len(views):
+            layout = self._layout(kept, 1.0, num_classes)
+            lost[views] = wrong_tops(layout, top[views], kept.symbols[views], np.zeros(len(views), np.int64))
+        return lost
+
+    def _layout(self, kept: Kept, one: float, num_classes: int) -> Layout:
+        weights, floor = 2.0 ** -_levels(kept.weights, self.delta).astype(float), 2.0 ** (-self._floor(kept) / 4)
+        return Layout(kept.class_ids, weights, floor, one, np.array(self._remainders), num_classes)
+
+    def _floor(self, kept: Kept) -> int:
+        return int(np.rint(4 * np.log2(self.delta**2 / 4 / kept.floor)).clip(0, 255))
+
+    def _pack(self, probs: np.ndarray, kept: Kept, top: np.ndarray) -> bytes:
+        levels, remainders = _levels(kept.weights, self.delta), np.array(self._remainders)
+        layout = self._layout(kept, kept.one, probs.shape[1])
+        symbols, steps = settle(layout, probs, kept.symbols, self.delta)
+        one = least_biased_one(probs, kept.class_ids, symbols, 1 - remainders[steps], kept.one)
+        symbols, steps = settle(layout._replace(one=one / ONE), probs, symbols, self.delta)
         order = levels.argsort(kind="stable")
-        symbols, class_ids = kept.symbols[:, order], kept.class_ids[order]
-        left = 1 - np.where(symbols > 0, probs[:, class_ids], 0).sum(axis=1)
-        # Equal steps of arcsin(sqrt(r)) cost equal KL near r = 0 and near r = 1; steps of sqrt(r) do so near 0 only.
-        steps = np.rint(np.arcsin(np.sqrt(left.clip(0, 1))) / (self.delta / 3)).astype(np.uint8)
-        floor = int(np.rint(4 * np.log2(self.delta**2 / 4 / kept.floor)).clip(0, 255))
-        one = _least_biased_one(probs, class_ids, symbols, 1 - np.array(self._remainders)[steps], kept.one)
         id_steps = _id_steps(kept.class_ids)
-        header = bytes([floor, one]) + len(id_steps).to_bytes(class_id_bytes(probs.shape[1]), "little")
-        record: bytes = header + id_steps + levels.tobytes() + steps.tobytes() + b"".join(map(_tokens, symbols))
+        header = bytes([self._floor(kept), one]) + len(id_steps).to_bytes(class_id_bytes(probs.shape[1]), "little")
+        symbols = symbols[:, order]
+        tokens = b"".join(map(_tokens, symbols, _marks(symbols, kept.class_ids[order] == top[:, None])))
+        record: bytes = header + id_steps + levels.tobytes() + steps.astype(np.uint8).tobytes() + tokens
         return record
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
@@ -171,7 +194,7 @@ class Sqrt(Codec):
         if not places:
             return SparseLabel(_NO_IDS, _NO_PROBS, 1.0, body.tail)
         if highest:
-            values[first] += _RISE
+            values[first] += RISE
         remainder = self._remainders[step] if len(places) < num_classes else 0.0
         probs = np.array(values, np.float32)
         probs *= (1 - remainder) / sum(values)
@@ -204,7 +227,7 @@ def _open(record: memoryview | bytes, num_views: int, num_classes: int) -> _Body
             class_ids = np.add.accumulate(np.where(steps, steps, 255), dtype=np.int64)[steps > 0]
         class_ids -= 1
         levels = array[end : end + len(class_ids)]
-        one = body[1] / _ONE
+        one = body[1] / ONE
     except (zstandard.ZstdError, ValueError, IndexError) as error:
         raise _broken(str(error)) from None
     end += len(levels)
@@ -232,40 +255,24 @@ def _id_steps(class_ids: np.ndarray) -> bytes:
     return b"".join(_ESCAPE * ((step - 1) // 255) + bytes([(step - 1) % 255 + 1]) for step in steps)
 
 
-def _tokens(symbols: np.ndarray) -> bytes:
-    """Tokens of one view, from its symbols in the order of the dictionary, `[D]`."""
+def _tokens(symbols: np.ndarray, mark: int) -> bytes:
+    """Tokens of one view, from its symbols in the order of the dictionary, `[D]`; `mark` is the place to mark, or -1."""
     tokens = bytearray()
     places = np.flatnonzero(symbols)
-    for gap, symbol in zip((np.diff(places, prepend=-1) - 1).tolist(), symbols[places].tolist(), strict=True):
+    gaps = (np.diff(places, prepend=-1) - 1).tolist()
+    for place, gap, symbol in zip(places.tolist(), gaps, symbols[places].tolist(), strict=True):
         tokens += bytes([_SKIP]) * (gap // _SKIP) + bytes([gap % _SKIP])
+        if place == mark:
+            tokens.append(symbol + 1 + _RAISE)
         if symbol > 1:
             tokens.append(symbol + _RAISE)
     return bytes(tokens) + _END_TOKEN
 
 
-def _least_biased_one(probs: np.ndarray, class_ids: np.ndarray, symbols: np.ndarray, mass: np.ndarray, one: float) -> int:
-    """The value of symbol 1, in 1/128 delta^2, with which the mean probability of the views' top classes stays unbiased.
-
-    The layout fixes the values of all other symbols. This one moves mass between the top class and the rest.
-
-    Args:
-        probs: float64 `[V, C]`.
-        class_ids: `[D]`, in the order of `symbols`.
-        symbols: int64 `[V, D]`.
-        mass: float64 `[V]`, what the decoded probabilities of a view sum to.
-        one: The value to use if no view that keeps its top class has a symbol 1.
-    """
-    views, top = np.arange(len(probs)), probs.argmax(axis=1)
-    is_top = (class_ids == top[:, None]) & (symbols > 0)
-    stored, ones = is_top.any(axis=1), symbols == 1
-    if not ones[stored].any():
-        return int(np.clip(round(one * _ONE), 1, 255))
-    values = np.where(symbols > 1, symbols**2 + _OTHERS, 0)
-    first = symbols.argmax(axis=1)
-    values[views, first] += np.where(values[views, first] > 0, _RISE, 0)
-    candidates = np.arange(32, 256)
-    each = candidates[:, None] / _ONE
-    top_values = np.where(is_top, values, 0).sum(axis=1) + each * (is_top & ones).any(axis=1)
-    decoded = top_values / np.maximum(values.sum(axis=1) + each * ones.sum(axis=1), 1e-9) * mass
-    bias = np.where(stored, decoded - probs[views, top], 0).mean(axis=1)
-    return int(candidates[np.abs(bias).argmin()])
+def _marks(symbols: np.ndarray, is_top: np.ndarray) -> list[int]:
+    """The place of each view's top class, where another one would have the rise; -1 elsewhere. Of `[V, D]`, both."""
+    if not symbols.shape[1]:
+        return [-1] * len(symbols)
+    place = is_top.argmax(axis=1)
+    marks: list[int] = np.where((symbols.max(axis=1) > 1) & (symbols.argmax(axis=1) != place), place, -1).tolist()
+    return marks

@@ -2,7 +2,8 @@
 
 Every probability is either kept for its view, as a symbol s that stands for about (s delta)^2, or left to the tail, which the
 views of a sample share. An error of a given size in sqrt(p) costs the same KL for large and for small p. A probability is
-kept where this lowers the KL by more than `RATE * delta^2` nats for each bit that it takes.
+kept where this lowers the KL by more than `RATE * delta^2` nats for each bit that it takes; and so is, beside others, the top
+class of a view, whatever it saves.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Kept:
         symbols: int64 `[V, D]`; 0: left to the tail.
         weights: float64 `[D]`, mean probability over the views in which a class is left to the tail.
         floor: The same, averaged over all classes that are not in the dictionary.
-        one: Mean probability where the symbol is 1, in units of delta^2.
+        one: Mean probability where the symbol is 1, in units of delta^2; without top classes below half a step.
     """
 
     class_ids: np.ndarray
@@ -38,17 +39,22 @@ class Kept:
     one: float
 
 
-def choose(probs: np.ndarray, delta: float) -> Kept:
+def choose(probs: np.ndarray, delta: float, flat: np.ndarray | None = None) -> Kept:
     """Choose what to keep.
 
     Args:
         probs: float64 `[V, C]`, distributions.
-        delta: Step of sqrt(p). Nothing below half a step is kept.
+        delta: Step of sqrt(p). Nothing below half a step is kept, but for the top classes of `flat`.
+        flat: Views whose top class is kept in any case, bool `[V]`; of other views, where any class is kept.
     """
     views, unit = len(probs), delta * delta
     roots = np.sqrt(probs) / delta
     # A class below half a step in every view is never kept: this rules out most classes.
-    candidates = np.flatnonzero(roots.max(axis=0) >= 0.5)
+    possible = roots.max(axis=0) >= 0.5
+    top = probs.argmax(axis=1)
+    if flat is not None:
+        possible[top[flat]] = True
+    candidates = np.flatnonzero(possible)
     p, x = probs[:, candidates], roots[:, candidates]
     steps = np.maximum(np.rint(x), 1).astype(np.int64)
     is_one = steps == 1
@@ -59,6 +65,7 @@ def choose(probs: np.ndarray, delta: float) -> Kept:
         place_bits = np.log2((views + 1) / (counts + 0.5)) + 1 + CLASS_BITS / np.maximum(counts, 1)
         saved = _divergence(p, weights) - _divergence(p, np.where(is_one, one, unit * steps**2))
         keep = (x >= 0.5) & (saved > RATE * unit * (place_bits + value_bits))
+    keep |= (candidates == top[:, None]) & (keep.any(axis=1) | (flat if flat is not None else False))[:, None]
     all_weights = np.maximum(probs.mean(axis=0), _TINY)
     all_weights[candidates] = _tail_weights(p, keep, unit)
     listed = np.zeros(probs.shape[1], bool)
@@ -68,7 +75,7 @@ def choose(probs: np.ndarray, delta: float) -> Kept:
     symbols = np.zeros((views, len(class_ids)), np.int64)
     column = np.flatnonzero(listed[candidates])
     symbols[:, np.searchsorted(class_ids, candidates[column])] = np.where(keep, steps, 0)[:, column]
-    return Kept(class_ids, symbols, all_weights[class_ids], floor, _mean(p, keep & is_one, unit) / unit)
+    return Kept(class_ids, symbols, all_weights[class_ids], floor, _mean(p, keep & is_one & (x >= 0.5), unit) / unit)
 
 
 def _extend(kept: np.ndarray, weights: np.ndarray, worth: float) -> tuple[np.ndarray, float]:

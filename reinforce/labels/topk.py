@@ -9,6 +9,7 @@ import numpy as np
 
 from reinforce.errors import UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
+from reinforce.labels.half_floats import half_floats
 from reinforce.labels.sparse import SparseLabel, check_distributions
 
 MAX_K = 1000
@@ -51,12 +52,13 @@ class TopK(KeepsK):
 
     Layout (little-endian): `u2 ids [V, K]` (`u4` when C > 65536), then `f2 probs [V, K]`, K = min(k, C), classes by falling
     probability, ties by rising id. The remainder is one minus the sum of a row's stored probabilities. float16 is rounded
-    to nearest, and towards zero in rows whose sum would pass one, so that a remainder is never negative.
+    to nearest, and towards zero in rows whose sum would pass one, so that a remainder is never negative (`half_floats.py`).
     """
 
     name: ClassVar[str] = "topk"
     form: ClassVar[str] = "topk:K"
     drops_remainder: ClassVar[bool] = True
+    keeps_top: ClassVar[bool] = True
     description: ClassVar[str] = "the K likeliest classes, half floats"
 
     def encode(self, probs: np.ndarray) -> bytes:
@@ -69,11 +71,7 @@ class TopK(KeepsK):
     @staticmethod
     def pack(ids: np.ndarray, kept: np.ndarray, num_classes: int) -> bytes:
         """A record of given classes, int `[V, K]`, and their probabilities, float32 `[V, K]`, by falling probability."""
-        stored = kept.astype("<f2")
-        over = stored.sum(axis=1, dtype=np.float64) > 1.0
-        # Rows may sum to slightly over one. Rounding does not lower a value that is exactly a half float, so they are divided.
-        total = np.maximum(kept[over].sum(axis=1, dtype=np.float64, keepdims=True), 1.0)
-        stored[over] = _towards_zero(kept[over] / total)
+        stored = half_floats(ids, kept, num_classes - kept.shape[1])
         return ids.astype(_id_dtype(num_classes)).tobytes() + stored.tobytes()
 
     def decode(self, record: memoryview | bytes, view: int, num_views: int, num_classes: int) -> SparseLabel:
@@ -118,8 +116,3 @@ class TopK(KeepsK):
 
 def _id_dtype(num_classes: int) -> np.dtype[Any]:
     return np.dtype(f"<u{class_id_bytes(num_classes)}")
-
-
-def _towards_zero(values: np.ndarray) -> np.ndarray:
-    rounded = values.astype(np.float16)
-    return np.where(rounded.astype(np.float32) > values, np.nextafter(rounded, np.float16(0)), rounded).astype("<f2")

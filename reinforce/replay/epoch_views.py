@@ -156,6 +156,7 @@ class FreshViews:
         seed: Seed of the views.
         decoded: Function that reads the image of a sample, if it must be compared with the image that the teacher saw; None:
             images are read from the source.
+        mixup_off_epoch: From this epoch on, views are not mixed; 0: never.
         visits: Numbers of the views of a sample in this epoch, one per repeat; the views of a sample are counted over all
             epochs.
         mixing: As in `Views`.
@@ -169,6 +170,7 @@ class FreshViews:
     num_classes: int
     seed: int = 0
     decoded: Callable[[int], np.ndarray] | None = None
+    mixup_off_epoch: int = 0
     visits: range = range(1)
     mixing: list[Mixing] | None = field(default=None, init=False)
 
@@ -190,7 +192,8 @@ class FreshViews:
     def set_epoch(self, epoch: int, repeats: int = 1) -> None:
         first = epoch // repeats * repeats
         self.visits = range(first, first + repeats)
-        if options := self.policy.mix:
+        self.mixing = None
+        if (options := self.policy.mix) and not 0 < self.mixup_off_epoch <= epoch:
             rngs = [fresh_mixing_rngs(self.seed, visit, repeats) for visit in self.visits]
             self.mixing = [draw_mixing(*pair, len(self), options, self.size) for pair in rngs]
 

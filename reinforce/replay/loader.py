@@ -64,7 +64,10 @@ def batch_plan(
     own = np.arange(num_samples)
     partner = own if partner is None else partner
     leaders = np.flatnonzero(partner >= own)
-    turn = np.array_split(epoch_order(seed, epoch // repeats, len(leaders)), repeats)[epoch % repeats]
+    order = epoch_order(seed, epoch // repeats, len(leaders))
+    counted = np.append(0, np.cumsum(1 + (partner[leaders[order]] != leaders[order])))
+    turns = np.searchsorted(counted, [end for _, end in _cuts(counted, repeats)[:-1]])
+    turn = np.split(order, turns)[epoch % repeats]
     if groups is not None:
         number = np.unique(groups, return_inverse=True)[1]
         window = group_order(seed, epoch, int(number.max()) + 1) // min(WINDOW_GROUPS, groups_at_once or WINDOW_GROUPS)
@@ -114,20 +117,40 @@ def _cuts(starts: np.ndarray, parts: int) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def check_batch_size(batch_size: int, *, mixing: bool, repeats: int, world: int = 1) -> None:
-    """Refuse a batch size at which pairs and repeats cannot stay together in a batch.
+def least_share(num_samples: int, batch_size: int, *, mixing: bool, repeats: int, world: int = 1) -> int:
+    """Views that every process has in every batch of every epoch, at the least; 0 or below: a process may have none.
+
+    Each cut into nearly equal parts leaves the smallest part the quotient rounded down, less one if pairs stay whole.
+    """
+    samples = num_samples
+    for parts in (repeats, max(1, -(-num_samples // batch_size)), world):
+        samples = samples // parts - (mixing and parts > 1)
+    return samples * repeats
+
+
+def check_batch_size(num_samples: int, batch_size: int, *, mixing: bool, repeats: int, world: int = 1, views: int = 1) -> None:
+    """Refuse batches of which a process may have fewer than `views` views: there is nothing to learn from, or no variance.
 
     Raises:
-        UsageError: the batch size is too small.
+        UsageError: the batch size is too small, or there are too few images.
     """
-    least = repeats * (4 if mixing else 1) * world
-    if batch_size < least:
-        raise UsageError(
-            f"A batch of {batch_size} is too small.",
-            found=f"{repeats} views of a sample" + (", mixed in pairs" if mixing else "") + f", {world} processes",
-            expected=f"at least {least}",
-            fix=f"--batch-size {least}",
-        )
+
+    def least(size: int) -> int:
+        return least_share(num_samples, size, mixing=mixing, repeats=repeats, world=world)
+
+    if least(batch_size) >= views:
+        return
+    fits = next((size for size in range(batch_size, num_samples + 1) if least(size) >= views), None)
+    shared = f" by {world} processes" if world > 1 else ""
+    raise UsageError(
+        f"A batch of {batch_size} is too small." if fits else "There are too few images.",
+        found=f"{num_samples} images in batches of {batch_size}{shared}"
+        + (f", {repeats} views of an image in one batch" if repeats > 1 else "")
+        + (", pairs together" if mixing else ""),
+        expected=f"{views} or more views in the smallest batch" + (" of each process" if world > 1 else ""),
+        cause="batch normalisation, which needs two views for a variance" if least(batch_size) > 0 else None,
+        fix=f"--batch-size {fits}" if fits else "more images, fewer processes or a smaller --aug-repeats",
+    )
 
 
 def batches(

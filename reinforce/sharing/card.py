@@ -13,7 +13,7 @@ from reinforce.labels.label_kind import kind_of
 from reinforce.settings import Settings
 from reinforce.sharing.preview import SCHEMA
 from reinforce.sharing.publication import PREVIEW, Licences
-from reinforce.store.manifest import Manifest
+from reinforce.store.manifest import Manifest, Statistics
 
 _LICENCES = {
     "apache-2.0",
@@ -157,7 +157,7 @@ def card(manifest: Manifest, name: str, licences: Licences, size: int, where: st
             "none" if statistics.top1_probability is None else f"probability {statistics.top1_probability:.3f} on average"
         )
         + (f", the hard label in {100 * statistics.hard_label_agreement:.1f} %" if statistics.hard_label_agreement else ""),
-        "lost by the codec": f"{statistics.codec_kl:.4f} nats" if statistics.codec_kl is not None else "not measured",
+        "lost by the codec": _lost(statistics),
         "precision": settings.precision,
         "made with": ", ".join(f"{k} {v}" for k, v in manifest.environment.model_dump().items()),
     }
@@ -218,6 +218,12 @@ def _usage(name: str, where: str, with_images: bool) -> str:
     lines.append(f"reinforce verify {name}{images}")
     data = f"--data {name}" if with_images else f"--data IMAGES --labels {name}"
     return "\n".join([*lines, f"reinforce train --student resnet50 {data} --out runs/student"])
+
+
+def _lost(statistics: Statistics) -> str:
+    if not statistics.codec_samples:
+        return "not measured"
+    return "infinitely many nats" if statistics.codec_kl is None else f"{statistics.codec_kl:.4f} nats"  # null: infinity
 
 
 def _pixels(settings: Settings) -> str:

@@ -46,8 +46,10 @@ class LabelMeans:
         if not len(label.probs):  # no class was kept, there is only the tail
             dense = SparseLabels.stack([label], self.settings.num_classes).dense()[0]
             return int(dense.argmax()), float(dense.max())
-        best = int(label.probs.argmax())
-        return int(label.class_ids[best]), float(label.probs[best])
+        highest = label.probs.max()
+        return int(label.class_ids[label.probs == highest].min()), float(
+            highest
+        )  # of equal ones the lowest id, as in a dense row
 
     def result(self) -> Statistics:
         """The means.

@@ -61,7 +61,7 @@ class Statistics(Model):
     remainder: float | None = Field(description="as top1_probability")
     hard_label_agreement: float | None = Field(description="share of views whose top class is the hard label")
     codec_samples: int = Field(ge=0, description="samples on which the codec was measured, with all their views")
-    codec_kl: float | None = Field(description="mean KL(teacher || stored) on them, nats")
+    codec_kl: float | None = Field(description="mean KL(teacher || stored) on them, nats; null: infinite")
     codec_top1_bias: float | None = Field(description="mean of stored less true probability of the teacher's top class")
     codec_image_bias: float | None = Field(description="mean L1 norm of a sample's mean over its views of stored less true")
 

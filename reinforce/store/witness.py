@@ -26,8 +26,8 @@ from reinforce.views.pixels import stored_view, witness_of
 
 SCANNED_VIEWS, SCANNED_STRIPES = 1 << 18, 1 << 13
 """Stripes are chosen from so many views at most, and so many stripes: reading more would take longer than the check itself."""
-WANTED = 3
-"""Each thing that occurs is looked at in so many views: in one of them a later op may hide what is wrong."""
+WANTED = 2
+"""Each thing that occurs is looked at in so many views: in one of them a later op or a partner may hide what is wrong."""
 _MAX_OPS, _INTERPOLATIONS = 256, 4
 _FLIPPED = _MAX_OPS * _INTERPOLATIONS
 _ERASED, _MIXED_UP, _CUT, _RESIZED = range(_FLIPPED + 1, _FLIPPED + 5)

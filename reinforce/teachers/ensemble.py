@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -62,4 +62,5 @@ class Ensemble(Teacher):
         return self.members[0]  # type: ignore[return-value]
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        # Also where the caller computes in another precision, as a student with --amp does.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import nn
 
 from reinforce.errors import StoreError, TeacherError, UsageError, first_line
@@ -21,7 +22,37 @@ from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.torch_file import read_torch
 
 
-def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scalar], pretrained: bool) -> nn.Module:
+class Options(NamedTuple):
+    """The options of the command line that a model comes from; errors name them.
+
+    Attributes:
+        kwargs: Option of further arguments.
+        weights: Option of a file with weights.
+        misfit: What helps if the weights do not fit.
+    """
+
+    kwargs: str
+    weights: str
+    misfit: str
+
+
+OF_TEACHER = Options("--teacher-kwargs", "--teacher-weights", "--teacher-kwargs, for instance num_classes=10 or pad_type=same")
+OF_STUDENT = Options(
+    "--student-kwargs",
+    "--initial-checkpoint",
+    "--student-kwargs, for instance pad_type=same; or --pretrained, which gives timm's weights a head for these classes",
+)
+
+
+def create(
+    name: str,
+    *,
+    weights: Path | None,
+    size: int,
+    kwargs: dict[str, Scalar],
+    pretrained: bool,
+    options: Options = OF_TEACHER,
+) -> nn.Module:
     """Create a timm model.
 
     Args:
@@ -30,6 +61,7 @@ def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scal
         size: Input height and width in pixels; passed on to models that are built for one size.
         kwargs: Further arguments of `timm.create_model`.
         pretrained: Load timm's published weights when `weights` is None.
+        options: The options that `weights` and `kwargs` come from.
 
     Raises:
         UsageError: no such model, or an argument it does not take.
@@ -45,7 +77,7 @@ def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scal
             fix="one of " + ", ".join(near) if near else None,
         )
     arguments: dict[str, Any] = dict(kwargs)
-    config = timm.get_pretrained_cfg(full_name)
+    config = published(full_name)
     if config is not None and getattr(config, "fixed_input_size", False) and config.input_size[-1] != size:
         arguments.setdefault("img_size", size)
     state = read_state_dict(weights) if weights is not None else None
@@ -53,10 +85,27 @@ def create(name: str, *, weights: Path | None, size: int, kwargs: dict[str, Scal
         classes = _head_classes(state, config.classifier)
         if classes is not None:
             arguments["num_classes"] = classes
-    model = _create(full_name, pretrained and state is None, arguments)
+    model = _create(full_name, pretrained and state is None, arguments, options)
     if state is not None:
-        _load(model, state, weights)
+        _load(model, state, weights, options)
     return model
+
+
+def published(name: str) -> PretrainedCfg | None:
+    """What timm says of the weights that it publishes of a model; None: it does not know the model, or publishes none.
+
+    Raises:
+        UsageError: the model is known, and its tag is not.
+    """
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise UsageError(
+            f"timm has no weights {name!r}.",
+            found=str(error),
+            expected=", ".join(tags) or "a name without a tag: nothing is published of this model",
+        ) from None
 
 
 @torch.no_grad()
@@ -89,14 +138,12 @@ def require_logits(model: nn.Module, size: int, option: str, num_classes: int | 
         )
 
 
-def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+def _create(name: str, pretrained: bool, arguments: dict[str, Any], options: Options) -> nn.Module:
     try:
         with no_log("timm"):
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except TypeError as error:
-        raise UsageError(
-            f"{name} does not take these arguments.", found=str(error), fix="check --teacher-kwargs or --student-kwargs"
-        ) from None
+        raise UsageError(f"{name} does not take these arguments.", found=str(error), fix=f"check {options.kwargs}") from None
     except Exception as error:  # noqa: BLE001 - whatever a model raises while it is made or loaded
         if not pretrained:
             raise UsageError(f"{name} cannot be created with {arguments}.", found=f"{type(error).__name__}: {error}") from None
@@ -104,7 +151,7 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             f"The published weights of {name} cannot be loaded.",
             found=first_line(error),
             cause="no network, or no published weights under this name",
-            fix="--teacher-weights FILE with a local state dict, or a tagged name such as resnet50.a1_in1k",
+            fix=f"{options.weights} FILE with a local state dict, or a tagged name such as resnet50.a1_in1k",
         ) from None
 
 
@@ -152,7 +199,7 @@ def _head_classes(state: dict[str, torch.Tensor], classifier: object) -> int | N
     return None if weight is None or weight.ndim < 1 or not len(weight) else int(weight.shape[0])
 
 
-def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None) -> None:
+def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None, options: Options) -> None:
     wanted = model.state_dict()
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [
@@ -168,8 +215,8 @@ def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None) -
             f"The weights in {path} do not fit the model.",
             found="; ".join(parts),
             expected=f"the {len(wanted)} tensors of the model, no more and no less",
-            cause="another model, another number of classes, or missing model arguments",
-            fix="--teacher-kwargs, for instance num_classes=10 or pad_type=same",
+            cause="another model, another number of classes, another view size, or missing model arguments",
+            fix=options.misfit,
         )
     model.load_state_dict(state)
 

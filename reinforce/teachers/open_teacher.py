@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from reinforce.settings import Settings
 from reinforce.teachers.class_map import check_classes, read_class_map
 from reinforce.teachers.ensemble import Ensemble
 from reinforce.teachers.teacher import Member, Teacher
-from reinforce.teachers.teacher_spec import TeacherSpec
+from reinforce.teachers.teacher_spec import TeacherSpec, weights_of_each
 from reinforce.teachers.timm_member import TimmMember
 
 TEACHERS: dict[str, type[Member]] = {kind.kind: kind for kind in (TimmMember,)}
@@ -57,17 +58,17 @@ def load_teacher(
     return Ensemble(members, device, precision)
 
 
-def teacher_of(settings: Settings, weights: list[Path], device: torch.device) -> Teacher:
+def teacher_of(settings: Settings, weights: Sequence[str | Path], device: torch.device) -> Teacher:
     """The teacher that made a reinforced dataset, to run it again.
 
     Args:
         settings: Of the manifest: names, arguments, class maps, precision.
-        weights: A local file per teacher, in order; empty: timm's published weights.
+        weights: A local file per teacher, in order, or `N:FILE` for the Nth; the others have timm's published weights.
         device: Where to run.
 
     Raises:
         TeacherError: other weights than those that made the labels.
-        UsageError: another number of files than teachers.
+        UsageError: files that do not fit the teachers.
     """
     if settings.origin is not None or any(t.weights_sha256 is None for t in settings.teachers):
         raise UsageError(
@@ -75,11 +76,8 @@ def teacher_of(settings: Settings, weights: list[Path], device: torch.device) ->
             found="labels that were imported",
             fix="--teacher NAME for another one",
         )
-    if weights and len(weights) != len(settings.teachers):
-        names = ", ".join(t.name for t in settings.teachers)
-        raise UsageError(f"{len(weights)} weights files are given.", expected=f"one per teacher: {names}")
     members = []
-    paths: list[Path | None] = list(weights) or [None] * len(settings.teachers)
+    paths = weights_of_each(weights, [t.name for t in settings.teachers])
     for info, path in zip(settings.teachers, paths, strict=True):
         member = open_member(TeacherSpec(info.name, path, info.kwargs), settings.size, info.class_map)
         if member.info.weights_sha256 != info.weights_sha256:

@@ -13,19 +13,30 @@ from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.testing.law import require
 from reinforce.views.seeds import view_rng
 
-SHARPNESS = ("one-hot", "sharp", "soft", "uniform")
+SHARPNESS = ("one-hot", "sharp", "soft", "flat", "tied", "uniform")
 _TOLERANCE = 1e-5
 
 
 def answers_like(sharpness: str, views: int, classes: int, seed: int = 0) -> np.ndarray:
     """Possible answers of a teacher: float32 `[views, classes]`, each row a distribution; `sharpness` is one of `SHARPNESS`."""
     rng = view_rng(seed, 0, 0)
+    rows: np.ndarray
     if sharpness == "one-hot":
         rows = np.zeros((views, classes), np.float32)
         rows[np.arange(views), rng.integers(0, classes, views)] = 1
         return rows
     if sharpness == "uniform":
         return np.full((views, classes), 1 / classes, np.float32)
+    if sharpness == "flat":  # nearly uniform, each view with a top class of its own
+        rows = 1 + 1e-3 * rng.random((views, classes))
+        rows /= rows.sum(axis=1, keepdims=True)
+        return rows.astype(np.float32)
+    if sharpness == "tied":  # two top classes, equal in every other view, nearly equal in the rest
+        rows = rng.dirichlet(np.full(classes, 0.05), views).astype(np.float32) + np.float32(1e-6)
+        each = np.arange(views)
+        rows[each, rng.integers(0, classes, views)] = rows.max(axis=1) * np.where(each % 2, 1 + 1e-6, 1).astype(np.float32)
+        rows /= rows.sum(axis=1, keepdims=True)
+        return rows
     concentration = {"sharp": 0.01, "soft": 1.0}[sharpness]
     return rng.dirichlet(np.full(classes, concentration), views).astype(np.float32)
 
@@ -34,8 +45,8 @@ def check_codec(codec: Codec, seed: int = 0, classes: tuple[int, ...] = (1, 2, 1
     """Check that a codec of soft labels keeps its laws.
 
     Decoded labels are distributions; `decode` and `decode_all` give the same label; equal answers give equal bytes; answers
-    that are not distributions are refused; a damaged record gives a `LabelError` or distributions, never anything else;
-    `to_dict` gives JSON, and `from_dict` reads it.
+    that are not distributions are refused; where `keeps_top`, the top class is the teacher's in every view; a damaged record
+    gives a `LabelError` or distributions, never anything else; `to_dict` gives JSON, and `from_dict` reads it.
 
     Args:
         codec: The codec, with its options.
@@ -55,7 +66,10 @@ def check_codec(codec: Codec, seed: int = 0, classes: tuple[int, ...] = (1, 2, 1
         said = f"{codec}, {views} {sharpness} labels of {count} classes"
         record = codec.encode(answers)
         require(record == codec.encode(answers.copy()), f"{said}: other bytes the second time")
-        _check_labels(codec.decode_all(record, views, count), views, count, said)
+        labels = codec.decode_all(record, views, count)
+        _check_labels(labels, views, count, said)
+        if codec.keeps_top:
+            _check_top(labels, answers, said)
         _check_each(codec, record, views, count, said)
         _check_damage(codec, record, views, count, seed, said)
     _check_refusals(codec)
@@ -82,6 +96,13 @@ def _check_labels(labels: list[SparseLabel], views: int, classes: int, said: str
     dense = SparseLabels.stack(labels, classes).dense().numpy()
     off = float(np.abs(dense.sum(axis=1, dtype=np.float64) - 1).max())
     require(dense.shape == (views, classes) and dense.min() >= 0 and off <= _TOLERANCE, f"{said}: dense rows are off by {off}")
+
+
+def _check_top(labels: list[SparseLabel], answers: np.ndarray, said: str) -> None:
+    decoded, true = SparseLabels.stack(labels, answers.shape[1]).dense().numpy().argmax(axis=1), answers.argmax(axis=1)
+    wrong = np.flatnonzero(decoded != true)
+    view = int(wrong[0]) if len(wrong) else 0
+    require(not len(wrong), f"{said}: view {view} has the top class {decoded[view]}, the teacher's is {true[view]}")
 
 
 def _check_damage(codec: Codec, record: bytes, views: int, classes: int, seed: int, said: str) -> None:

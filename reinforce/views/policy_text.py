@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reinforce.errors import UsageError
-from reinforce.policy import CUSTOM, PRESETS, Policy
+from reinforce.policy import CUSTOM, DEFAULT, PRESETS, Policy
 
 
 def read_policy(text: str) -> Policy:
@@ -90,7 +90,7 @@ def make_policy(options: dict[str, Any], what: str) -> Policy:
 
 def _closest(name: str) -> str:
     plain = name.replace("-", "").lower()
-    return next((p for p in reversed(PRESETS) if p != "none" and p.replace("-", "") in plain), "rrc-ra")
+    return max((p for p in PRESETS if p != "none" and p.replace("-", "") in plain), key=len, default=DEFAULT)
 
 
 def _applying(preset: str, content: dict[str, object]) -> dict[str, object]:

@@ -58,7 +58,7 @@ def test_every_policy_is_replayed_as_it_was_generated(
     ("arguments", "code", "text"),
     [
         (("--teacher", "test_resnext"), 2, "timm has no model 'test_resnext'"),
-        (("--teacher", TEACHER, "--teacher", TEACHER), 2, "2 teachers and 1 weights files"),
+        (("--teacher", TEACHER, "--teacher", TEACHER), 2, "2 teachers and 1 weights file."),
         (("--teacher", TEACHER, "--teacher-kwargs", "colour=red"), 2, "does not take these arguments"),
         (("--teacher", TEACHER, "--teacher-kwargs", "num_classes"), 2, "expected:     key=value"),
         (("--teacher", TEACHER, "--policy", "rcc"), 2, "There is no policy 'rcc'"),

@@ -145,10 +145,14 @@ class Broken(TopK):  # type: ignore[misc]  # final; here to be broken
             raise IndexError from None
         if self.law == "sums to":
             return [label._replace(remainder=label.remainder + 0.1) for label in labels]
+        if self.law == "top class":
+            return [label._replace(class_ids=label.class_ids[::-1]) for label in labels]
         return [label._replace(probs=-label.probs) for label in labels] if self.law == "probability of" else labels
 
 
-@pytest.mark.parametrize("law", ["", "JSON", "encodes", "second time", "alone", "not LabelError", "sums to", "probability of"])
+@pytest.mark.parametrize(
+    "law", ["", "JSON", "encodes", "second time", "alone", "not LabelError", "sums to", "probability of", "top class"]
+)
 def test_a_broken_law_is_named(law: str) -> None:
     codec = Broken(3, law)
     if not law:

@@ -201,6 +201,7 @@ def test_bench_codec_measures_every_tier_and_topk_both_ways(logits: Path, cli: C
     assert code == 0
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:5]] == ["topk:5", "topk:5", "sqrt:0.3"]
     assert "| topk:5 | dropped | 20.00 | inf | inf |" in text
+    assert "| 100.00 % |" in text.splitlines()[2]
 
 
 def test_what_bench_codec_prints_is_so(logits: Path, cli: Cli) -> None:
@@ -212,6 +213,11 @@ def test_what_bench_codec_prints_is_so(logits: Path, cli: Cli) -> None:
     assert row["bytes_per_view"] == sum(map(len, records)) / 48
     assert row["kl"] == pytest.approx(np.mean([fidelity.kl for fidelity in lost]))
     assert row["image_bias"] == pytest.approx(np.mean([fidelity.image_bias for fidelity in lost]))
+    assert row["same_top"] == 1
+    every = np.concatenate([SparseLabels.stack(codec.decode_all(r, 8, 50), 50).dense().double().numpy() for r in records])
+    truth = np.concatenate(probs).astype(np.float64)
+    softer = (truth * np.log(truth)).sum(axis=1) - (every * np.log(every)).sum(axis=1)
+    assert row["entropy_bias"] == pytest.approx(softer.mean(), rel=1e-3)
     dense = SparseLabels.stack(codec.decode_all(records[0], 8, 50), 50).dense().double().numpy()
     true = probs[0] / probs[0].sum(axis=1, keepdims=True)
     assert lost[0].kl == pytest.approx((true * np.log(true / dense)).sum(axis=1), rel=1e-5)

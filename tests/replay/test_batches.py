@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from reinforce.policy import MixOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews
-from reinforce.replay.loader import batch_plan, batches, check_batch_size, partners, share_of_rank
+from reinforce.replay.loader import batch_plan, batches, check_batch_size, least_share, partners, share_of_rank
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.mix import mix
@@ -124,13 +125,40 @@ def test_ranks_share_a_batch_without_tearing_a_pair_or_losing_a_sample(world: in
             assert all(set(partner[share]) <= set(share.tolist()) for share in shares)
 
 
-@pytest.mark.parametrize(("arguments", "least"), [
-    ({"mixing": True, "repeats": 1}, 4), ({"mixing": False, "repeats": 3}, 3), ({"mixing": True, "repeats": 2, "world": 2}, 16),
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("prob", [None, 0.6, 1.0], ids=["alone", "some in pairs", "pairs"])
+def test_no_process_ever_has_fewer_views_than_was_foretold(prob: float | None, repeats: int) -> None:
+    exact = 0
+    for samples, batch_size, world in product([1, 2, 3, 5, 8, 9, 13, 24], [1, 2, 4, 5, 8, 12, 24], [1, 2, 3]):
+        foretold = least_share(samples, batch_size, mixing=prob is not None, repeats=repeats, world=world)
+        found = []
+        for seed in range(6):
+            partner = None if prob is None else drawn(seed, samples, MixOptions(mixup=0.8, mixup_prob=prob)).partner
+            plans = [batch_plan(seed, epoch, samples, batch_size, partner, repeats) for epoch in range(repeats)]
+            assert sorted(np.concatenate(list(chain.from_iterable(plans)))) == list(range(samples))
+            shares = [share_of_rank(b, partner, rank, world) for plan in plans for b in plan for rank in range(world)]
+            found.append(repeats * min(map(len, shares)))
+        assert min(found) >= foretold
+        exact += min(found) == foretold
+    assert exact == 8 * 7 * 3 or prob is not None  # the bound is reached wherever nothing is mixed
+
+
+@pytest.mark.parametrize(("given", "fix"), [
+    ({"num_samples": 1, "batch_size": 8, "world": 2}, "more images"),  # nothing for the second process
+    ({"num_samples": 3, "batch_size": 2, "views": 2}, "--batch-size 3"),  # two batches, of 2 and 1
+    ({"num_samples": 9, "batch_size": 8, "world": 3, "views": 2}, "--batch-size 9"),  # 5 and 4 views of three processes
+    ({"num_samples": 5, "batch_size": 4, "mixing": True, "views": 2}, "--batch-size 5"),  # two pairs, then a single one
+    ({"num_samples": 9, "batch_size": 8, "mixing": True, "world": 2}, "--batch-size 9"),
+    ({"num_samples": 1000, "batch_size": 2, "repeats": 3}, "--batch-size 4"),  # at 3: 334 batches, and 333 images in an epoch
+    ({"num_samples": 2, "batch_size": 8, "repeats": 3}, "more images"),  # an epoch of the three has no image
 ])  # fmt: skip
-def test_batches_that_cannot_hold_what_belongs_together_are_refused(arguments: Any, least: int) -> None:
-    check_batch_size(least, **arguments)
-    with pytest.raises(UsageError, match=f"--batch-size {least}"):
-        check_batch_size(least - 1, **arguments)
+def test_batches_too_small_for_a_process_are_refused_with_a_size_that_is_not(given: Any, fix: str) -> None:
+    given = {"mixing": False, "repeats": 1, **given}
+    with pytest.raises(UsageError, match=f"next: +{fix}") as error:
+        check_batch_size(**given)
+    if "--batch-size" in fix:
+        check_batch_size(**{**given, "batch_size": int(fix.split()[1])})
+        assert f"A batch of {given['batch_size']} is too small" in str(error.value)
 
 
 @pytest.mark.parametrize("samples", [2, 3, 5, 9, 17, 24])

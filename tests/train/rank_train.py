@@ -61,9 +61,8 @@ def main(arguments: list[str]) -> None:
     ReplayTask.forward = noting_forward  # type: ignore[method-assign]
     dist.all_reduce = noting_sum
     torch.set_num_threads(1)
-    config = TrainConfig(
-        student="test_vit", data=images, labels=labels, val=val, out=out, recipe=load_recipe("kd", recipe), workers=0, **rest
-    )
+    rest = {"student": "test_vit", "workers": 0, **rest}
+    config = TrainConfig(data=images, labels=labels, val=val, out=out, recipe=load_recipe("kd", recipe), **rest)
     try:
         train(config)
     except ReinforceError as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from reinforce.replay.targets import Targets
 from reinforce.train.losses import Loss, LossWeights, hard_loss, mixed_one_hot
@@ -111,6 +115,33 @@ def test_a_partner_without_a_hard_label_does_not_count() -> None:
     assert hard_loss(logits, Targets(nothing, None, nothing, share), 0.0) == 0
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_without_any_hard_label_the_hard_loss_and_its_gradient_are_zero(smoothing: float, mixed: bool) -> None:
+    _, logits, soft, hard = batch()
+    nothing = torch.full_like(hard, -1)
+    target = Targets(nothing, None, nothing, torch.linspace(0, 1, len(hard))) if mixed else Targets(nothing)
+    told, taught = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = hard_loss(told, target, smoothing)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(gradient(told), torch.zeros_like(logits))
+    told.grad = None
+    Loss(LossWeights(1.0, 0.5, smoothing), C)(told, soft, target)["loss"].backward()
+    Loss(LossWeights(1.0, 0.0, smoothing), C)(taught, soft, target)["loss"].backward()
+    assert torch.equal(gradient(told), gradient(taught))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_hard_loss_is_timms(smoothing: float) -> None:
+    _, logits, _, hard = batch()
+    assert torch.allclose(hard_loss(logits, Targets(hard), smoothing), LabelSmoothingCrossEntropy(smoothing)(logits, hard))
+    other, share = hard.flip(0), 0.3
+    mixed = mixup_target(hard, C, share, smoothing)  # the partner of i is B - 1 - i
+    found = hard_loss(logits, Targets(hard, None, other, torch.full((len(hard),), share)), smoothing)
+    assert torch.allclose(found, SoftTargetCrossEntropy()(logits, mixed))
+
+
 def test_hard_distillation_is_cross_entropy_with_the_teachers_top_class() -> None:
     _, logits, soft, hard = batch()
     result = Loss(LossWeights(0.5, 0.5, distill_type="hard"), C)(logits, soft, Targets(hard))
@@ -144,12 +175,12 @@ def test_the_share_of_the_teacher_rises_by_a_ramp_and_the_target_stays_a_distrib
 
 
 def test_the_discriminator_learns_to_tell_and_the_student_to_be_taken_for_the_teacher() -> None:
-    _, logits, soft, hard = batch(classes=40)
+    _, logits, soft, hard = batch(classes=1000)
     torch.manual_seed(0)
-    loss = Loss(LossWeights(0.0, discriminator=1.0), 40)
+    loss = Loss(LossWeights(0.0, discriminator=1.0), 1000)
     assert loss.discriminator is not None
     linear = [m for m in loss.discriminator.layers if isinstance(m, torch.nn.Linear)]
-    assert [tuple(m.weight.shape) for m in linear] == [(20, 40), (10, 20), (2, 10)]
+    assert [tuple(m.weight.shape) for m in linear] == [(125, 1000), (15, 125), (2, 15)]  # as in MEAL V2's code
     student = logits.clone().requires_grad_()
     result = loss(student, soft, Targets(hard))
     judged = loss.discriminator.layers(torch.cat([logits.softmax(dim=1), soft]))
@@ -178,8 +209,26 @@ def test_two_submodels_learn_the_label_and_each_other() -> None:
     wanted = torch.cat([2 * one.sigmoid() - y - two.sigmoid(), 2 * two.sigmoid() - y - one.sigmoid()]) / (4 * y.numel())
     assert torch.allclose(gradient(both), wanted, atol=1e-6)  # the other's opinion is a constant
     together = Loss(LossWeights(distill=0.5, cosub=True), C)(both, soft, Targets(hard))
-    kd = sum(F.kl_div(x.log_softmax(dim=1), soft, reduction="batchmean") for x in (one, two)) / 2
+    kd = (BinaryCrossEntropy(smoothing=0.0)(one, soft) + BinaryCrossEntropy(smoothing=0.0)(two, soft)) / 2
     assert torch.allclose(together["loss"], expected + 0.5 * kd)
+    assert torch.allclose(together["kd_loss"], kd)
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+@pytest.mark.parametrize("trained", [False, True])
+def test_beside_two_submodels_the_teacher_pulls_about_as_hard_as_the_labels(classes: int, trained: bool) -> None:
+    torch.manual_seed(0)
+    hard, rows = torch.randint(0, classes, (64,)), torch.arange(64)
+    taught = torch.randn(64, classes)
+    taught[rows, hard] += 8
+    # At the start all logits are small; later nearly all probabilities of a sigmoid are, about 1/C.
+    logits = torch.randn(128, classes) * (1.0 if trained else 0.05) - (math.log(classes) if trained else 0.0)
+    norms = []
+    for part in ("cosub_loss", "kd_loss"):
+        student = logits.clone().requires_grad_()
+        Loss(LossWeights(cosub=True), classes)(student, taught.softmax(dim=1), Targets(hard))[part].backward()
+        norms.append(float(gradient(student).norm()))
+    assert 1 / 3 < norms[1] / norms[0] < 3
 
 
 def test_mixed_hard_labels_are_distributions_and_absent_ones_are_nothing() -> None:

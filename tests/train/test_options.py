@@ -104,7 +104,7 @@ def test_an_online_teacher_with_other_weights_than_the_labels_is_refused(
 def test_an_unknown_optimiser_or_schedule_is_refused(
     images: Path, store: Path, tmp_path: Path, changes: Any, text: str
 ) -> None:
-    assert text in refused(UsageError, "timm does not know this", config(images, tmp_path / "run", store, **changes))
+    assert text in refused(UsageError, "timm cannot make this", config(images, tmp_path / "run", store, **changes))
 
 
 def test_plain_training_needs_no_labels_and_takes_a_policy(images: Path, val: Path, tmp_path: Path) -> None:

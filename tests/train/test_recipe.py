@@ -79,8 +79,16 @@ def test_every_field_of_a_recipe_can_be_given_on_the_command_line() -> None:
     ("alpha_ramp_epochs = 1.0", "no alpha to ramp"),
     ("alpha = 1.5", "less than or equal to 1"),
     ('distill_type = "medium"', "distill_type"),
+    ('sched = "multistep"', "sched=multistep would never decay: it needs decay_milestones below 100 epochs"),
+    ('sched = "multistep"\nepochs = 9\ndecay_milestones = [9, 12]', "would never decay"),
+    ('sched = "multistep"\ndecay_milestones = [9, 5]', "rising order"),
+    ('sched = "multistep"\ndecay_milestones = "9,x"', "decay_milestones.1"),
+    ("decay_milestones = [9]", "belong to sched=multistep, not to sched=cosine"),
+    ("aug_repeats_off_epoch = 3", "no aug_repeats to end"),
+    ('drop_path_shape = "constant"', "no drop_path to shape"),
+    ("opt_betas = []", "opt_betas"), ("opt_betas = [0.9, 1.0]", "opt_betas.1"), ("layer_decay = 1.1", "layer_decay"),
 ])  # fmt: skip
-def test_losses_that_contradict_each_other_are_refused(tmp_path: Path, content: str, text: str) -> None:
+def test_fields_that_contradict_each_other_or_would_do_nothing_are_refused(tmp_path: Path, content: str, text: str) -> None:
     with pytest.raises(UsageError) as error:
         load_recipe(write(tmp_path, content), {})
     assert text in str(error.value)
@@ -100,6 +108,12 @@ def test_overrides_win_and_none_is_no_override(tmp_path: Path) -> None:
     path = write(tmp_path, "epochs = 7\nlr = 0.5\nmodel_ema = true\n")
     recipe = load_recipe(path, {"epochs": 9, "lr": None, "model_ema": False, "clip_grad": 2.0})
     assert (recipe.epochs, recipe.lr, recipe.model_ema, recipe.clip_grad) == (9, 0.5, False, 2.0)
+
+
+def test_several_numbers_are_a_list_in_a_file_and_a_text_with_commas_on_the_command_line(tmp_path: Path) -> None:
+    path = write(tmp_path, 'sched = "multistep"\ndecay_milestones = [30, 60]\nopt_betas = [0.9, 0.95]\n')
+    recipe = load_recipe(path, {"decay_milestones": "40,80"})
+    assert (recipe.decay_milestones, recipe.opt_betas) == ((40, 80), (0.9, 0.95))
 
 
 def test_a_recipe_can_be_a_file_of_ones_own(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
+from reinforce.train.checkpoint import load_checkpoint, save_checkpoint
 from reinforce.train.loop import train
 from reinforce.train.run import BEST, LAST
 from tests.conftest import SIZE, TEACHER, make_settings
@@ -50,6 +51,21 @@ def test_resuming_with_another_setting_names_both_values(undisturbed: Undisturbe
     assert error.value.exit_code == 2
     assert "give the option its old value" in str(error.value)
     assert {p: p.read_bytes() for p in reference.out.iterdir()} == before
+
+
+def test_a_run_of_a_version_with_fewer_fields_is_resumed(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """A field that is newer than a checkpoint had the default there, because there was nothing else."""
+    reference = undisturbed("replay")
+    (tmp_path / "run").mkdir()
+    state = load_checkpoint(reference.out / LAST)
+    recipe = state["identity"]["recipe"]
+    for field in ("filter_bias_and_bn", "decay_milestones", "opt_betas", "drop_path_shape"):
+        del recipe[field]
+    save_checkpoint(tmp_path / "run" / LAST, state)
+    train(resumed(reference, tmp_path / "run"))
+    other = reference.recipe.model_copy(update={"filter_bias_and_bn": False})
+    with pytest.raises(SettingsError, match=r"recipe\.filter_bias_and_bn = True in the checkpoint, False asked for"):
+        train(dataclasses.replace(resumed(reference, tmp_path / "run"), recipe=other))
 
 
 def test_resuming_with_other_labels_or_other_images_is_refused(

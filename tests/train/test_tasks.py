@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from timm.task import TrainingTask
 
 from reinforce.errors import DataError
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.replay.targets import Targets
 from reinforce.teachers.models import create
+from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher import Teacher
+from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.losses import LossWeights
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
 from tests.conftest import SIZE
@@ -62,6 +67,26 @@ def test_the_online_task_learns_what_the_live_teacher_says_of_the_same_pixels(te
     task = OnlineTask(student(), teacher, LossWeights(), CPU).eval()
     result = task(images, Targets(hard))
     assert torch.equal(result["loss"], task.loss(result["output"], teacher(images), Targets(hard))["loss"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_live_teacher_keeps_its_own_precision_beside_a_student_with_mixed_precision(weights: Path, precision: str) -> None:
+    images, _, _, hard = batch()
+    live = load_teacher(
+        [TeacherSpec("test_resnet", weights)], size=SIZE, class_names=[], class_map=None, device=CPU, precision=precision
+    )
+    task = OnlineTask(student(), live, LossWeights(), CPU).eval()
+    alone = live(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task.soft_of(images, Targets(hard)), alone)
+        logits = task(images, Targets(hard))["output"]
+    assert not torch.equal(logits, task(images, Targets(hard))["output"])  # the student's precision is another one
+    timms = timm.create_model("test_resnet", num_classes=C).eval()
+    timms.load_state_dict(load_file(weights))
+    mean, std = (255 * torch.tensor(timms.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        exact = timms((images.float() - mean) / std).softmax(dim=1)
+    assert torch.equal(alone, exact) == (precision == "fp32")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])

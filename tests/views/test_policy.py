@@ -53,6 +53,18 @@ def test_a_preset_names_all_that_applies_and_nothing_else(name: str) -> None:
     assert (Field.ERASE_SEED in fields) == (policy.remode == "pixel" and bool(policy.reprob))
 
 
+@pytest.mark.parametrize(
+    ("name", "then"), [("usi", {"repeats": 1}), ("relabel", {"cutmix": 1.0, "mixup_prob": 1.0, "repeats": 1})]
+)
+def test_a_stored_policy_keeps_the_options_that_its_preset_had_then(name: str, then: dict[str, Any]) -> None:
+    stored = {**parse_policy(name).model_dump(), **then}
+    read = Policy.model_validate(stored)
+    assert read.model_dump() == stored
+    assert str(read) != str(parse_policy(name))
+    assert read.mix is not None
+    assert read.mix.repeats == 1
+
+
 def test_options_are_read() -> None:
     policy = parse_policy("rrc-ra:scale=0.25-1,m=9,fill=1-2-3")
     assert (policy.scale, policy.m, policy.fill, policy.mstd) == ((0.25, 1.0), 9.0, (1, 2, 3), 0.5)
@@ -65,6 +77,9 @@ def test_options_are_read() -> None:
     [
         ("rrc-aug", "There is no policy 'rrc-aug'"),
         ("", "There is no policy ''"),
+        ("FKD-2", "--policy fkd"),
+        ("deit-soft2", "--policy deit-soft"),
+        ("strong", "--policy rrc-ra"),
         ("rrc:m=3", "m=3: it would change nothing"),
         ("none:scale=0.5-1", "scale=0.5-1: it would change nothing"),
         ("trivial:p=0.3", "p=0.3: it would change nothing"),
