@@ -235,9 +235,17 @@ def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any]
         return None
     if not config.resume:
         raise UsageError(f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out")
-    state = load_checkpoint(last)
+    state = _of_all_ranks(load_checkpoint(last))
     _check_identity(state["identity"], identity, config)
     return state
+
+
+def _of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as it is written now; an older one has the generator of rank 0 alone, and the sums of all ranks."""
+    if not isinstance(state["rng"], torch.Tensor):
+        return state
+    cuda_rng = [] if state["cuda_rng"] is None else [state["cuda_rng"]]
+    return {**state, "sums": [state["sums"]] if state["sums"] else [], "rng": [state["rng"]], "cuda_rng": cuda_rng}
 
 
 def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfig) -> None:

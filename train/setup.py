@@ -106,7 +106,7 @@ def _identity(config: TrainConfig, data: TrainingData, teacher: Teacher | None) 
         "samples": len(data.views),
         "data": data.source.index_sha256(),
         "policy": str(data.policy),
-        "teachers": [f"{t.name} {t.weights_sha256}" for t in (teacher.infos if teacher else [])],
+        "teachers": [f"{t.name} {t.weights_sha256} {t.mean} {t.std} {t.kwargs}" for t in (teacher.infos if teacher else [])],
         "labels": None if data.store is None else data.store.sha256,
         "grad_accum_steps": config.grad_accum_steps,
         "recipe": config.recipe.model_dump(mode="json"),

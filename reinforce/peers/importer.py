@@ -34,6 +34,7 @@ from reinforce.store.samples import Samples
 from reinforce.teachers.class_map import imagenet_wnids
 from reinforce.views.decode import decode
 from reinforce.views.layout import pixel_spec
+from reinforce.views.params import Field
 from reinforce.views.status import Status
 
 BLOCK_SIZE = 512
@@ -116,14 +117,16 @@ def import_labels(
     matched = Matched(reader, source, skip_missing)
     with writing(out), replacing(out) as staging:
         (staging / "blocks").mkdir(parents=True)
-        manifest = _write(reader, source, staging, _all(matched, workers), on_progress)
+        manifest = _write(matched, staging, _all(matched, workers), on_progress)
         return Imported(manifest, len(source) - int(matched.seen.sum()), matched.without_image)
 
 
-def _write(reader: Reader, source: Source, out: Path, samples: Iterator[tuple[int, _Done]], on_progress: Progress) -> Manifest:
+def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on_progress: Progress) -> Manifest:
+    reader, source = matched.reader, matched.source
     names, labels = _hard_labels(source, reader.num_classes)
     settings = _settings(reader, source, names, labels)
     spec = pixel_spec(settings.policy, settings.size)
+    other = spec.column(Field.OTHER)
     table = Samples.empty(source.keys, labels)
     statistics = LabelMeans(settings)
     ordered: list[int] = []  # positions in the source, in the order of the samples in the blocks
@@ -146,13 +149,15 @@ def _write(reader: Reader, source: Source, out: Path, samples: Iterator[tuple[in
         row = len(ordered) % BLOCK_SIZE
         data = data or BlockData.empty(BLOCK_SIZE, settings.views, len(spec.fields), settings.stripe_views)
         ordered.append(position)
+        if done.params is not None and other is not None:
+            done.params[:, other] = matched.places.positions(done.params[:, other])
         _store(data, row, done)
         apart += [done.apart] if done.apart else []
         if row + 1 == BLOCK_SIZE:
             flush()
         on_progress(len(ordered), len(source))
     flush()
-    if spec.other is not None:
+    if other is not None:
         check_partners(out, settings, spec, table, np.array(ordered))
     origin = reader.origin.model_copy(update={"replay_error": summary(reader, apart)})
     return write_manifest(out, settings.model_copy(update={"origin": origin}), environment(), table, statistics)

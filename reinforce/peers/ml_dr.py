@@ -36,6 +36,7 @@ class MlDrReader(Reader):
     """See `reinforce.peers.reader.Reader`."""
 
     format = "imagenet-plus"
+    counted = True
     codec: TopK
 
     def __init__(self, path: Path, given: ReadOptions) -> None:

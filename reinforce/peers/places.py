@@ -20,7 +20,8 @@ class Places:
     Args:
         source: The images.
         counted: Numbers in the files count the images as torchvision's ImageFolder does, whatever the order of the source: by
-            class folder, then by folder, then by name, each compared as text, so that `x_10` stands before `x_9`.
+            class folder, then by folder, then by name, each compared as text, so that `x_10` stands before `x_9`. Images whose
+            keys are numbers already, as those of CIFAR-100, are counted as they are.
     """
 
     def __init__(self, source: Source, counted: bool = False) -> None:
@@ -38,12 +39,19 @@ class Places:
         if isinstance(which, int):
             if not 0 <= which < len(self.source):
                 return None
-            return self._order[which] if self.counted and self.source.kind != "folder" else which
+            return int(self.positions(np.array([which]))[0])
         parts = which.split("/")
         if len(parts) == 1 and which not in self._by_key:
             return self._by_last_part(which)
         names = (which, "/".join(parts[-2:]), parts[-1])
         return next((self._by_key[name] for name in names if name in self._by_key), None)
+
+    def positions(self, numbers: np.ndarray) -> np.ndarray:
+        """Positions in the source of images by their numbers in the files, int `[n]`; a number of no image stays as it is."""
+        if self._order is None:
+            return numbers
+        inside = (numbers >= 0) & (numbers < len(self._order))
+        return np.where(inside, self._order[np.where(inside, numbers, 0)], numbers)
 
     def missing(self, which: str | int) -> StoreError:
         """The error for labels of an image that is not there."""
@@ -88,8 +96,12 @@ class Places:
         return found
 
     @cached_property
-    def _order(self) -> list[int]:
-        return folder_order(self.source.keys)
+    def _order(self) -> np.ndarray | None:
+        """Position of each number, int64 `[N]`; None: they are the same."""
+        keys = self.source.keys
+        if not self.counted or self.source.kind == "folder" or all(key.isdecimal() for key in keys):
+            return None
+        return np.array(folder_order(keys))
 
 
 class Matched:

@@ -23,6 +23,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import batches
 from reinforce.sources.folder import ImageFolder
+from reinforce.sources.open_source import open_source
 from reinforce.store.store import Store
 from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
@@ -142,6 +143,20 @@ def test_the_loader_gives_the_replayed_pixels_and_both_hard_labels(labels: Path,
         assert float(targets.share[index]) == pytest.approx(1 if other < 0 else lam * (1 - area))
     smaller, _ = next(batches(views, [np.arange(24)], workers=0, sizes=[32]))
     assert smaller.shape == (24, 3, 32, 32)
+
+
+def test_numbers_count_images_as_in_a_folder_also_for_shards_in_another_order(
+    files: tuple[Path, Any], labels: Path, images: Path, tmp_path: Path
+) -> None:
+    pack(ImageFolder.open(images), None, tmp_path / "shards", Options())
+    shards = open_source(str(tmp_path / "shards"))
+    assert list(shards.keys) != list(ImageFolder.open(images).keys)
+    import_labels(MlDrReader.open(files[0], ReadOptions(3, size=SIZE)), shards, tmp_path / "out", workers=0)
+    there, here = ReinforcedDataset(labels, images), ReinforcedDataset(tmp_path / "out", shards)
+    place = {here.store.samples.key(int(sample)): index for index, sample in enumerate(here.samples)}
+    for index in range(24):
+        other = place[there.store.samples.key(int(there.samples[index]))]
+        assert all(here.replay(other, view).equal(there.replay(index, view)) for view in range(VIEWS))
 
 
 @pytest.mark.process

@@ -61,6 +61,7 @@ def test_a_run_of_a_version_with_fewer_fields_is_resumed(undisturbed: Undisturbe
     recipe = state["identity"]["recipe"]
     for field in ("filter_bias_and_bn", "decay_milestones", "opt_betas", "drop_path_shape"):
         del recipe[field]
+    state |= {"rng": state["rng"][0], "cuda_rng": None, "sums": {}}  # those of one process, not a list
     save_checkpoint(tmp_path / "run" / LAST, state)
     train(resumed(reference, tmp_path / "run"))
     other = reference.recipe.model_copy(update={"filter_bias_and_bn": False})
