@@ -143,7 +143,8 @@ def verify_pixels(
         (probes if done <= len(dataset) else stripes).add(fault)
         on_progress("views", done, len(items))
     stored = len(dataset) * dataset.store.settings.views
-    stripes.note = f"{sum(len(dataset.store.views_of(s)) for _, s in chosen)} views of {stored}, each byte of them"
+    looked_at = sum(len(dataset.store.views_of(stripe)) for _, stripe in chosen)
+    stripes.note = f"{looked_at} views of {stored}" + (", each byte of them" if looked_at else "")
     if possible < stored:
         origin = dataset.store.settings.origin
         why = (
