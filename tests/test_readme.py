@@ -35,7 +35,8 @@ def short_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 def test_the_demo_measures_what_it_prints(short_demo: tuple[Path, dict[str, Any]]) -> None:
     _, result = short_demo
     assert result["teacher_top1"] > 90
-    assert result["checks"]["views made anew"] == [200, 200]
+    assert result["views_checked"] >= 1000
+    assert result["checks"]["stripes replayed"][0] >= 100
     assert all(done == total for done, total in result["checks"].values())
     assert [row["mode"] for row in result["rows"]] == ["replay", "plain"]
     text = demo.table(result)

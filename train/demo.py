@@ -83,7 +83,7 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
 
     say("verifying files, pixels and labels")
     dataset = ReinforcedDataset(out / "labels", source)
-    checks = [*verify_store(out / "labels"), *verify_pixels(dataset, 200, workers=0), verify_labels(dataset, teacher, 200, 64)]
+    checks = [*verify_store(out / "labels"), *verify_pixels(dataset, None, workers=0), verify_labels(dataset, teacher, 200, 64)]
     require(checks)
 
     say(f"training the student, {STUDENT}, {STUDENT_EPOCHS} epochs, replayed and plain, {len(seeds)} seeds each")
@@ -103,6 +103,7 @@ def run_demo(out: Path, seeds: list[int], say: Callable[[str], None]) -> dict[st
         "teacher_top1": teacher_top1,
         "bytes_per_view": summarise(out / "labels")["bytes_per_view"],
         "checks": {c.name: [c.total - c.failed, c.total] for c in checks},
+        "views_checked": len(dataset) * dataset.store.settings.views,
         "rows": rows,
     }
 
@@ -125,8 +126,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {row['mode']} | {top1['value']:.1f} | {top1['low']:.1f} to {top1['high']:.1f} | {rate:.0f} | {size} |")
     replay, plain = (r["top1"]["value"] for r in result["rows"])
     verdict = "the replayed student wins" if replay > plain else "the replayed student does not win here"
-    exact, made = result["checks"]["views made anew"]
-    lines.append(f"{verdict}: {replay:.1f} % against {plain:.1f} %; {exact} of {made} views replayed byte for byte")
+    lines.append(f"{verdict}: {replay:.1f} % against {plain:.1f} %; all {result['views_checked']} views replayed byte for byte")
     return "\n".join(lines)
 
 

@@ -109,7 +109,7 @@ def test_a_record_is_the_map_of_the_whole_image(images: Path, teacher: Teacher, 
 def test_every_check_passes_with_images_and_teacher(images: Path, maps: Path, weights: Path, cli: Cli) -> None:
     code, out, err = cli("verify", maps, "--data", images, "--views", 24, "--teacher-weights", weights)
     assert code == 0, out + err
-    assert "views made anew: 24 of 24" in out
+    assert "stripes replayed: 24 of 24" in out
     assert "labels against the teacher: 1 of 1" in out
 
 

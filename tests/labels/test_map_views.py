@@ -73,7 +73,7 @@ def test_repeats_share_a_decode_and_have_labels_of_their_own(images: Path, maps:
 
 
 def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path) -> None:
-    views = pooled_views(images, maps, "relabel")
+    views = pooled_views(images, maps, "relabel-cutmix")
     views.set_epoch(2)
     plan = batch_plan(1, 2, len(views), 8, partners(views.mixing))
     assert views.mixing is not None
@@ -90,7 +90,7 @@ def test_cutmix_mixes_the_labels_as_it_mixes_the_pixels(images: Path, maps: Path
     assert float(mixing.share(32).min()) < 1
 
 
-@pytest.mark.parametrize("policy", [(), ("--policy", "relabel", "--recipe", "relabel", "--no-amp")])
+@pytest.mark.parametrize("policy", [(), ("--recipe", "relabel-cutmix", "--no-amp")])
 def test_a_student_learns_from_maps_and_the_same_again_from_the_same_seed(
     images: Path, maps: Path, tmp_path: Path, cli: Cli, policy: str
 ) -> None:
