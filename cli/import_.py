@@ -63,6 +63,11 @@ def command(
     if made.without_image:
         rest += f"; left out: labels of {made.without_image} images that are not in {data}"
     typer.echo(f"{out}: {counts.ok} samples x {settings.views} views, {rest}")
+    if made.by_number and made.without_labels:
+        typer.echo(
+            "the files count the images: if those without labels are not among the images that the labels were made from, "
+            "labels after them belong to other images"
+        )
     views = settings.codec["name"] != "map" and origin.replay == "approximate"
     kept = "boxes and ops are replayed, pixels are not the teacher's" if views else "there are no views to replay"
     typer.echo(f"pixels were made by {origin.pixels}: {kept}")

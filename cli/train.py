@@ -146,5 +146,5 @@ def _say_what_is_shown(config: TrainConfig) -> None:
         typer.echo(note)
     elif settings.origin:
         typer.echo(f"labels imported from {settings.origin.format}: pixels are not exactly those that the teacher saw")
-    elif config.size or config.sizes:
+    elif {config.size or settings.size, *config.sizes} != {settings.size}:
         typer.echo("at another size than the teacher's, the boxes are the same, but the pixels are not what the teacher saw")

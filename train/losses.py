@@ -16,6 +16,8 @@ from torch import nn
 
 from reinforce.replay.targets import Targets
 
+LOSSES = 2
+"""Raised when a loss is computed in another way, so that no run goes on with another loss; 2: cosub and the discriminator."""
 Outputs = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Parts = dict[str, torch.Tensor]
 

@@ -249,7 +249,9 @@ def _of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfig) -> None:
-    old = {**old, "recipe": {**Recipe().model_dump(mode="json"), **old["recipe"]}}  # fields that are newer than the checkpoint
+    old = {"losses": 1, **old, "recipe": {**Recipe().model_dump(mode="json"), **old["recipe"]}}  # what older ones do not say
+    if all(len(teacher.split()) == 2 for teacher in old["teachers"]):
+        new = {**new, "teachers": [" ".join(teacher.split()[:2]) for teacher in new["teachers"]]}
     old, new = ({**i, **{f"recipe.{k}": v for k, v in i["recipe"].items()}, "recipe": None} for i in (old, new))
     new = json.loads(json.dumps(new))
     for key in new:

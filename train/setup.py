@@ -18,7 +18,7 @@ from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.teacher import Teacher
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
-from reinforce.train.losses import LossWeights
+from reinforce.train.losses import LOSSES, LossWeights
 from reinforce.train.ranks import Ranks
 from reinforce.train.student import make_student
 from reinforce.train.tasks import OnlineTask, PlainTask, ReplayTask, StudentTask
@@ -110,6 +110,7 @@ def _identity(config: TrainConfig, data: TrainingData, teacher: Teacher | None) 
         "labels": None if data.store is None else data.store.sha256,
         "grad_accum_steps": config.grad_accum_steps,
         "recipe": config.recipe.model_dump(mode="json"),
+        "losses": LOSSES if config.recipe.cosub or config.recipe.discriminator_loss_weight else 1,
     }
 
 

@@ -98,7 +98,8 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ranks.average_statistics(self.task.trainable_module)
+        if not self.task.freeze_bn:
+            self.ranks.average_statistics(self.task.trainable_module)
         self.task.update_ema(step=update)
 
 

@@ -142,7 +142,7 @@ def _views(config: TrainConfig, source: Source, store: LabelStore | None, size: 
 
 def _refuse_unmixing(config: TrainConfig, policy: Policy) -> None:
     """Stored views stay as the teacher saw them: a label of a mixed view says nothing about either image alone."""
-    if config.recipe.mixup_off_epoch and policy.mix is not None:
+    if config.recipe.mixup_off_epoch and (policy.mix is not None or policy.one_way):
         raise UsageError(
             "Mixing cannot be turned off in stored views.",
             found=f"mixup_off_epoch = {config.recipe.mixup_off_epoch}, and labels of views that the teacher saw mixed",

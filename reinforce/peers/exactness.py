@@ -46,7 +46,12 @@ def compare(reader: Reader, content: bytes, first: int, encoded: bytes, image: n
     for view in range(first, first + min(_TRIES, reader.views)):
         try:
             theirs = reader.peer_view(content, view % reader.views, rgb)
-        except ValueError:  # their library refuses what ours can do, such as an image of 0 bits
+        except (
+            ValueError,
+            TypeError,
+            IndexError,
+            OverflowError,
+        ):  # their library refuses what `parse` takes, such as 3.0 for 3
             continue
         if theirs is not None:
             ours = apply(image, params[view % reader.views], pixel_spec(reader.policy, reader.size)).numpy()

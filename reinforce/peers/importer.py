@@ -84,11 +84,13 @@ class Imported(NamedTuple):
         manifest: The manifest of the new data set.
         without_labels: How many images of the source the files have no labels of; they are missing samples.
         without_image: How many labels were left out because the source has no such image.
+        by_number: Whether the files count the images, so that an image too many moves all labels after it.
     """
 
     manifest: Manifest
     without_labels: int
     without_image: int
+    by_number: bool
 
 
 def import_labels(
@@ -118,7 +120,7 @@ def import_labels(
     with writing(out), replacing(out) as staging:
         (staging / "blocks").mkdir(parents=True)
         manifest = _write(matched, staging, _all(matched, workers), on_progress)
-        return Imported(manifest, len(source) - int(matched.seen.sum()), matched.without_image)
+        return Imported(manifest, len(source) - int(matched.seen.sum()), matched.without_image, matched.by_number)
 
 
 def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on_progress: Progress) -> Manifest:

@@ -14,6 +14,7 @@ import torch
 
 from reinforce.errors import UsageError
 from reinforce.peers.ml_dr_views import Layout, written
+from reinforce.peers.places import folder_numbers
 from reinforce.peers.reader import top_of
 from reinforce.policy import Policy
 from reinforce.store.label_store import LabelStore
@@ -39,13 +40,18 @@ def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
         "topk": k,
     }
     yield "config.pth.tar", _saved({"reinforce": config})
+    numbers = folder_numbers(settings.source.kind, store.samples.keys)
     for sample in store.ok_samples.tolist():
         views = []
         for view, label in enumerate(store.labels_of(sample)):
             ids, probs = top_of(label, k, settings.num_classes)
-            params = written(_values(store, sample, view), layout, settings.size)
+            values = _values(store, sample, view)
+            if (other := values.get(Field.OTHER, ALONE)) != ALONE:
+                values[Field.OTHER] = int(numbers[other])
+            params = written(values, layout, settings.size)
             views.append({"params": params, "prob": (probs.tolist(), ids.tolist())})
-        yield f"{sample}.pth.tar", _saved((sample, views))
+        number = int(numbers[sample])
+        yield f"{number}.pth.tar", _saved((number, views))
 
 
 def _values(store: LabelStore, sample: int, view: int) -> dict[int, int]:

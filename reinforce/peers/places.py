@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -55,19 +55,18 @@ class Places:
 
     def missing(self, which: str | int) -> StoreError:
         """The error for labels of an image that is not there."""
-        skip = "check --data; --missing skip leaves such labels out and counts them"
         if isinstance(which, int):
             return StoreError(
                 f"There are labels of image {which}, and {len(self.source)} images.",
-                expected="the images that the labels were made from, in the order of torchvision's ImageFolder",
-                cause="another set of images",
-                fix=skip,
+                expected="all images that the labels were made from, in the order of torchvision's ImageFolder",
+                cause="another set of images, or not all of them: then every number after the first gap means another image",
+                fix="check --data",
             )
         return StoreError(
             f"There are labels of {which!r}, and no such image.",
             found=f"{len(self.source)} images, such as {self.source.keys[0]!r}",
             expected="the images that the labels were made from",
-            fix=skip,
+            fix="check --data; --missing skip leaves such labels out and counts them",
         )
 
     def _by_last_part(self, name: str) -> int | None:
@@ -97,11 +96,8 @@ class Places:
 
     @cached_property
     def _order(self) -> np.ndarray | None:
-        """Position of each number, int64 `[N]`; None: they are the same."""
-        keys = self.source.keys
-        if not self.counted or self.source.kind == "folder" or all(key.isdecimal() for key in keys):
-            return None
-        return np.array(folder_order(keys))
+        """Position of each number, int64 `[N]`; None: numbers are positions."""
+        return np.argsort(folder_numbers(self.source.kind, self.source.keys)) if self.counted else None
 
 
 class Matched:
@@ -110,10 +106,12 @@ class Matched:
     Args:
         reader: Reader of the files.
         source: The images.
-        skip_missing: Leave out labels of images that the source does not have; else they are refused.
+        skip_missing: Leave out labels of images that the source does not have; else they are refused. Labels that count the
+            images are refused in any case, because without some images every number means another one.
 
     Attributes:
         seen: bool `[N]`: the images of which there were labels so far.
+        by_number: Whether labels count the images.
         without_image: How many labels were left out so far.
 
     Raises:
@@ -125,12 +123,14 @@ class Matched:
         self.places = Places(source, reader.counted)
         self.seen = np.zeros(len(source), bool)
         self.without_image = 0
+        self.by_number = False
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         for entry in self.reader.entries():
             position = self.places.find(entry.which)
+            self.by_number = isinstance(entry.which, int)
             if position is None:
-                if not self.skip_missing:
+                if not self.skip_missing or self.by_number:
                     raise self.places.missing(entry.which)
                 self.without_image += 1
                 continue
@@ -147,6 +147,19 @@ class Matched:
                 expected="the images that the labels were made from",
                 fix="check --data",
             )
+
+
+def folder_numbers(kind: str, keys: Sequence[str]) -> np.ndarray:
+    """The number of each image as torchvision's ImageFolder counts, int64 `[N]`; images without names are counted as they are.
+
+    Args:
+        kind: Kind of the source; a folder is in that order already.
+        keys: Keys of its images.
+    """
+    numbers = np.arange(len(keys))
+    if kind != "folder" and not all(key.isdecimal() for key in keys):
+        numbers[folder_order(keys)] = np.arange(len(keys))
+    return numbers
 
 
 def folder_order(keys: Iterable[str]) -> list[int]:

@@ -18,6 +18,7 @@ from reinforce.packs.pack import Options, pack
 from reinforce.packs.shard_decoder import ShardDecoder
 from reinforce.peers.importer import import_labels
 from reinforce.peers.ml_dr import MlDrReader
+from reinforce.peers.ml_dr_files import ml_dr_files
 from reinforce.peers.reader import ReadOptions
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
@@ -25,6 +26,7 @@ from reinforce.replay.loader import batches
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import open_source
 from reinforce.store.store import Store
+from reinforce.teachers.torch_file import read_torch
 from reinforce.verification.verify import require, verify_store
 from reinforce.views.params import Field
 from tests.conftest import Cli
@@ -93,6 +95,11 @@ def labels(files: tuple[Path, Any], images: Path, tmp_path_factory: pytest.TempP
     return out
 
 
+def partners(params: list[Any]) -> tuple[Any, Any]:
+    """The partner of a view, and its crop or both crops."""
+    return params[0], params[1]
+
+
 def by_torchvision(image: Image.Image, crop: Any, flip: bool, ops: Any, erased: Any) -> np.ndarray:
     """A view before mixing, as their loader makes it: on a Pillow image, float64 `[H, W, 3]`."""
     view = F.resized_crop(image, *crop, [SIZE, SIZE])
@@ -157,6 +164,12 @@ def test_numbers_count_images_as_in_a_folder_also_for_shards_in_another_order(
     for index in range(24):
         other = place[there.store.samples.key(int(there.samples[index]))]
         assert all(here.replay(other, view).equal(there.replay(index, view)) for view in range(VIEWS))
+    for name, content in ml_dr_files(here.store, 2):
+        if name == "config.pth.tar":
+            continue
+        number, views = read_torch(content)
+        assert f"{number}.pth.tar" == name
+        assert [partners(wrote["params"]) for wrote in views] == [partners(wrote["params"]) for wrote in files[1][number]]
 
 
 @pytest.mark.process
