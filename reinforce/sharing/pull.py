@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from reinforce.errors import SettingsError
-from reinforce.files import Progress, check_output, only_writer, replacing, write_atomic, write_pieces, writing
+from reinforce.files import Progress, check_output, only_writer, read_at_most, replacing, write_atomic, write_pieces, writing
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
@@ -116,7 +116,7 @@ def _pull_locked(
     total = sum(e.bytes for e in publication.files.values()) + sum(b.bytes for b in publication.bundles)
     final = manifest_text if manifest is whole else to_json(manifest).encode()
     if (out / MANIFEST).exists():
-        if (out / MANIFEST).read_bytes() != final:
+        if read_at_most(out / MANIFEST, len(final)) != final:
             raise _another(out)
         if set(Store(out).blocks) <= committed_blocks(out):
             (out / PULL).unlink(missing_ok=True)  # left behind if a pull was killed between its last two steps

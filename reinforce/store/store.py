@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.errors import StoreError
-from reinforce.files import file_sha256
+from reinforce.files import file_sha256, read_at_most
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.store.block import Block, block_path
 from reinforce.store.label_store import LabelStore
@@ -149,8 +149,7 @@ def read_job(root: Path) -> Job | None:
 def read_small_file(path: Path) -> bytes | None:
     """The content of a JSON file, cut off after `MAX_BYTES` + 1 bytes; None if there is no such file."""
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_at_most(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
