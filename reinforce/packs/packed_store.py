@@ -19,7 +19,6 @@ from reinforce.settings import read_model
 from reinforce.sources.pack_folder import PackFolder
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.sources.shards import Shards
-from reinforce.sources.table_guard import guard_table
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Manifest
 from reinforce.store.samples import Samples
@@ -53,7 +52,6 @@ class PackedStore(LabelStore):
         self.folder: PackFolder = source.pack
         settings = manifest.settings
         table = io.BytesIO(self.folder.read(SAMPLES))
-        guard_table(table, SAMPLES, settings.source.num_samples)
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
         self._mixes = settings.policy.mix is not None
