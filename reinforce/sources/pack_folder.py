@@ -116,6 +116,12 @@ def pack_beside(shard: str) -> PackFolder | None:
     return PackFolder(location, read_model(Pack, text, f"{location}/{PACK}"), hashlib.sha256(text).hexdigest())
 
 
+def missing_shards(folder: PackFolder, locations: Sequence[str]) -> list[str]:
+    """Names of the shards that `pack.json` lists and that are not among these locations."""
+    there = {location.rpartition("/")[2] for location in locations}
+    return [shard.name for shard in folder.pack.shards if shard.name not in there]
+
+
 def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
     """The images of each shard, from the pack's index instead of the shards' headers.
 
@@ -144,6 +150,9 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
             if shard not in by_shard or not member.lies_within(folder.pack.shards[shard].bytes):
                 raise ValueError(f"{key} past the end of its shard")
             by_shard[shard].append(member)
+        for number, shard in enumerate(folder.pack.shards):
+            if len(by_shard[number]) != shard.samples:
+                raise ValueError(f"{len(by_shard[number])} samples in {shard.name}, {shard.samples} by {PACK}")
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise StoreError(
             f"{INDEX} is damaged.", found=first_line(error), expected="the table of FORMAT.md", fix="copy it again"
