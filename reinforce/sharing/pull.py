@@ -139,8 +139,8 @@ def _pull_locked(
     if (out / MANIFEST).exists():
         if read_at_most(out / MANIFEST, len(final)) != final:
             raise _another(out)
-        here = range(manifest.settings.num_blocks) if manifest.blocks is None else manifest.blocks
-        if set(here) <= committed_blocks(out):
+        listed = range(manifest.settings.num_blocks) if manifest.blocks is None else manifest.blocks
+        if set(listed) <= committed_blocks(out):
             Store(out)  # fails if its table was damaged since
             (out / PULL).unlink(missing_ok=True)  # left behind if a pull was killed between its last two steps
             return Pulled(manifest, 0, total)
