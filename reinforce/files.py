@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from uuid import uuid4
 from reinforce.errors import BusyError, StoreError
 
 _LOCK = ".lock"
+_PIECE = 1 << 16
 _held: set[Path] = set()  # locks of this process
 
 
@@ -137,6 +140,26 @@ def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
         length += len(piece)
         file.write(piece)
     return digest.hexdigest(), length
+
+
+def read_at_most(path: str | Path, limit: int) -> bytes:
+    """The first bytes of a file, read piece by piece: the memory that this takes is that of what the file has.
+
+    Args:
+        path: A plain file; a pipe, on which one may wait for ever, is not opened.
+        limit: Reading ends after this many bytes and one more, by which the caller sees that the file is too long.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+        content = bytearray()
+        while len(content) <= limit and (piece := file.read(min(_PIECE, limit + 1 - len(content)))):
+            content += piece
+    return bytes(content)
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import CropLabels, DrawnLabels, HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
 from reinforce.sources.open_source import open_source
-from reinforce.sources.source import Source
+from reinforce.sources.source import Source, check_outside
 from reinforce.store.label_store import LabelStore
 from reinforce.train.config import TrainConfig
 from reinforce.train.evaluate import Validation
@@ -48,6 +48,7 @@ def open_training_data(config: TrainConfig) -> TrainingData:
         ReinforceError: they cannot be opened, or do not fit the settings.
     """
     source = open_source(config.data, config.download)
+    check_outside(source, config.out)
     store = _store(config, source)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)

@@ -18,7 +18,7 @@ from reinforce.generation.block_labels import block_samples
 from reinforce.generation.engine import Execution, Work
 from reinforce.generation.engines import engine_of
 from reinforce.settings import Settings, to_json
-from reinforce.sources.source import Source
+from reinforce.sources.source import Source, check_outside
 from reinforce.store.block import Block, block_path, committed_blocks, remove_staging
 from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
@@ -27,6 +27,7 @@ from reinforce.store.probes import check_block_probes, environment
 from reinforce.store.samples import Samples
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
 from reinforce.store.witness import check_block_stripe, covering_stripes
+from reinforce.store.zarr_layout import MAX_PARAMS_BYTES
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
 from reinforce.views.status import Status
@@ -63,7 +64,7 @@ def generate(
         on_progress: Called after each sample with samples done and in all; existing blocks count as done.
 
     Raises:
-        UsageError: there is no such engine.
+        UsageError: there is no such engine, a block would be too large, or `out` is inside of the source.
         SettingsError: `out` was made with other settings.
         BusyError: another process is writing `out`.
         StoreError: `out` holds something else, or the disk is full.
@@ -71,6 +72,8 @@ def generate(
     """
     execution = execution or Execution()
     engine_of(execution.engine)  # before anything is written
+    check_outside(source, out)
+    _check_params_fit(settings)
     with writing(out):
         check_output(out, marks=(MANIFEST, JOB), allowed=("blocks",))
         (out / "blocks").mkdir(parents=True, exist_ok=True)
@@ -82,6 +85,19 @@ def generate(
                 "Generation was interrupted; committed blocks are kept.",
                 fix="the same command continues with the missing blocks",
             ) from None
+
+
+def _check_params_fit(settings: Settings) -> None:
+    """Refuse a block whose params a reader would refuse (FORMAT.md, "Bounds")."""
+    rows = min(settings.block_size, settings.source.num_samples)
+    size = 4 * rows * settings.views * len(pixel_spec(settings.policy, settings.size).fields)
+    if size > MAX_PARAMS_BYTES:
+        raise UsageError(
+            "A block would be too large.",
+            found=f"{size:,} bytes of params for {rows} samples with {settings.views} views",
+            expected=f"at most {MAX_PARAMS_BYTES:,}",
+            fix=f"--block-size {max(1, rows * MAX_PARAMS_BYTES // size)}, or fewer --views",
+        )
 
 
 def _generate_locked(

@@ -39,10 +39,10 @@ def open_labels(labels: str | Path, source: Source | None = None) -> LabelStore:
 
 
 def open_pack(root: Path) -> Shards | None:
-    """The shards in a folder that `reinforce pack` wrote; None if the folder has no `pack.json`."""
+    """The shards in a folder that `reinforce pack` wrote; None if the folder has no `pack.json`. Some may be missing."""
     if not (root / PACK).is_file():
         return None
-    return Shards.open(f"{root}/*.tar")
+    return Shards.open_some(f"{root}/*.tar")
 
 
 def packed(source: Source) -> PackedStore:

@@ -27,7 +27,7 @@ from reinforce.settings import to_json
 from reinforce.sources.location import File
 from reinforce.sources.pack_folder import INDEX_SCHEMA
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shard
-from reinforce.sources.source import Source
+from reinforce.sources.source import Source, check_outside
 from reinforce.sources.tar_members import Member, scan
 from reinforce.store.probes import read_checked
 from reinforce.store.store import MANIFEST, SAMPLES, Store
@@ -69,7 +69,7 @@ def pack(
         on_progress: Called with the number of samples that are done, and of all samples.
 
     Raises:
-        UsageError: images would be resized, but their labels belong to the original images.
+        UsageError: images would be resized, but their labels belong to the original images; or `out` is inside of the source.
         SourceError: images are missing, or a key is not a safe path in a tar.
         ReplayError: an image is not the one from which its labels were made.
         SettingsError: `out` contains something else.
@@ -81,6 +81,7 @@ def pack(
             expected="labels that were generated from resized images",
             fix=f"reinforce pack --data SOURCE --resize {options.resize} --out SHARDS, then generate from these",
         )
+    check_outside(source, out)
     store = None if labels is None else Store(labels)
     with writing(out):
         check_output(out, marks=(PACK, JOB))

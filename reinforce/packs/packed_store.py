@@ -13,13 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reinforce.errors import ReplayError, StoreError, UsageError
-from reinforce.packs.pair_files import PairFiles
+from reinforce.packs.pair_files import PairFiles, mixing_path
 from reinforce.packs.rein_file import ReinFile
 from reinforce.settings import read_model
 from reinforce.sources.pack_folder import PackFolder
-from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.sources.pack_manifest import CLASS_NAMES, PACK, Pack
 from reinforce.sources.shards import Shards
-from reinforce.sources.table_guard import guard_table
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Manifest
 from reinforce.store.samples import Samples
@@ -53,7 +52,6 @@ class PackedStore(LabelStore):
         self.folder: PackFolder = source.pack
         settings = manifest.settings
         table = io.BytesIO(self.folder.read(SAMPLES))
-        guard_table(table, SAMPLES, settings.source.num_samples)
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
         self._mixes = settings.policy.mix is not None
@@ -154,6 +152,38 @@ def labels_manifest(pack: Pack) -> Manifest | None:
     """The manifest of the labels in a pack's shards; None if the pack has no labels.
 
     Raises:
-        StoreError: the manifest is not valid.
+        StoreError: the manifest is not valid, or does not fit what the pack lists.
     """
-    return None if pack.labels is None else read_model(Manifest, json.dumps(pack.labels), f"The labels of {PACK}")
+    if pack.labels is None:
+        return None
+    manifest = read_model(Manifest, json.dumps(pack.labels), f"The labels of {PACK}")
+    if fault := _list_fault(pack, manifest):
+        raise StoreError(
+            f"The labels of {PACK} do not fit its lists.",
+            found=fault,
+            expected="the samples, classes and pairs of the data set that was packed",
+            cause="it was edited, or made to fill the memory",
+            fix="get the pack again",
+        )
+    return manifest
+
+
+def _list_fault(pack: Pack, manifest: Manifest) -> str | None:
+    settings, counts, files = manifest.settings, manifest.counts, pack.files
+    known = counts.ok + counts.missing + counts.corrupt
+    if known != settings.source.num_samples:
+        return f"{known} samples by status, {settings.source.num_samples} in all"
+    if pack.num_samples > counts.ok or (manifest.blocks is None and pack.num_samples != counts.ok):
+        return f"{pack.num_samples} samples in the shards, {counts.ok} with labels"
+    if manifest.files != {SAMPLES: files[SAMPLES]}:
+        return f"{len(manifest.files)} files of the labels, or another {SAMPLES} than that of the pack"
+    if bool(settings.source.class_names) != (CLASS_NAMES in files):
+        return f"{len(settings.source.class_names)} classes, and {'a' if CLASS_NAMES in files else 'no'} {CLASS_NAMES}"
+    pairs = [path for path in files if path.startswith("mixing/")]
+    blocks = settings.num_blocks if manifest.blocks is None else len(manifest.blocks)
+    expected = blocks * settings.num_stripes if settings.policy.mix is not None else 0
+    if len(pairs) != expected:
+        return f"{len(pairs)} files of pairs, expected {expected}"
+    here = range(settings.num_blocks) if manifest.blocks is None else manifest.blocks
+    listed = {mixing_path(block, stripe) for block in here for stripe in range(settings.num_stripes)} if pairs else set()
+    return f"{min(listed ^ set(pairs))}, in only one of the lists" if listed != set(pairs) else None

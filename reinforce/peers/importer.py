@@ -23,7 +23,7 @@ from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader
 from reinforce.settings import Settings, SourceInfo, TeacherInfo
-from reinforce.sources.source import Source, index_sha256
+from reinforce.sources.source import Source, check_outside, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelMeans
@@ -112,9 +112,11 @@ def import_labels(
         skip_missing: Leave out labels of images that the source does not have; else they are refused.
 
     Raises:
+        UsageError: `out` is inside of the source.
         StoreError: labels are damaged, or there are two for one image; or there are labels of images that the source does not
             have, or of no image that it has; or `out` holds files.
     """
+    check_outside(source, out)
     check_output(out)
     matched = Matched(reader, source, skip_missing)
     with writing(out), replacing(out) as staging:

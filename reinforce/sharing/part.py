@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from reinforce.errors import StoreError, UsageError
 from reinforce.sharing.bundle import files_by_bundle
 from reinforce.sharing.publication import Publication
+from reinforce.store.listed import check_listed
 from reinforce.store.manifest import Manifest
-from reinforce.store.store import SAMPLES
+from reinforce.store.store import MANIFEST, SAMPLES
 
 
 def check_bundles(manifest: Manifest, publication: Publication) -> None:
     """Check that the publication has exactly one bundle for each block and stripe in the manifest.
 
     Raises:
-        StoreError: it has not.
+        StoreError: it has not, or the manifest does not list what its counts say.
     """
+    check_listed(manifest, MANIFEST)
     inside = files_by_bundle(manifest.files)
     listed = [(b.block, b.stripe) for b in publication.bundles]
     if sorted(listed) != sorted(inside):

@@ -27,7 +27,7 @@ from reinforce.sharing.publication import (
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import block_path
-from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def list_pack(root: Path) -> Listed:
     Raises:
         StoreError: not a pack, or files are missing.
     """
-    pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
+    pack = read_model(Pack, read_small_file(root / PACK) or b"", PACK)
     names = [shard.name for shard in pack.shards] + sorted(pack.files)
     return Listed({name: _size(root / name) for name in names} | {CARD: 0, PACK: _size(root / PACK)})
 

@@ -7,9 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from reinforce.errors import SettingsError, SourceError, StoreError, UsageError
-from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, write_pieces, writing
+from reinforce.files import (
+    Progress,
+    check_output,
+    file_sha256,
+    only_writer,
+    read_at_most,
+    replacing,
+    write_atomic,
+    write_pieces,
+    writing,
+)
 from reinforce.packs.packed_store import labels_manifest
-from reinforce.settings import read_model
+from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sharing.card import card
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
@@ -31,7 +41,7 @@ def publish_pack(
         StoreError: a file does not have the hash that `pack.json` lists, or the target cannot be written.
         UsageError: the shards have no labels.
     """
-    text = (root / PACK).read_bytes()
+    text = read_at_most(root / PACK, MAX_BYTES)
     pack = read_model(Pack, text, PACK)
     manifest = labels_manifest(pack)
     if manifest is None:
@@ -76,7 +86,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
     files, sizes = pack_files(pack), {shard.name: shard.bytes for shard in pack.shards}
     with writing(out):
         check_output(out, allowed={p.partition("/")[0] for p in files} | {PACK, CARD})
-        if (out / PACK).exists() and (out / PACK).read_bytes() != text:
+        if (out / PACK).exists() and read_at_most(out / PACK, len(text)) != text:
             raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         done = fetched = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -16,16 +17,26 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from reinforce.errors import SettingsError
-from reinforce.files import Progress, check_output, only_writer, replacing, write_atomic, write_pieces, writing
+from reinforce.errors import SettingsError, StoreError
+from reinforce.files import (
+    Progress,
+    check_output,
+    only_writer,
+    read_at_most,
+    remove,
+    replacing,
+    write_atomic,
+    write_pieces,
+    writing,
+)
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.part import check_bundles, part_of
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
-from reinforce.sources.table_guard import guard_table
 from reinforce.store.block import block_path, committed_blocks, remove_staging
 from reinforce.store.manifest import Manifest
+from reinforce.store.samples import Samples
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"
@@ -97,9 +108,19 @@ def pull(
     state = PullState(publication_sha256=digest, views=manifest.settings.views, blocks=manifest.blocks)
     with writing(out):
         check_output(out, marks=(MANIFEST, PULL), allowed=("blocks",))
+        created, new = not (out / PULL).exists() and not (out / MANIFEST).exists(), not out.exists()
         (out / "blocks").mkdir(parents=True, exist_ok=True)
-        with only_writer(out):
-            return _pull_locked(location, publication, whole, manifest, manifest_text, state, out, jobs, on_progress)
+        try:
+            with only_writer(out):
+                try:
+                    return _pull_locked(location, publication, whole, manifest, manifest_text, state, out, jobs, on_progress)
+                except StoreError:
+                    _leave_nothing(out, created)
+                    raise
+        finally:
+            if new:
+                with suppress(OSError):  # it is not empty
+                    out.rmdir()
 
 
 def _pull_locked(
@@ -116,9 +137,11 @@ def _pull_locked(
     total = sum(e.bytes for e in publication.files.values()) + sum(b.bytes for b in publication.bundles)
     final = manifest_text if manifest is whole else to_json(manifest).encode()
     if (out / MANIFEST).exists():
-        if (out / MANIFEST).read_bytes() != final:
+        if read_at_most(out / MANIFEST, len(final)) != final:
             raise _another(out)
-        if set(Store(out).blocks) <= committed_blocks(out):
+        listed = range(manifest.settings.num_blocks) if manifest.blocks is None else manifest.blocks
+        if set(listed) <= committed_blocks(out):
+            Store(out)  # fails if its table was damaged since
             (out / PULL).unlink(missing_ok=True)  # left behind if a pull was killed between its last two steps
             return Pulled(manifest, 0, total)
         write_atomic(out / PULL, to_json(state).encode())  # a damaged block was removed
@@ -145,10 +168,14 @@ def _pull_locked(
     for path, entry in plain.items():
         content = fetch_small(f"{location}/{path}", entry)
         if path == SAMPLES:
-            guard_table(BytesIO(content), SAMPLES, manifest.settings.source.num_samples)
+            source = whole.settings.source
+            Samples.from_parquet(BytesIO(content), source.num_samples, whole.settings.block_size, whole.settings.any_order)
+            if entry.sha256 != whole.files.get(SAMPLES):
+                raise differs(SAMPLES, entry.sha256, whole.files.get(SAMPLES, "0" * 64))
         write_atomic(out / path, content)
         done, fetched = done + entry.bytes, fetched + entry.bytes
         on_progress(done, todo)
+    Store(out, manifest)  # fails if it cannot be opened, before the blocks are fetched
     missing = sorted(wanted.keys() - committed_blocks(out))
 
     def count(bytes_: int) -> None:
@@ -159,8 +186,14 @@ def _pull_locked(
     fetch_all(jobs, [partial(_pull_block, location, wanted[block], inside, out) for block in missing], count)
     write_atomic(out / MANIFEST, final)
     (out / PULL).unlink()
-    Store(out)  # fails if the fetched data set cannot be opened
     return Pulled(manifest, fetched, total)
+
+
+def _leave_nothing(out: Path, created: bool) -> None:
+    """After a refusal, remove what this pull wrote, unless there are blocks, which had their hashes: they are kept."""
+    if created and not committed_blocks(out):
+        for name in (MANIFEST, PULL, SAMPLES, CARD, CROISSANT, PREVIEW, "blocks"):
+            remove(out / name)
 
 
 def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:

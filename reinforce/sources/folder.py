@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from reinforce.errors import SourceError
 from reinforce.sources.location import file_system, is_remote, opened
@@ -61,6 +62,9 @@ class ImageFolder(Source):
     def where(self, index: int) -> str:
         return f"{self.location.rstrip('/')}/{self.places[index]}"
 
+    def looks_in(self, path: Path) -> bool:
+        return not is_remote(self.location) and path.resolve().is_relative_to(Path(self.location).resolve())
+
 
 def _local(root: str) -> tuple[list[str], list[str], list[str]]:
     """Paths of images in class folders, class names, and images beside the class folders."""
@@ -70,19 +74,57 @@ def _local(root: str) -> tuple[list[str], list[str], list[str]]:
             expected="a folder of class folders with images, a folder of images, or another source",
             fix="check --data",
         )
-    entries = list(os.scandir(root))
+    try:
+        entries = list(os.scandir(root))
+    except OSError as error:
+        raise _unreadable(error) from None
     classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     loose = sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.is_file())
-    return [f"{name}/{path}" for name in classes for path in _images(os.path.join(root, name))], classes, loose
+    return [f"{name}/{path}" for name in classes for path in _images(root, name)], classes, loose
 
 
-def _images(root: str) -> list[str]:
-    found = []
-    for folder, _, names in sorted(os.walk(root, followlinks=True)):
+def _images(top: str, name: str) -> list[str]:
+    """Paths of the images of a class, relative to its folder."""
+    root = os.path.join(top, name)
+    found, walked = [], []
+    above = {root: [_identity(top)]}
+    for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
+        chain = above.pop(folder)
+        if (own := _identity(folder)) in chain:
+            raise SourceError(
+                f"{folder} is a folder that it is in itself.",
+                found=f"a link to {os.path.realpath(folder)}",
+                expected="links that do not lead in a circle, where each image would be found again and again",
+                fix="remove the link",
+            )
+        above |= {os.path.join(folder, each): [*chain, own] for each in below}
+        walked.append((folder, names))
+    for folder, names in sorted(walked):
         relative = os.path.relpath(folder, root)
         prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
         found += [prefix + n for n in sorted(names) if n.lower().endswith(IMAGE_SUFFIXES)]
     return found
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        about = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(error) from None
+    return about.st_dev, about.st_ino
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise _unreadable(error)
+
+
+def _unreadable(error: OSError) -> SourceError:
+    return SourceError(
+        f"The folder {error.filename} cannot be read.",
+        found=error.strerror,
+        expected="permission to list every folder with images: without it they would be left out",
+        fix="change its permissions, or move it out of --data",
+    )
 
 
 def _remote(root: str) -> tuple[list[str], list[str], list[str]]:

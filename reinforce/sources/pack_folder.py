@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reinforce.errors import SourceError, StoreError, first_line
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sources.location import File
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
-from reinforce.sources.table_guard import guard_table
+from reinforce.sources.table_guard import read_table
 from reinforce.sources.tar_members import Member
 
 INDEX_SCHEMA = pa.schema(
@@ -117,6 +116,12 @@ def pack_beside(shard: str) -> PackFolder | None:
     return PackFolder(location, read_model(Pack, text, f"{location}/{PACK}"), hashlib.sha256(text).hexdigest())
 
 
+def missing_shards(folder: PackFolder, locations: Sequence[str]) -> list[str]:
+    """Names of the shards that `pack.json` lists and that are not among these locations."""
+    there = {location.rpartition("/")[2] for location in locations}
+    return [shard.name for shard in folder.pack.shards if shard.name not in there]
+
+
 def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
     """The images of each shard, from the pack's index instead of the shards' headers.
 
@@ -139,16 +144,15 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
         numbers.append(number)
     by_shard: dict[int, list[Member]] = {number: [] for number in range(len(number_of))}
     try:
-        content = io.BytesIO(folder.read(INDEX))
-        guard_table(content, INDEX, folder.pack.num_samples)
-        table = pq.read_table(content)
-        if not table.schema.equals(INDEX_SCHEMA) or len(table) != folder.pack.num_samples:
-            raise ValueError("other columns or rows")
+        table = read_table(io.BytesIO(folder.read(INDEX)), INDEX, folder.pack.num_samples, INDEX_SCHEMA)
         for key, shard, *places in zip(*(table[name].to_pylist() for name in INDEX_SCHEMA.names), strict=True):
             member = Member(key, *places)
             if shard not in by_shard or not member.lies_within(folder.pack.shards[shard].bytes):
                 raise ValueError(f"{key} past the end of its shard")
             by_shard[shard].append(member)
+        for number, shard in enumerate(folder.pack.shards):
+            if len(by_shard[number]) != shard.samples:
+                raise ValueError(f"{len(by_shard[number])} samples in {shard.name}, {shard.samples} by {PACK}")
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise StoreError(
             f"{INDEX} is damaged.", found=first_line(error), expected="the table of FORMAT.md", fix="copy it again"

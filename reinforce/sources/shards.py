@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, StoreError
+from reinforce.settings import MAX_BYTES
 from reinforce.sources.location import File, is_remote
-from reinforce.sources.pack_folder import PackFolder, indexed, pack_beside, parse_class_names
+from reinforce.sources.pack_folder import PackFolder, indexed, missing_shards, pack_beside, parse_class_names
 from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.patterns import expand
 from reinforce.sources.source import Source, check_index, numbered_classes
@@ -42,11 +43,32 @@ class Shards(Source):
     def open(cls, pattern: str) -> Shards:
         """Index shards: a file, a glob, or brace ranges as in `shards-{000..127}.tar`.
 
+        `FOLDER/*.tar` means all shards of a folder: if a pack is there, none of them may be missing.
+
         Raises:
             SourceError: no such files, not shards, labels for some samples only, or two images with the same key.
+            StoreError: shards that are not those of the pack beside them, or not all of them.
+        """
+        return cls.open_some(pattern, complete=pattern.rpartition("/")[2] == f"*{cls.suffix}")
+
+    @classmethod
+    def open_some(cls, pattern: str, complete: bool = False) -> Shards:
+        """The same; `complete`: refuse to open some of the shards of a pack.
+
+        Raises:
+            SourceError: as `open` does.
+            StoreError: as `open` does.
         """
         locations = expand(pattern)
         pack = pack_beside(locations[0])
+        if pack is not None and complete and (missing := missing_shards(pack, locations)):
+            raise StoreError(
+                f"{len(missing)} of {len(pack.pack.shards)} shards of the pack are missing.",
+                found=f"no {missing[0]} in {pack.location}",
+                expected="all shards that pack.json lists",
+                cause="an incomplete copy",
+                fix="copy them again; to use some shards only, name them, as in shards-{000000..000003}.tar",
+            )
         with ThreadPoolExecutor(8 if is_remote(pattern) else 1) as pool:
             shards = tuple(pool.map(File.open, locations))
             members = indexed(pack, shards) if pack else list(pool.map(tar_members, shards))
@@ -96,7 +118,8 @@ def _class_names(first: str) -> Sequence[str] | None:
     """Class names from `class_names.json` beside the first shard; None if there is no such file."""
     beside = f"{first.rpartition('/')[0]}/{CLASS_NAMES}" if "/" in first else CLASS_NAMES
     try:
-        text = File.open(beside).read()
+        file = File.open(beside)
+        text = file.read(0, min(file.size, MAX_BYTES))
     except (SourceError, OSError):
         return None
     return parse_class_names(text, beside)

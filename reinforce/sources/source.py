@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -113,6 +114,10 @@ class Source:
         """Where a sample is, as text for messages."""
         return f"{self.keys[index]} in {self.location}"
 
+    def looks_in(self, path: Path) -> bool:
+        """Whether what is written at `path` could be found as images or classes when the source is opened again."""
+        return False
+
     def take(self, indices: Sequence[int]) -> Self:
         """The same source with only the samples at `indices`, in that order."""
         rows = np.asarray(indices, np.int64)
@@ -135,6 +140,21 @@ def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequen
     for key, label in zip(keys, labels, strict=True):
         digest.update(f"\n{label}\0{key}".encode())
     return digest.hexdigest()
+
+
+def check_outside(source: Source, out: Path) -> None:
+    """Refuse to write into the source: the folder that is written would be a class when the images are read again.
+
+    Raises:
+        UsageError: `out` is inside of the source.
+    """
+    if source.looks_in(out):
+        raise UsageError(
+            "--out is inside of --data.",
+            found=f"{out} in {source.location}",
+            expected="a folder beside the images: inside, it would be taken for a class",
+            fix="choose another --out",
+        )
 
 
 def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence[str] = ()) -> None:

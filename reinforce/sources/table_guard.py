@@ -1,15 +1,18 @@
-"""Table guard: refuses a parquet file whose content would fill the memory, before its text is read.
+"""Table guard: reads a parquet file that somebody else may have made, unless its content would fill the memory.
 
-Parquet stores a repeated text once, in a dictionary. A file of two kilobytes can hold one text of fifty megabytes to which a
-hundred thousand rows refer: five terabytes in memory if each row gets its own copy. Therefore columns of text are first read as
-dictionaries, which costs the memory of the distinct texts only, and the length of these texts is checked.
+Parquet stores a repeated value once. A file of two kilobytes can hold one text of fifty megabytes to which a hundred thousand
+rows refer: five terabytes in memory if each row gets its own copy. Or it can have two billion rows that are all the same.
+Therefore rows are read group by group; columns of text are first read as dictionaries, which costs the memory of the distinct
+texts only, and their lengths are added up; and keys must differ, so that the file has bytes for each row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,39 +21,35 @@ from reinforce.errors import StoreError, first_line
 
 MAX_TEXT = 4096
 """Longest text that a table may have, in bytes."""
-_MAX_ROW = 1 << 16
+MAX_GROUP_ROWS = 1 << 22
+"""Most rows of a row group; pyarrow writes 1,048,576."""
+BYTES_PER_ROW, SPARE_BYTES = 1024, 64 << 20
+"""A table may have so many bytes per row when decompressed, and so many more."""
 
 
-def guard_table(content: Path | BytesIO, name: str, rows: int) -> None:
-    """Check the size of a table that somebody else may have made.
+def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema) -> pa.Table:
+    """Read a table that somebody else may have made.
 
     Args:
         content: The file.
         name: Name of the file in error messages.
         rows: Number of rows that it must have.
+        schema: Its columns, flat, of which `key` holds texts that all differ.
 
     Raises:
-        StoreError: not parquet, another number of rows, or text longer than `MAX_TEXT`.
+        StoreError: not parquet, other columns, another number of rows, a key twice in a row group, or more bytes than the
+            bounds allow.
     """
     try:
-        about = pq.ParquetFile(content)
-        metadata, schema = about.metadata, about.schema_arrow
-        if metadata.num_rows != rows:
-            raise ValueError(f"{metadata.num_rows} rows for {rows} samples")
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        if sum(g.total_byte_size for g in groups) > _MAX_ROW * rows + (64 << 20):
-            raise ValueError("columns that decompress to more than 64 kB per row")
-        texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        nested = [f.name for f in schema if pa.types.is_nested(f.type) or pa.types.is_dictionary(f.type)]
-        if nested or metadata.num_columns > 64:
-            raise ValueError(f"{metadata.num_columns} columns, {', '.join(nested)[:60]} among them")
         if isinstance(content, BytesIO):
             content.seek(0)
-        for column in pq.read_table(content, columns=texts, read_dictionary=texts).columns:
-            for chunk in column.chunks:
-                longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
-                if longest > MAX_TEXT:
-                    raise ValueError(f"a text of {longest} bytes")
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        metadata = pq.ParquetFile(content).metadata
+        _check_metadata(metadata, rows, schema)
+        mapped = isinstance(content, Path)
+        with pq.ParquetFile(content, metadata=metadata, read_dictionary=texts, memory_map=mapped) as file:
+            groups = list(_groups(file, texts, rows))
+        return pa.concat_tables(groups).cast(schema) if groups else schema.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(
             f"{name} is damaged.",
@@ -59,6 +58,39 @@ def guard_table(content: Path | BytesIO, name: str, rows: int) -> None:
             cause="a damaged file, or one that was made to fill the memory",
             fix="get the data set from someone else",
         ) from None
-    finally:
-        if isinstance(content, BytesIO):
-            content.seek(0)
+
+
+def _check_metadata(metadata: pq.FileMetaData, rows: int, schema: pa.Schema) -> None:
+    if metadata.num_rows != rows:
+        raise ValueError(f"{metadata.num_rows} rows for {rows} samples")
+    paths = [metadata.schema.column(i).path for i in range(min(metadata.num_columns, len(schema) + 1))]
+    if paths != schema.names:  # a nested column has other paths
+        raise ValueError(f"columns {' '.join(paths)}"[:200])
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    if any(not 0 < g.num_rows <= MAX_GROUP_ROWS for g in groups) or sum(g.num_rows for g in groups) != rows:
+        raise ValueError(f"row groups without rows, or of more than {MAX_GROUP_ROWS}")
+    if sum(g.total_byte_size for g in groups) > BYTES_PER_ROW * rows + SPARE_BYTES:
+        raise ValueError(f"columns that decompress to more than {BYTES_PER_ROW} bytes per row")
+
+
+def _groups(file: pq.ParquetFile, texts: list[str], rows: int) -> Iterator[pa.Table]:
+    left = BYTES_PER_ROW * rows + SPARE_BYTES
+    others = [name for name in file.schema_arrow.names if name not in texts]
+    for group in range(file.metadata.num_row_groups):
+        found = file.read_row_group(group, columns=texts)
+        for name in texts:
+            distinct = 0
+            for chunk in found[name].chunks:
+                encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+                lengths = np.append(pc.binary_length(encoded.dictionary).to_numpy(zero_copy_only=False), 0)
+                if lengths.max() > MAX_TEXT:
+                    raise ValueError(f"a text of {lengths.max()} bytes")
+                left -= int(lengths[encoded.indices.fill_null(len(lengths) - 1).to_numpy()].sum())
+                distinct += len(encoded.dictionary)
+            if left < 0:
+                raise ValueError(f"texts of more than {BYTES_PER_ROW} bytes per row")
+            if name == "key" and distinct < len(found):
+                raise ValueError(f"{distinct} keys for {len(found)} rows: a key that is missing or occurs twice")
+        columns = {name: found[name].cast(pa.string()) for name in texts}
+        rest = file.read_row_group(group, columns=others)
+        yield pa.table({name: columns.get(name, rest[name] if name in others else None) for name in file.schema_arrow.names})

@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec
 from reinforce.errors import StoreError
 from reinforce.files import remove, replacing
 from reinforce.store.stripe import Stripe, damaged, open_array, read_array, read_metadata
-from reinforce.store.zarr_layout import ARRAYS, stripe_array
+from reinforce.store.zarr_layout import ARRAYS, MAX_PARAMS_BYTES, stripe_array
 
 _PLAIN: dict[str, Any] = {"compressors": None, "filters": None, "config": {"write_empty_chunks": True}}
 _BLOSC = {"cname": "zstd", "clevel": 9, "shuffle": "shuffle"}
@@ -133,7 +133,7 @@ def _write_stripe(group: zarr.Group, stripe: int, params: np.ndarray, records: l
 class Block:
     """Read access to a committed block.
 
-    Records and params, which training reads, are in stripes of `stripe_views` views each. The other arrays are read by zarr.
+    Records and params, which training reads, are in stripes of `stripe_views` views each.
 
     Args:
         path: The block's directory.
@@ -161,6 +161,8 @@ class Block:
             reasons = about.get("reasons") if isinstance(about, dict) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}") from None
+        if 4 * samples * views * columns > MAX_PARAMS_BYTES:
+            raise damaged(path, f"{samples} x {views} x {columns} params; at most {MAX_PARAMS_BYTES} bytes are read")
         for name, ndim in ARRAYS.items():
             open_array(path, name, name, ndim, samples, views, columns)
         self.stripe(0)
@@ -182,7 +184,7 @@ class Block:
         return [self.stripe(number) for number in range(-(-self.shape[1] // self.stripe_views))]
 
     def _read(self, name: str) -> np.ndarray:
-        return read_array(self.path, name)
+        return read_array(self.path, name, name, *self.shape)
 
     def params_of_view(self, view: int) -> np.ndarray:
         """Params of one view of all samples: int32 `[S, P]`."""
@@ -193,7 +195,7 @@ class Block:
 
     def params(self) -> np.ndarray:
         """Params of all views of all samples: int32 `[S, V, P]`."""
-        return np.concatenate([read_array(self.path, s.name("params")) for s in self.stripes], axis=1)
+        return np.concatenate([stripe.params() for stripe in self.stripes], axis=1)
 
     def record(self, row: int, stripe: int = 0) -> memoryview:
         """The record of one sample; empty where the sample is not ok."""

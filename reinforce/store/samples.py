@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
+from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
 
@@ -111,16 +112,11 @@ class Samples:
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
         """
+        table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA)
         try:
-            mapped = isinstance(path, Path)
-            if (names := pq.read_schema(path).names) != SCHEMA.names:  # read_table fills a missing column with nulls
-                raise _damaged(path, f"columns {' '.join(names)}")
-            table = pq.read_table(path, schema=SCHEMA, memory_map=mapped)
-            if len(table) != num_samples:
-                raise _damaged(path, f"{len(table)} rows for {num_samples} samples")
             column = {name: table[name].combine_chunks() for name in SCHEMA.names}
             table.validate(full=True)
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (ValueError, pa.ArrowException) as error:
             raise _damaged(path, first_line(error)) from None
         keys, status = column["key"], np.full(num_samples, 255, np.uint8)
         for value in Status:

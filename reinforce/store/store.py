@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from reinforce.errors import StoreError
-from reinforce.files import file_sha256
+from reinforce.files import file_sha256, read_at_most
 from reinforce.settings import MAX_BYTES, read_model
-from reinforce.store.block import Block, block_path
+from reinforce.store.block import Block, block_path, committed_blocks
 from reinforce.store.label_store import LabelStore
+from reinforce.store.listed import check_listed
 from reinforce.store.manifest import Job, Manifest
 from reinforce.store.samples import Samples
 from reinforce.store.stripe import damaged
@@ -30,14 +31,17 @@ class Store(LabelStore):
 
     Args:
         root: The directory with `manifest.json`.
+        manifest: Its manifest, where neither that file nor the blocks are there yet.
 
     Raises:
-        StoreError: not a reinforced dataset, not complete yet, or damaged.
+        StoreError: not a reinforced dataset, not complete yet, or damaged; or blocks that the manifest lists are missing.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, manifest: Manifest | None = None) -> None:
         root = Path(root)
-        manifest = read_manifest(root)
+        if manifest is None:
+            manifest = read_manifest(root)
+            _check_blocks(root, manifest)
         settings = manifest.settings
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(root, manifest, Samples.from_parquet(root / SAMPLES, *shape))
@@ -116,6 +120,19 @@ class Store(LabelStore):
         return int(self._probes(int(self.samples.block[sample]))[self.samples.row[sample]])
 
 
+def _check_blocks(root: Path, manifest: Manifest) -> None:
+    """Now, and not in the middle of an epoch."""
+    wanted = range(manifest.settings.num_blocks) if manifest.blocks is None else manifest.blocks
+    missing = sorted(set(wanted) - committed_blocks(root))
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {len(wanted)} blocks are missing.",
+            found=f"no {block_path(root, missing[0])}",
+            cause="an incomplete copy, or a block that was removed",
+            fix="copy it again, or run the same `reinforce generate` or `reinforce pull` again: it makes what is missing",
+        )
+
+
 def read_manifest(root: Path) -> Manifest:
     """The manifest of a complete reinforced dataset.
 
@@ -124,7 +141,9 @@ def read_manifest(root: Path) -> Manifest:
     """
     text = read_small_file(root / MANIFEST)
     if text is not None:
-        return read_model(Manifest, text, f"{root / MANIFEST}")
+        manifest = read_model(Manifest, text, f"{root / MANIFEST}")
+        check_listed(manifest, f"{root / MANIFEST}")
+        return manifest
     if (root / JOB).is_file():
         raise StoreError(
             f"{root} is not complete yet.",
@@ -149,8 +168,7 @@ def read_job(root: Path) -> Job | None:
 def read_small_file(path: Path) -> bytes | None:
     """The content of a JSON file, cut off after `MAX_BYTES` + 1 bytes; None if there is no such file."""
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_at_most(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

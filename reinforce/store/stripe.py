@@ -8,18 +8,27 @@ Source: FORMAT.md, "Blocks".
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from reinforce.errors import StoreError
-from reinforce.store.zarr_layout import STRIPE_ARRAYS, check_layout, read_inner_chunk, stripe_array
+from reinforce.files import read_at_most
+from reinforce.store.zarr_layout import (
+    ARRAYS,
+    STRIPE_ARRAYS,
+    ArrayLayout,
+    check_layout,
+    read_inner_chunks,
+    read_one_chunk,
+    stripe_array,
+)
 
 _MAX_METADATA = 1 << 24
+_MAX_ARRAY_METADATA = 1 << 16
 
 
 class Stripe:
@@ -41,10 +50,10 @@ class Stripe:
         self.number = number
         self.shape = (samples, views, columns)
         for name, ndim in STRIPE_ARRAYS.items():
-            length = open_array(path, self.name(name), name, ndim, samples, views, columns)
+            layout = open_array(path, self.name(name), name, ndim, samples, views, columns)
             if name == "records":
-                self._size = length
-        self.offsets = self._raw_offsets(samples)
+                self._size = layout.shape[0]
+        self.offsets = self._offsets()
         if os.path.getsize(self._file("records", "0")) != self._size:
             raise damaged(path, f"{self.name('records')}/c/0 is not a file of {self._size} bytes")
         if self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0) or self.offsets[-1] > self._size:
@@ -57,10 +66,10 @@ class Stripe:
     def _file(self, array: str, chunk: str) -> str:
         return os.path.join(self.path, self.name(array), "c", chunk)
 
-    def _raw_offsets(self, samples: int) -> np.ndarray:
-        found = np.fromfile(self._file("offsets", "0"), "<u8")
-        if len(found) != samples + 1 or (len(found) and found.max() >= 1 << 62):
-            raise damaged(self.path, f"{self.name('offsets')}/c/0 does not hold {samples + 1} offsets")
+    def _offsets(self) -> np.ndarray:
+        found = read_array(self.path, self.name("offsets"), "offsets", *self.shape)
+        if found.max() >= 1 << 62:
+            raise damaged(self.path, f"{self.name('offsets')} has an offset of {found.max()}")
         return found.astype(np.int64)
 
     @cached_property
@@ -75,15 +84,10 @@ class Stripe:
         Raises:
             StoreError: damaged.
         """
-        samples, views, columns = self.shape
         name = self.name("witness")
         if not os.path.isdir(os.path.join(self.path, name)):
             return None
-        open_array(self.path, name, "witness", 1, samples, views, columns)
-        found = np.fromfile(self._file("witness", "0"), "<u4")
-        if len(found) != samples:
-            raise damaged(self.path, f"{name}/c/0 does not hold {samples} numbers")
-        return found
+        return read_array(self.path, name, "witness", *self.shape)
 
     def record(self, row: int) -> memoryview:
         """The record of one sample; empty where the sample is not ok."""
@@ -91,47 +95,65 @@ class Stripe:
 
     def params(self) -> np.ndarray:
         """Params of all its views of all samples: int32 `[S, v, P]`."""
-        return np.stack([self.params_of_view(view) for view in range(self.shape[1])], axis=1)
+        params = np.empty(self.shape, np.int32)
+        for view, chunk in enumerate(self._params(range(self.shape[1]))):
+            params[:, view] = chunk
+        return params
 
     def params_of_view(self, view: int) -> np.ndarray:
         """Params of one of its views of all samples: int32 `[S, P]`."""
+        return next(self._params([view]))
+
+    def _params(self, chosen: Iterable[int]) -> Iterator[np.ndarray]:
         samples, views, columns = self.shape
         try:
-            chunk = read_inner_chunk(self._file("params", "0/0/0"), view, views, 4 * samples * columns)
+            for chunk in read_inner_chunks(self._file("params", "0/0/0"), chosen, views, 4 * samples * columns):
+                yield np.frombuffer(chunk, "<i4").reshape(columns, samples).T
         except (OSError, ValueError, RuntimeError) as error:
             raise damaged(self.path, f"{self.name('params')}: {type(error).__name__}: {error}") from None
-        return np.frombuffer(chunk, "<i4").reshape(columns, samples).T
 
 
-def open_array(path: Path, name: str, kind: str, ndim: int, samples: int, views: int, columns: int) -> int:
-    """Check the metadata of an array, and that its one chunk exists; returns the length of its first axis.
+def open_array(path: Path, name: str, kind: str, ndim: int, samples: int, views: int, columns: int) -> ArrayLayout:
+    """Check the metadata of an array, and that its one chunk exists.
 
     Raises:
         StoreError: missing, damaged, or of another shape or dtype.
     """
     try:
-        length = check_layout(kind, read_metadata(path, f"{name}/zarr.json"), samples, views, columns)
+        layout = check_layout(kind, read_metadata(path, f"{name}/zarr.json"), samples, views, columns)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"{name}: {type(error).__name__}: {error}") from None
-    # If a chunk is missing, zarr returns zeros without a warning.
     file = os.path.join(path, name, "c", *["0"] * ndim)
     if not os.path.isfile(file) or not os.path.getsize(file):
         raise damaged(path, f"{os.path.relpath(file, path)} is missing or empty")
-    return length
+    return layout
 
 
 def read_metadata(path: Path, name: str) -> bytes:
-    """The content of a zarr.json of a block, at most 16 MiB."""
-    with open(os.path.join(path, name), "rb") as file:
-        return file.read(_MAX_METADATA)
+    """The content of a zarr.json of a block: of the group, which has the reasons, at most 16 MiB, of an array at most 64 KiB.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is longer.
+    """
+    limit = _MAX_METADATA if name == "zarr.json" else _MAX_ARRAY_METADATA
+    content = read_at_most(os.path.join(path, name), limit)
+    if len(content) > limit:
+        raise ValueError(f"{name} has more than {limit} bytes")
+    return content
 
 
-def read_array(path: Path, name: str) -> np.ndarray:
-    """A whole array of a block, through zarr."""
+def read_array(path: Path, name: str, kind: str, samples: int, views: int, columns: int) -> np.ndarray:
+    """A whole array of a block, but `params` and `records`; `kind` is its name in FORMAT.md.
+
+    Raises:
+        StoreError: missing, damaged, or of another shape, dtype or codec.
+    """
+    ndim = (ARRAYS | STRIPE_ARRAYS).get(kind, 1)
+    layout = open_array(path, name, kind, ndim, samples, views, columns)
     try:
-        array: Any = zarr.open_array(path / name, mode="r", zarr_format=3)
-        return np.asarray(array[:])
-    except Exception as error:  # noqa: BLE001 - zarr passes on the errors of its parsers, of any type
+        return read_one_chunk(os.path.join(path, name, "c", *["0"] * ndim), kind, layout)
+    except (OSError, ValueError) as error:
         raise damaged(path, f"{name}: {type(error).__name__}: {error}") from None
 
 

@@ -10,7 +10,7 @@ from reinforce.settings import Settings, read_model
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import committed_blocks
 from reinforce.store.listing import bytes_per_view
-from reinforce.store.store import MANIFEST, Store, read_job, read_manifest
+from reinforce.store.store import MANIFEST, Store, read_job, read_manifest, read_small_file
 
 
 def summarise(root: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def summarise(root: Path) -> dict[str, Any]:
 
 
 def _summarise_pack(root: Path) -> dict[str, Any]:
-    pack = read_model(Pack, (root / PACK).read_bytes(), PACK)
+    pack = read_model(Pack, read_small_file(root / PACK) or b"", PACK)
     about: dict[str, Any] = {"pack": True, "shards": len(pack.shards), "samples": pack.num_samples, "resize": pack.resize}
     about["bytes"] = sum(shard.bytes for shard in pack.shards)
     manifest = labels_manifest(pack)

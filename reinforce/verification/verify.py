@@ -22,9 +22,8 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW
 from reinforce.sources.location import File, pieces
 from reinforce.sources.source import index_sha256
-from reinforce.sources.table_guard import guard_table
 from reinforce.store.listing import list_files
-from reinforce.store.store import MANIFEST, SAMPLES, Store, read_manifest
+from reinforce.store.store import MANIFEST, Store, read_manifest
 from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.views.mix import read_mixing
@@ -41,7 +40,6 @@ def verify_store(root: Path, on_progress: CheckProgress = lambda name, done, tot
     Raises:
         StoreError: the store is too damaged to be opened.
     """
-    guard_table(root / SAMPLES, SAMPLES, read_manifest(root).settings.source.num_samples)
     files = _check_files(root, on_progress)
     if files.failed:
         return [files]

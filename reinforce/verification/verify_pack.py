@@ -8,7 +8,10 @@ from functools import partial
 import numpy as np
 
 from reinforce.errors import ReinforceError
+from reinforce.packs.pack_order import unescaped
 from reinforce.packs.packed_store import PackedStore
+from reinforce.sources.pack_folder import missing_shards
+from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.shards import Shards
 from reinforce.sources.source import index_sha256
 from reinforce.sources.tar_members import scan
@@ -29,14 +32,18 @@ def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, 
     by_name = {shard.name: shard for shard in pack.shards}
     for path in sorted(pack.files):
         files.add(_failure(partial(source.pack.read, path)))
+    for name in missing_shards(source.pack, [file.location for file in source.shards]):
+        files.add(f"{name}: missing")
     for done, file in enumerate(source.shards, start=1):
         shard = by_name[file.location.rpartition("/")[2]]
         found = content_sha256(file)
         right = found == shard.sha256
         files.add(None if right else f"{shard.name}: sha256 {found[:16]}..., expected {shard.sha256[:16]}...")
-        listed = set(map(tuple, source.places[source.places[:, 0] == done - 1, 1:].tolist()))
-        inside = {(m.offset, m.size, m.rein_offset, m.rein_size) for m in scan(file)} if right else listed
-        members.add(None if inside == listed else f"{shard.name}: the index has other places")
+        own = np.flatnonzero(source.places[:, 0] == done - 1).tolist()
+        listed = {(source.keys[i], source.label(i), *source.places[i, 1:].tolist()) for i in own}
+        there = scan(file) if right else []
+        inside = {(unescaped(m.key), m.label, m.offset, m.size, m.rein_offset, m.rein_size) for m in there} if right else listed
+        members.add(None if inside == listed else f"{shard.name}: the index has other places, keys or labels")
         on_progress("shards", done, len(source.shards))
     if files.failed or pack.labels is None:
         return [files, members]
@@ -44,7 +51,11 @@ def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, 
     table, params, labels = Check("samples"), Check("params"), Check("labels")
     given = [None if label < 0 else label for label in store.samples.labels.tolist()]
     same = index_sha256(store.settings.source.class_names, store.samples.keys, given) == store.settings.source.index_sha256
+    absent = pack.num_samples - len(store.ok_samples)
+    table.add(f"{absent} images in the shards are no samples with labels" if absent else None)
     table.add(None if same else "keys or labels of the table are not those that the manifest has the hash of")
+    names = source.pack.class_names() or []
+    table.add(None if names == store.settings.source.class_names else f"{CLASS_NAMES} has other names than the labels")
     every = store.settings.views * len(store.ok_samples) <= ALL_VIEWS_LIMIT
     for done, sample in enumerate(store.ok_samples.tolist(), start=1):
         key, view = store.samples.key(sample), None if every else sample % store.settings.views

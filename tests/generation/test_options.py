@@ -11,16 +11,27 @@ import torch
 
 from reinforce import ReinforcedDataset
 from reinforce.errors import UsageError
-from reinforce.generation.generate import limit_source
+from reinforce.generation.generate import generate, limit_source
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.open_teacher import load_teacher
+from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.pixels import ViewMaker
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import CLASSES, SIZE, TEACHER, Cli
+from tests.conftest import CLASSES, SIZE, TEACHER, Cli, make_settings
 from tests.generation.conftest import assert_labels_are, rows_of
 
 pytestmark = pytest.mark.unit
+
+
+def test_a_block_that_no_reader_would_read_is_not_begun(
+    images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ImageFolder.open(images)
+    monkeypatch.setattr("reinforce.generation.generate.MAX_PARAMS_BYTES", 100)
+    with pytest.raises(UsageError, match="A block would be too large"):
+        generate(source, teacher, make_settings(source, teacher), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.process

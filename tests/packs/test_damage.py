@@ -19,6 +19,7 @@ from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.open_source import open_source
 from reinforce.verification.verify import verify_pixels
 from reinforce.verification.verify_pack import verify_pack
+from tests.conftest import Cli
 from tests.packs.conftest import open_shards
 
 pytestmark = pytest.mark.unit
@@ -56,10 +57,30 @@ def test_a_missing_or_cut_shard_is_found(own: Path) -> None:
     (own / "shards-000001.tar").write_bytes(whole[:-512])
     with pytest.raises(StoreError, match="not a shard of the pack"):
         open_source(own)
-    (own / "shards-000001.tar").unlink()
+    (own / "shards-000001.tar").write_bytes(whole)
     (own / "foreign.tar").write_bytes(whole)
     with pytest.raises(StoreError, match="not a shard of the pack"):
         open_source(own)
+
+
+def test_a_shard_that_is_not_there_is_missed_unless_others_are_named(own: Path, cli: Cli) -> None:
+    (own / "shards-000001.tar").unlink()
+    with pytest.raises(StoreError, match=r"1 of \d+ shards of the pack are missing(.|\n)*no shards-000001.tar"):
+        open_source(own)
+    with pytest.raises(StoreError, match="shards of the pack are missing"):
+        ReinforcedDataset(own, check=False)
+    code, text, _ = cli("verify", own)
+    assert code == 1
+    assert "shards-000001.tar: missing" in text
+    assert len(open_source(f"{own}/shards-000000.tar")) < 24
+
+
+def test_an_index_with_other_counts_than_the_list_is_refused(own: Path) -> None:
+    about = json.loads((own / "pack.json").read_bytes())
+    about["shards"][0]["samples"] += 1
+    about["shards"][1]["samples"] -= 1
+    (own / "pack.json").write_text(json.dumps(about))
+    assert "index.parquet is damaged" in failures(own)
 
 
 def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
@@ -89,6 +110,11 @@ def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
         (lambda a: a.update(num_samples=3), "another number of samples"),
         (lambda a: a["files"].pop("samples.parquet"), "labels without their table"),
         (lambda a: a["files"].pop("index.parquet"), "index.parquet is not listed"),
+        (lambda a: a["files"].pop("class_names.json"), "3 classes, and no class_names.json"),
+        (lambda a: a["files"].pop("mixing/000001.001.bin"), "11 files of pairs, expected 12"),
+        (lambda a: a["labels"]["counts"].update(ok=23, missing=1), "24 samples in the shards, 23 with labels"),
+        (lambda a: a["labels"]["settings"]["source"].update(num_samples=1 << 31), "24 samples by status, 2147483648 in all"),
+        (lambda a: a["labels"]["files"].update({"samples.parquet": "0" * 64}), "another samples.parquet"),
         (lambda a: a["labels"]["settings"].update(codec={"name": "pickle"}), "codec is not one"),
         (lambda a: a["labels"].update(params_fields=[1, 2, 3, 999]), "params layout"),
         (lambda a: a.update(more=1), "pack.json is not valid"),

@@ -53,7 +53,7 @@ def refuses(own: Path, out: Path, match: str, kind: type[ReinforceError] = Store
         pull(str(own), out)
     assert not (out / "manifest.json").exists()
     assert {p for p in out.parent.rglob("*") if out not in p.parents and p != out} == outside, "nothing is written elsewhere"
-    if out.exists():
+    if (out / "blocks").exists():
         assert not [p for p in (out / "blocks").iterdir() if p.name.startswith(".")]
         assert {p.name for p in out.iterdir()} <= {"blocks", "pull.json", "samples.parquet", *EXTRA}
 
@@ -203,6 +203,26 @@ def test_a_table_that_unfolds_to_terabytes_is_refused(own: Path, tmp_path: Path)
         (own / "samples.parquet").write_bytes(content)
         list_file(own, "samples.parquet", content)
         refuses(own, tmp_path / f"out{number}", found)
+
+
+def test_a_refused_pull_leaves_nothing_behind(own: Path, tmp_path: Path) -> None:
+    """Its table is not that of the manifest, or its manifest names a codec of no data set: no block is fetched for that."""
+    table = pq.read_table(own / "samples.parquet")
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(1, "label", pa.array([2] * 24, pa.int32())), sink)
+    kept, published = (own / "samples.parquet").read_bytes(), (own / "publication.json").read_bytes()
+    (own / "samples.parquet").write_bytes(sink.getvalue())
+    list_file(own, "samples.parquet", sink.getvalue())
+    refuses(own, tmp_path / "table", "samples.parquet is not the file that was promised")
+    assert not (tmp_path / "table").exists()
+    (own / "samples.parquet").write_bytes(kept)
+    (own / "publication.json").write_bytes(published)
+    about = json.loads((own / "manifest.json").read_bytes())
+    text = json.dumps({**about, "params_fields": [1, 2, 3, 999]}).encode()
+    (own / "manifest.json").write_bytes(text)
+    list_file(own, "manifest.json", text)
+    refuses(own, tmp_path / "fields", "params layout")
+    assert not (tmp_path / "fields").exists()
 
 
 def _table_of(rows: int) -> bytes:

@@ -11,7 +11,7 @@ from torchvision.datasets import ImageFolder as Reference
 
 from reinforce.errors import SourceError
 from reinforce.sources.folder import ImageFolder
-from tests.conftest import picture
+from tests.conftest import Cli, picture
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +55,46 @@ def test_links_are_followed(tmp_path: Path) -> None:
     tree(tmp_path / "elsewhere", ["2.png"])
     (root / "b").symlink_to(tmp_path / "elsewhere")
     assert ImageFolder.open(root).keys == ("a/1", "b/2")
+
+
+@pytest.mark.parametrize("link", ["a/deep/up", "a/up", "up", "b"])
+def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path, link: str) -> None:
+    root = tree(tmp_path / "d", ["a/1.png", "a/deep/2.png"])
+    (root / link).symlink_to(root if link in ("up", "a/up") else root / "a")
+    if link == "b":  # the same images under two classes are no circle
+        assert ImageFolder.open(root).keys == ("a/1", "a/deep/2", "b/1", "b/deep/2")
+        return
+    with pytest.raises(SourceError, match=f"{link} is a folder that it is in itself"):
+        ImageFolder.open(root)
+
+
+@pytest.mark.parametrize("folder", ["", "b", "b/deep"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "d", ["a/1.png", "b/2.png", "b/deep/3.png"])
+    scandir, denied = os.scandir, str(root / folder)
+
+    def refusing(path: str) -> Any:
+        if os.fspath(path) == denied:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(SourceError, match=f"The folder {denied} cannot be read(.|\n)*Permission denied"):
+        ImageFolder.open(str(root))
+
+
+def test_an_output_inside_of_the_images_is_refused(own_images: Path, weights: Path, cli: Cli) -> None:
+    (own_images.parent / "link").symlink_to(own_images)
+    before = sorted(own_images.rglob("*"))
+    for out in (own_images / "labels", own_images / "apple" / "labels", own_images.parent / "link" / "labels"):
+        teacher = ("--teacher", "test_resnet", "--teacher-weights", weights, "--size", 32, "--workers", 0)
+        for command in (("generate", *teacher), ("pack",)):
+            code, _, err = cli(*command, "--data", own_images, "--out", out)
+            assert code == 2, err
+            assert "--out is inside of --data" in err
+    code, _, err = cli("train", "--mode", "plain", "--student", "test_vit", "--data", own_images, "--out", own_images / "run")
+    assert (code, "--out is inside of --data" in err) == (2, True), err
+    assert sorted(own_images.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
