@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
 import typer
 
@@ -34,6 +35,8 @@ from reinforce.errors import ReinforceError
 from reinforce.memory import keep_freed_memory
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
+
+_FORMAT = warnings.formatwarning
 
 app = typer.Typer(
     name="reinforce",
@@ -75,11 +78,18 @@ def spread(arguments: list[str]) -> list[str]:
     return result
 
 
+def _as_note(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """What our own code warns of in one line, and not with the place in the code, which is nothing to a user."""
+    own = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
+    return f"note: {message}\n" if own else _FORMAT(message, category, filename, lineno, line)
+
+
 def main() -> None:
     """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
     keep_freed_memory()
     # torch warns if there are more processes than cores; the user chose the number, so no warning is needed.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
+    warnings.formatwarning = _as_note
     arguments, notes = renamed(sys.argv[1:])
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -4,6 +4,8 @@ ReinforceError            exit code 1: a check failed or the data is bad
 |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; finished work is saved
 |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
 |   `-- SettingsError     an existing output was made with another setting
+|-- WorkerError           worker processes cannot be started, or do not answer
+|   `-- DeadWorkerError   a worker process was killed, or ended by itself
 `-- DataError
     |-- SourceError       images or class folders are missing or not usable
     |   `-- ImageError    one image cannot be decoded
@@ -19,6 +21,7 @@ from __future__ import annotations
 __all__ = [
     "BusyError",
     "DataError",
+    "DeadWorkerError",
     "ImageError",
     "Interrupted",
     "LabelError",
@@ -29,6 +32,7 @@ __all__ = [
     "StoreError",
     "TeacherError",
     "UsageError",
+    "WorkerError",
 ]
 
 
@@ -86,6 +90,14 @@ class UsageError(ReinforceError):
 
 class SettingsError(UsageError):
     """An existing output was made with another setting; both values are named."""
+
+
+class WorkerError(ReinforceError):
+    """Processes that work for this one cannot be started, or do not answer."""
+
+
+class DeadWorkerError(WorkerError):
+    """A process that works for this one was killed, or ended by itself."""
 
 
 class DataError(ReinforceError):

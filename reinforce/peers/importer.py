@@ -36,6 +36,7 @@ from reinforce.views.decode import decode
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field
 from reinforce.views.status import Status
+from reinforce.views.workers import affordable
 
 BLOCK_SIZE = 512
 
@@ -211,7 +212,7 @@ def _settings(reader: Reader, source: Source, names: list[str], labels: list[int
 
 def _all(matched: Matched, workers: int) -> Iterator[tuple[int, _Done]]:
     """Every sample of the source once: first those with labels, in the order of the files, then the others."""
-    work = _Work(matched.source, matched.reader)
+    work, workers = _Work(matched.source, matched.reader), affordable(workers)
     if workers:
         yield from _in_processes(work, iter(matched), workers)
     else:

@@ -67,6 +67,10 @@ class Views(Protocol):
         """Most groups that fit in memory at a time; None: any number."""
 
     @property
+    def location(self) -> str:
+        """Where the images are: a path or a URL."""
+
+    @property
     def mixing(self) -> list[Mixing] | None:
         """One per repeat; partners are positions and the same in all repeats. None if the policy does not mix."""
 
@@ -114,6 +118,10 @@ class ReplayedViews:
     @property
     def groups_at_once(self) -> int | None:
         return self.dataset.source.groups_at_once
+
+    @property
+    def location(self) -> str:
+        return self.dataset.source.location
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -185,6 +193,10 @@ class FreshViews:
     @property
     def groups_at_once(self) -> int | None:
         return self.source.groups_at_once
+
+    @property
+    def location(self) -> str:
+        return self.source.location
 
     def __len__(self) -> int:
         return len(self.samples)

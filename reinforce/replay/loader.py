@@ -7,21 +7,22 @@ a mixed pair are always in the same batch, and so are all repeats of a sample; s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from reinforce.errors import ReinforceError, UsageError
+from reinforce.errors import UsageError
 from reinforce.replay.epoch_views import Item, Views
-from reinforce.replay.ring import PREFETCH, InRing, Ring
 from reinforce.replay.targets import Targets
 from reinforce.views.mix import Mixing, mix
 from reinforce.views.rescale import rescale_boxes
+from reinforce.views.ring import InRing, Ring
 from reinforce.views.seeds import epoch_order, group_order
-from reinforce.views.worker import start_worker
+from reinforce.views.workers import affordable, made_by_workers
 
 WINDOW_GROUPS = 8
 """Number of groups (shards, or row groups of a table) whose samples are shuffled together."""
@@ -169,33 +170,23 @@ def batches(
 
     Raises:
         ReinforceError: an error in a worker is raised again in this process.
+        WorkerError: workers cannot be started, do not answer, or (`DeadWorkerError`) one was killed.
     """
     sizes = sizes or [None] * len(plan)
+    workers = affordable(workers) if plan else 0
     ring = None
-    if workers and plan:
+    if workers:
         side = max(size or views.size for size in sizes)
         ring = Ring(workers, max(map(len, plan)) * views.repeats * 3 * side**2)
-    loader = DataLoader(
-        _Batches(views, ring),
-        batch_sampler=[
-            [ring.slot(n) if ring else None, size, *b.tolist()] for n, (b, size) in enumerate(zip(plan, sizes, strict=True))
-        ],
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # not the global one: the model uses that, and resuming must not change it
-    )
-    for batch in loader:
-        if isinstance(batch, ReinforceError):
-            raise batch
-        images, targets = batch
-        yield (images.pixels() if isinstance(images, InRing) else images), targets
+    wanted = [[ring.slot(n) if ring else None, size, *b.tolist()] for n, (b, size) in enumerate(zip(plan, sizes, strict=True))]
+    made = made_by_workers(_Batches(views, ring), wanted, workers=workers, location=views.location, pin_memory=pin_memory)
+    with closing(made):
+        for images, targets in made:
+            yield (images.pixels() if isinstance(images, InRing) else images), targets
 
 
-class _Batches(Dataset[Batch]):
-    """Makes batches; returns errors as values, because torch's loader turns an error raised in a worker into a traceback."""
+class _Batches(Dataset[tuple[torch.Tensor | InRing, Targets]]):
+    """Makes batches."""
 
     def __init__(self, views: Views, ring: Ring | None = None) -> None:
         self.views = views
@@ -204,12 +195,9 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitems__(self, wanted: list[Any]) -> tuple[torch.Tensor | InRing, Targets] | ReinforceError:
+    def __getitem__(self, wanted: list[Any]) -> tuple[torch.Tensor | InRing, Targets]:
         slot, size, *samples = wanted
-        try:
-            return self._batch(samples, size, slot)
-        except ReinforceError as error:
-            return error
+        return self._batch(samples, size, slot)
 
     def _batch(self, samples: list[int], size: int | None, slot: int | None) -> tuple[torch.Tensor | InRing, Targets]:
         """The targets of a batch, and its images or their place in the ring."""
@@ -250,7 +238,3 @@ def _in_batch(mixing: list[Mixing], samples: np.ndarray) -> Mixing:
         partner = order[np.searchsorted(samples[order], each.partner[samples])]
         parts.append(each.take(samples, repeat * len(samples) + partner))
     return Mixing(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

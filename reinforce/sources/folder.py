@@ -8,6 +8,7 @@ of their sorted paths. A folder with images and without class folders is unlabel
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,6 +57,9 @@ class ImageFolder(Source):
                 return opened(path).read()
             except SourceError as error:
                 raise OSError(error.what) from None
+        # A pipe would wait for its writer, and a device may have no end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(f"{path} is no file but a pipe, a device or a folder")
         with open(path, "rb") as file:
             return file.read()
 

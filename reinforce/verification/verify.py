@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from reinforce.errors import ReinforceError, StoreError
 from reinforce.files import file_sha256
@@ -29,6 +29,7 @@ from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_lab
 from reinforce.views.mix import read_mixing
 from reinforce.views.seeds import choice_rng
 from reinforce.views.status import Status
+from reinforce.views.workers import affordable, made_by_workers
 
 _BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # the last three are for people; `pull` fetches them
 CheckProgress = Callable[[str, int, int], None]
@@ -137,7 +138,8 @@ def verify_pixels(
     probes, stripes = Check("images and probes"), Check("stripes replayed")
     chosen, possible = ([], 0) if views == 0 else _chosen_stripes(dataset, views)
     items = _PixelChecks(dataset, chosen)
-    for done, fault in enumerate(DataLoader(items, batch_size=None, num_workers=workers), start=1):
+    faults = made_by_workers(items, range(len(items)), workers=affordable(workers), location=dataset.source.location)
+    for done, fault in enumerate(faults, start=1):
         (probes if done <= len(dataset) else stripes).add(fault)
         on_progress("views", done, len(items))
     stored = len(dataset) * dataset.store.settings.views

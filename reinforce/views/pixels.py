@@ -6,18 +6,20 @@ mixing included. `ViewMaker` runs in worker processes and turns bad images into 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from reinforce.errors import ImageError, StoreError
+from reinforce.errors import ImageError, SourceError, StoreError
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.views.apply import apply
@@ -26,9 +28,15 @@ from reinforce.views.draw import draw
 from reinforce.views.layout import pixel_spec
 from reinforce.views.mix import mix, read_mixing
 from reinforce.views.params import Field, PixelSpec
+from reinforce.views.ring import InRing, Ring
 from reinforce.views.seeds import view_rng
 from reinforce.views.status import Status
-from reinforce.views.worker import start_worker
+from reinforce.views.workers import affordable, made_by_workers
+
+_PREFETCH = 4
+"""Samples that each worker makes in advance."""
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the file system that say something of this process, and nothing of the file."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ def unmatched(fault: str) -> StoreError:
 class ViewMaker(Dataset[SampleViews]):
     """Samples as a torch dataset: `maker[sample]` reads, decodes once, and makes all views; `maker[ViewRange]` makes some.
 
-    Never raises for a bad image.
+    Never raises for a bad image; raises SourceError where this process is at fault, which an image must not be missing for.
     """
 
     def __init__(self, source: Source, settings: Settings) -> None:
@@ -156,6 +164,11 @@ class ViewMaker(Dataset[SampleViews]):
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def no_pixels(self) -> torch.Tensor:
+        """The pixels of a sample that is not ok."""
+        return torch.empty(0, 3, self.settings.size, self.settings.size, dtype=torch.uint8)
+
     def __getitem__(self, item: int | ViewRange) -> SampleViews:
         sample, first, stop = item if isinstance(item, tuple) else (item, 0, self.settings.views)
         digest = np.zeros(32, np.uint8)
@@ -164,6 +177,13 @@ class ViewMaker(Dataset[SampleViews]):
             digest = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
             image = decode(encoded)
         except OSError as error:
+            if error.errno in _OURS:
+                raise SourceError(
+                    f"Image {self.source.keys[sample]} cannot be read now.",
+                    found=error.strerror,
+                    cause="this process has too few file descriptors or too little memory; nothing is wrong with the image",
+                    fix="`ulimit -n 4096`, fewer --workers",
+                ) from None
             return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest)
         except ImageError as error:
             return self._failed(sample, Status.CORRUPT, error.what, digest)
@@ -178,18 +198,47 @@ class ViewMaker(Dataset[SampleViews]):
         return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels, witness)
 
     def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray) -> SampleViews:
-        size = self.settings.size
-        empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
-        return SampleViews(sample, status, reason, digest, (0, 0), np.empty((0, 0), np.int32), empty, np.empty(0, np.uint32))
+        none, empty = np.empty((0, 0), np.int32), np.empty(0, np.uint32)
+        return SampleViews(sample, status, reason, digest, (0, 0), none, self.no_pixels, empty)
 
 
-def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> DataLoader[SampleViews]:
-    """A loader that yields `SampleViews` in the order of `items`, made by `workers` processes (0: in this one)."""
-    return DataLoader(
-        maker,
-        batch_size=None,
-        sampler=items,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        prefetch_factor=4 if workers else None,
-    )
+class _Sent(Dataset[tuple[SampleViews, InRing | None]]):
+    """What workers send: pixels in the ring, and the rest in a message."""
+
+    def __init__(self, maker: ViewMaker, ring: Ring) -> None:
+        self.maker = maker
+        self.ring = ring
+
+    def __len__(self) -> int:
+        return len(self.maker)
+
+    def __getitem__(self, numbered: tuple[int, int | ViewRange]) -> tuple[SampleViews, InRing | None]:
+        number, item = numbered
+        made = self.maker[item]
+        if made.status != Status.OK:
+            return made, None
+        sent = InRing(self.ring.key, self.ring.slot(number), tuple(made.pixels.shape))
+        self.ring.view(sent.slot, sent.shape).copy_(made.pixels)
+        return replace(made, pixels=self.maker.no_pixels), sent
+
+
+def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> Generator[SampleViews, None, None]:
+    """`SampleViews` in the order of `items`, made by `workers` processes (0: in this one).
+
+    Raises:
+        WorkerError: workers cannot be started, do not answer, or (`DeadWorkerError`) one was killed.
+        SourceError: memory or file descriptors are too few to read an image.
+    """
+    workers = affordable(workers) if items else 0
+    if not workers:
+        yield from (maker[item] for item in items)
+        return
+    settings = maker.settings
+    views = max(item.stop - item.first if isinstance(item, ViewRange) else settings.views for item in items)
+    ring = Ring(workers, views * 3 * settings.size**2, _PREFETCH)
+    numbered, location = list(enumerate(items)), maker.source.location
+    sent = made_by_workers(_Sent(maker, ring), numbered, workers=workers, location=location, prefetch=_PREFETCH)
+    with closing(sent):
+        for made, place in sent:
+            # A copy, because many samples wait for their batch, or for their partner; the buffer is used again soon.
+            yield made if place is None else replace(made, pixels=place.pixels().clone())
