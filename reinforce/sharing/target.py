@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.files import replacing, write_atomic, writing
-from reinforce.sources.location import file_system, is_remote
+from reinforce.sources.location import is_remote
+from reinforce.sources.server import file_system
 
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
