@@ -66,7 +66,7 @@ def send(body: bytes, length: int | None = None, status: int = 206, times: int =
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         with suppress(OSError):  # who asked has left
-            for _ in range(times):
+            for _ in range(times if handler.command != "HEAD" else 0):
                 handler.wfile.write(body)
                 served_bytes[0] += len(body)
                 time.sleep(pause)

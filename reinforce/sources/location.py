@@ -150,6 +150,23 @@ def opened(location: str) -> File:
     return File.open(location)
 
 
+def exists(location: str) -> bool:
+    """Whether a file is there; one that must not be read counts as absent, since S3 answers so for files that are absent.
+
+    Raises:
+        SourceError: a server that does not answer, or fails.
+    """
+    try:
+        if not is_remote(location):
+            return os.path.exists(location)
+        retried(lambda: file_info(location), location)
+    except (FileNotFoundError, PermissionError):
+        return False
+    except OSError as error:
+        raise unreadable(location, error) from None
+    return True
+
+
 def unreadable(location: str, error: OSError) -> SourceError:
     """The error for a location that cannot be read."""
     remote = is_remote(location)
