@@ -95,7 +95,7 @@ def test_a_kill_between_requests_leaves_nothing_half(what: str, whole: Path, ima
 
         there = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
         kills = 0
-        for call in range(1, 60, 4):  # every fourth request
+        for call in range(2, 60, 5):  # every fifth request
             at = Point("s3fs.core:S3FileSystem._call_s3", call=call)
             code, said = run(_publish, there, root, f"{bucket}/x", what == "shards", at=at)
             s3fs.S3FileSystem.clear_instance_cache()
@@ -109,7 +109,7 @@ def test_a_kill_between_requests_leaves_nothing_half(what: str, whole: Path, ima
             for path in here:
                 if what == "shards" and not path.endswith("README.md"):
                     assert fs.cat_file(path) == (root / Path(path).relative_to(f"{bucket.partition('://')[2]}/x")).read_bytes()
-        assert kills >= 3
+        assert kills >= 2
         assert any(path.endswith(last) for path in here), "the same command finishes"
         if what == "labels":
             pull(f"{bucket}/x", tmp_path / "back")
