@@ -21,6 +21,7 @@ from reinforce.cli import main
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.settings import Settings, SourceInfo
+from reinforce.sources import retry
 from reinforce.sources.folder import ImageFolder
 from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher import Teacher
@@ -68,6 +69,12 @@ def write_folder(root: Path, per_class: int = IMAGES_PER_CLASS, first: int = 0) 
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Indexes and remote files are kept where nothing of the user's is."""
     os.environ["REINFORCE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_pauses() -> None:
+    """No test waits seconds for a server of its own."""
+    retry.PAUSE_S = 0.01
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,15 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+Turn = Callable[[SimpleHTTPRequestHandler], None]
+"""What a server does with a request: `tests/bad_servers.py` has the bad ones."""
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Served:
     ranges: bool = True
     version: str | None = "ETag"  # the header that tells versions apart, or Last-Modified
     broken_after: int | None = None  # bytes of content after which connections are cut
+    turns: list[Turn | None] = field(default_factory=list)  # what the next requests get; None: the right answer
 
 
 @contextmanager
@@ -50,6 +54,10 @@ def serve_http(root: Path) -> Iterator[Served]:
         def _answer(self, body: bool) -> None:
             asked = self.headers.get("Range")
             served.requests.append((self.command, self.path, asked))
+            if turn := served.turns.pop(0) if served.turns else None:
+                self.close_connection = True
+                turn(self)
+                return
             if served.failures.get(self.path, 0) > 0:
                 served.failures[self.path] -= 1
                 self.send_error(503)
@@ -86,7 +94,7 @@ def serve_http(root: Path) -> Iterator[Served]:
                 if len(content) < stop - start:
                     self.close_connection = True
 
-    with _running(Handler) as url:
+    with running(Handler) as url:
         served.url = url
         yield served
 
@@ -211,6 +219,10 @@ def serve_hub(root: Path) -> Iterator[Served]:
 
         def _get(self, body: bool) -> None:
             served.requests.append((self.command, self.path, self.headers.get("Range")))
+            if "/resolve/" in self.path and (turn := served.turns.pop(0) if served.turns else None):
+                self.close_connection = True
+                turn(self)
+                return
             path = unquote(urlsplit(self.path).path)
             if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+?)(/revision/[^/]+)?", path):
                 known = (root / match[1]).is_dir()
@@ -243,13 +255,13 @@ def serve_hub(root: Path) -> Iterator[Served]:
                 served.sent += len(part)
                 self.wfile.write(part)
 
-    with _running(Handler) as url:
+    with running(Handler) as url:
         served.url = url
         yield served
 
 
 @contextmanager
-def _running(handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
+def running(handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 
 from reinforce.errors import Interrupted, SourceError, StoreError
 from reinforce.settings import MAX_BYTES
 from reinforce.sharing.publication import PUBLICATION, Entry
-from reinforce.sources.location import File, pieces
+from reinforce.sources.location import File, exists, pieces
 from reinforce.sources.pack_manifest import PACK
+from reinforce.sources.retry import stop_with
 
 _MAX_FILE = 1 << 42
 
@@ -50,8 +52,12 @@ def fetch_small(url: str, entry: Entry | None) -> bytes:
 
 
 def published_pack(location: str) -> bytes | None:
-    """The `pack.json` at a location, if it has one and no `publication.json`; otherwise None."""
-    if _there(f"{location}/{PUBLICATION}") or not _there(f"{location}/{PACK}"):
+    """The `pack.json` at a location, if it has one and no `publication.json`; otherwise None.
+
+    Raises:
+        SourceError: a server that does not answer, or fails.
+    """
+    if exists(f"{location}/{PUBLICATION}") or not exists(f"{location}/{PACK}"):
         return None
     return fetch_small(f"{location}/{PACK}", None)
 
@@ -60,13 +66,13 @@ def reachable(locations: Sequence[str]) -> str:
     """The first location at which something is published, without a slash at its end; if none has anything, the first one."""
     places = [location.rstrip("/") for location in locations]
     if len(places) > 1:
-        return next((p for p in places if _there(f"{p}/{PUBLICATION}") or _there(f"{p}/{PACK}")), places[0])
+        return next((p for p in places if _published(p)), places[0])
     return places[0]
 
 
-def _there(url: str) -> bool:
+def _published(place: str) -> bool:
     try:
-        return File.open(url).size >= 0
+        return exists(f"{place}/{PUBLICATION}") or exists(f"{place}/{PACK}")
     except SourceError:
         return False
 
@@ -74,10 +80,13 @@ def _there(url: str) -> bool:
 def fetch_all(jobs: int, fetches: list[Callable[[], int]], on_fetched: Callable[[int], None]) -> None:
     """Run `jobs` fetches at once and call `on_fetched` with the result of each. After an error no further fetch is started.
 
+    Those that wait for a server then wait no longer.
+
     Raises:
         Interrupted: Ctrl-C.
     """
-    with ThreadPoolExecutor(jobs) as pool:
+    stop = Event()
+    with ThreadPoolExecutor(jobs, initializer=stop_with, initargs=(stop,)) as pool:
         running = [pool.submit(fetch) for fetch in fetches]
         try:
             for finished in as_completed(running):
@@ -87,6 +96,7 @@ def fetch_all(jobs: int, fetches: list[Callable[[], int]], on_fetched: Callable[
                 "The pull was interrupted; what has come is kept.", fix="the same command fetches what is missing"
             ) from None
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.files import replacing, write_atomic, writing
-from reinforce.sources.location import file_system, is_remote
+from reinforce.sources.location import is_remote
+from reinforce.sources.retry import TRIES, retried
+from reinforce.sources.server import file_system
 
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
@@ -80,7 +82,7 @@ class UrlTarget:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.fs, self.base = file_system(self.url)
+        self.fs, self.base = file_system(self.url, tries=TRIES)
 
     def put(self, path: str, content: bytes) -> None:
         self._tried(lambda: self.fs.pipe_file(f"{self.base}/{path}", content))
@@ -90,12 +92,15 @@ class UrlTarget:
 
     def _tried(self, call: Any) -> None:
         try:
-            call()
+            if "s3" in self.fs.protocol:
+                call()  # its client tries each request again: of a large file, one part is a request
+            else:
+                retried(call, self.url)
         except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
             raise StoreError(
                 f"{self.url} cannot be written.",
                 found=first_line(error),
-                cause="missing credentials or permissions, or no such bucket",
+                cause="missing credentials or permissions, no such bucket, or a server that does not answer",
                 fix="set the credentials that the client of this protocol reads, and run the same command again",
             ) from None
 

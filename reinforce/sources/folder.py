@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from reinforce.errors import SourceError
-from reinforce.sources.location import file_system, is_remote, opened
+from reinforce.sources.location import is_remote, opened
+from reinforce.sources.retry import retried
+from reinforce.sources.server import file_system
 from reinforce.sources.source import IMAGE_SUFFIXES, Source, check_index
 
 
@@ -134,7 +136,7 @@ def _unreadable(error: OSError) -> SourceError:
 def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
     fs, base = file_system(root)
     try:
-        listed = [str(p)[len(base) :].lstrip("/") for p in fs.find(base)]
+        listed = [str(p)[len(base) :].lstrip("/") for p in retried(lambda: fs.find(base), root)]
     except Exception as error:  # noqa: BLE001 - the client of each protocol raises its own errors
         raise SourceError(f"{root} cannot be listed.", found=f"{type(error).__name__}: {error}", fix="check --data") from None
     images = [p for p in listed if p.lower().endswith(IMAGE_SUFFIXES)]

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import fsspec
-
-from reinforce.errors import SourceError, first_line
+from reinforce.errors import SourceError
 from reinforce.files import replacing
+from reinforce.sources.retry import retried
+from reinforce.sources.server import file_info, file_range
 
 CHUNK_BYTES = 1 << 20
 """Bytes of a remote file that are fetched and kept together."""
-_TRIES = 4
 _VERSIONS = (
     "ETag", "etag", "blob_id", "sha", "Content-MD5", "Digest",
     "Last-Modified", "LastModified", "last_modified", "modified", "modify", "mtime", "created",
@@ -41,21 +38,6 @@ def cache_root() -> Path:
     """The folder in which remote files and indexes are kept: `$REINFORCE_CACHE`, or `reinforce` in the user's cache folder."""
     given = os.environ.get("REINFORCE_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reinforce"
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path of the URL in that file system.
-
-    Raises:
-        SourceError: no such protocol, or the package for it is not installed.
-    """
-    try:
-        system_and_path: tuple[Any, str] = fsspec.core.url_to_fs(url)
-        return system_and_path
-    except (ValueError, ImportError) as error:
-        protocol = url.partition("://")[0]
-        package = {"s3": "pip install 'reinforce[s3]'"}.get(protocol, "install the package that it names")
-        raise SourceError(f"{protocol}:// cannot be opened.", found=str(error), fix=package) from None
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ class File:
             if not is_remote(location):
                 about = os.stat(location)
                 return cls(location, about.st_size, str(about.st_mtime_ns))
-            info = retried(lambda: _info(location))
+            info = retried(lambda: file_info(location), location)
         except OSError as error:
             raise unreadable(location, error) from None
         if not isinstance(info.get("size"), int):
@@ -124,7 +106,7 @@ class File:
             whole.parent.mkdir(parents=True, exist_ok=True)
             with replacing(whole, shared=True) as temporary, open(temporary, "wb") as file:
                 file.writelines(
-                    retried(lambda at=at: _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size)))
+                    _range(self.location, at, min(at + 16 * CHUNK_BYTES, self.size))
                     for at in range(0, self.size, 16 * CHUNK_BYTES)
                 )
         return whole
@@ -152,9 +134,7 @@ class File:
 
     def _fetch(self, folder: Path, first: int, stop: int) -> list[bytes]:
         begin, end = first * CHUNK_BYTES, min(stop * CHUNK_BYTES, self.size)
-        content = retried(lambda: _range(self.location, begin, end))
-        if len(content) != end - begin:
-            raise OSError(f"{len(content)} bytes came for bytes {begin} to {end}: the server ignores range requests")
+        content = _range(self.location, begin, end)
         parts = []
         for number in range(first, stop):
             at = number * CHUNK_BYTES - begin
@@ -170,42 +150,38 @@ def opened(location: str) -> File:
     return File.open(location)
 
 
+def exists(location: str) -> bool:
+    """Whether a file is there; one that must not be read counts as absent, since S3 answers so for files that are absent.
+
+    Raises:
+        SourceError: a server that does not answer, or fails.
+    """
+    try:
+        if not is_remote(location):
+            return os.path.exists(location)
+        retried(lambda: file_info(location), location)
+    except (FileNotFoundError, PermissionError):
+        return False
+    except OSError as error:
+        raise unreadable(location, error) from None
+    return True
+
+
 def unreadable(location: str, error: OSError) -> SourceError:
     """The error for a location that cannot be read."""
     remote = is_remote(location)
-    # If a server does not have the file (404), the message of the client only repeats the URL, so it is not shown.
     absent = isinstance(error, FileNotFoundError)
     return SourceError(
         f"{location} cannot be read.",
-        found="no such file, or no answer" if remote and absent else error.strerror or error,
+        found="no such file" if remote and absent else error.strerror or error,
         expected="a server that answers, and permission to read the file" if remote else "a file that is there",
         cause="a wrong address, no network, or missing credentials" if remote else "a wrong path",
         fix="check the address, and the credentials that the client of its protocol reads" if remote else "check the path",
     )
 
 
-def _info(url: str) -> dict[str, Any]:
-    fs, path = file_system(url)
-    return dict(fs.info(path))
-
-
 def _range(url: str, begin: int, end: int) -> bytes:
-    fs, path = file_system(url)
-    return bytes(fs.cat_file(path, start=begin, end=end))
-
-
-def retried(call: Any) -> Any:
-    """The result of a call to a server; up to 4 tries, except for errors that a new try does not change."""
-    for attempt in range(_TRIES):
-        try:
-            return call()
-        except (FileNotFoundError, PermissionError, SourceError):
-            raise
-        except Exception as error:  # noqa: BLE001 - the client of each protocol raises its own errors
-            if attempt == _TRIES - 1:
-                raise OSError(first_line(error)) from None
-            time.sleep(0.1 * 4**attempt)
-    raise AssertionError
+    return retried(lambda: file_range(url, begin, end), url)
 
 
 def pieces(location: str, size: int) -> Iterator[bytes]:
@@ -226,14 +202,11 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
             while piece := file.read(step):
                 yield piece
         return
-    if retried(lambda: _info(location)).get("size") not in (None, size):
-        raise OSError(f"{_info(location)['size']} bytes, expected {size}")
+    found = retried(lambda: file_info(location), location).get("size")
+    if found not in (None, size):
+        raise OSError(f"{found} bytes, expected {size}")
     for begin in range(0, size, step):
-        end = min(begin + step, size)
-        piece = retried(lambda begin=begin, end=end: _range(location, begin, end))
-        if len(piece) != end - begin:
-            raise OSError(f"{len(piece)} bytes came for bytes {begin} to {end}: the server ignores range requests")
-        yield piece
+        yield _range(location, begin, min(begin + step, size))
 
 
 def _kept_length(path: Path) -> int:

@@ -19,8 +19,9 @@ from pathlib import Path
 from reinforce.errors import SourceError
 from reinforce.sources.arrays import Arrays
 from reinforce.sources.folder import ImageFolder
-from reinforce.sources.location import file_system, is_remote
+from reinforce.sources.location import is_remote
 from reinforce.sources.parquet import Parquet
+from reinforce.sources.server import file_system
 from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
 from reinforce.sources.torchvision_set import TorchvisionSet

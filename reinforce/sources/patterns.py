@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+from functools import partial
 
 from braceexpand import braceexpand
 
 from reinforce.errors import SourceError
-from reinforce.sources.location import file_system, is_remote, retried, unreadable
+from reinforce.sources.location import is_remote, unreadable
+from reinforce.sources.retry import retried
+from reinforce.sources.server import file_system
 
 MAX_EXPANDED = 1_000_000
 """Most names to which a pattern may expand."""
@@ -25,7 +28,7 @@ def expand(pattern: str) -> list[str]:
             found.append(each)
         elif is_remote(each):
             try:
-                found += sorted(retried(lambda each=each: _glob(each)))
+                found += sorted(retried(partial(_glob, each), each))
             except OSError as error:
                 raise unreadable(each, error) from None
         else:

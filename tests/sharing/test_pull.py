@@ -70,7 +70,7 @@ def test_the_servers_that_people_have(server: str, whole: Path, published: Path,
 def test_a_pull_that_broke_off_goes_on_where_it_was(
     published: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
+    monkeypatch.setattr("reinforce.sources.retry.TRIES", 1)
     out = tmp_path / "back"
     with serve_http(published) as served:
         bundles = sum(len(c) for p, c in content(published).items() if p.endswith(".zip"))

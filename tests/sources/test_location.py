@@ -134,7 +134,7 @@ def test_a_pattern_that_a_server_does_not_answer_is_said(monkeypatch: pytest.Mon
         raise RuntimeError("no credentials")  # each client raises errors of its own
 
     monkeypatch.setattr("reinforce.sources.patterns._glob", refusing)
-    monkeypatch.setattr("reinforce.sources.location._TRIES", 1)
+    monkeypatch.setattr("reinforce.sources.retry.TRIES", 1)
     with pytest.raises(SourceError, match=r"(?s)a/\*.tar cannot be read.*no credentials"):
         open_source("s3://bucket/a/*.tar")
 
