@@ -139,6 +139,21 @@ def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), length
 
 
+def read_small(path: Path, most: int = 1 << 20) -> bytes:
+    """The content of a plain file of at most `most` bytes, such as settings.
+
+    Raises:
+        OSError: it cannot be read, is longer, or is a device or a pipe, whose reading may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no plain file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"{path} has more than {most} bytes")
+    return content
+
+
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with open(path, "rb") as file:
