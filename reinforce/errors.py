@@ -2,6 +2,7 @@
 
 ReinforceError            exit code 1: a check failed or the data is bad
 |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; finished work is saved
+|-- OutOfMemoryError      there is too little memory for what was being made
 |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
 |   `-- SettingsError     an existing output was made with another setting
 `-- DataError
@@ -24,6 +25,7 @@ __all__ = [
     "ImageError",
     "Interrupted",
     "LabelError",
+    "OutOfMemoryError",
     "ReinforceError",
     "ReplayError",
     "SettingsError",
@@ -78,6 +80,10 @@ class Interrupted(ReinforceError):  # noqa: N818 - an interruption is not an err
     """The user or the machine asked the process to stop; its state was saved."""
 
     exit_code = 130
+
+
+class OutOfMemoryError(ReinforceError):
+    """There is too little memory for what was being made."""
 
 
 class UsageError(ReinforceError):
