@@ -55,12 +55,10 @@ def fitting(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except StoreError:
-        raise
-    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (StoreError, OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"{path} is no checkpoint of a training run.",
-            found=first_line(error),
+            found=str(error).splitlines()[1].strip() if isinstance(error, StoreError) else first_line(error),
             expected="a file that `reinforce train` wrote",
             fix="train again into another --out",
         ) from None
