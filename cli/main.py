@@ -32,7 +32,7 @@ from reinforce.cli import list as listing
 from reinforce.cli.lazy import SETTINGS, add_command
 from reinforce.cli.renamed import renamed
 from reinforce.errors import ReinforceError
-from reinforce.memory import keep_freed_memory
+from reinforce.memory import keep_freed_memory, out_of_memory
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
 
@@ -101,6 +101,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's, which says nothing: Ctrl-C before a command's own handling of it began
+            print("\ninterrupted; nothing was running yet that would have to be saved", file=sys.stderr)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        shortage = out_of_memory(error)
+        if shortage is None:
+            raise
+        print(f"error: {shortage}", file=sys.stderr)
+        sys.exit(shortage.exit_code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 ReinforceError            exit code 1: a check failed or the data is bad
 |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; finished work is saved
+|-- OutOfMemoryError      there is too little memory for what was being made
 |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
 |   `-- SettingsError     an existing output was made with another setting
 |-- WorkerError           worker processes cannot be started, or do not answer
@@ -18,6 +19,8 @@ ReinforceError            exit code 1: a check failed or the data is bad
 
 from __future__ import annotations
 
+import reprlib
+
 __all__ = [
     "BusyError",
     "DataError",
@@ -25,6 +28,7 @@ __all__ = [
     "ImageError",
     "Interrupted",
     "LabelError",
+    "OutOfMemoryError",
     "ReinforceError",
     "ReplayError",
     "SettingsError",
@@ -82,6 +86,10 @@ class Interrupted(ReinforceError):  # noqa: N818 - an interruption is not an err
     exit_code = 130
 
 
+class OutOfMemoryError(ReinforceError):
+    """There is too little memory for what was being made."""
+
+
 class UsageError(ReinforceError):
     """The command line or an argument is wrong."""
 
@@ -132,6 +140,37 @@ class ReplayError(DataError):
     """Replay differs from what was generated."""
 
 
-def first_line(error: Exception) -> str:
-    """An error in one line: its type and the first line of its text."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+LONGEST = 100
+"""Most characters that an error shows of a value or a text out of a file."""
+
+
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 3, LONGEST, 40, LONGEST
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 1024 else f"a number of {x.bit_length()} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return self.repr_str(x[:LONGEST], level)  # type: ignore[arg-type]
+
+    def repr_instance(self, x: object, level: int) -> str:
+        # Python's own repr goes through everything that a value holds: of these few kinds it is short.
+        return repr(x) if x is None or isinstance(x, (bool, float, complex, type)) else f"<{type(x).__name__}>"
+
+
+def shown(value: object) -> str:
+    """A value out of a file as an error shows it: about as `repr` does, in time and length that nothing in the file can raise.
+
+    `repr` of `t = (t, t)`, nested 60 deep, would never end, and of a list that is nested 200,000 deep would end the process.
+    """
+    text = _Shown().repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line: its type and the first line of its text, cut to a length that is read."""
+    line = next(iter(str(error)[: 8 * LONGEST].splitlines()), "")
+    line = line if len(line) <= 4 * LONGEST else f"{line[: 4 * LONGEST - 3]}..."
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -162,6 +162,18 @@ def read_at_most(path: str | Path, limit: int) -> bytes:
     return bytes(content)
 
 
+def read_small(path: Path, most: int = 1 << 20) -> bytes:
+    """The content of a plain file of at most `most` bytes, such as settings.
+
+    Raises:
+        OSError: it cannot be read, is longer, or is a device or a pipe, whose reading may never end.
+    """
+    content = read_at_most(path, most)
+    if len(content) > most:
+        raise OSError(f"{path} has more than {most} bytes")
+    return content
+
+
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with open(path, "rb") as file:

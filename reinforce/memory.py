@@ -1,9 +1,13 @@
-"""Memory: keep freed memory in this process instead of returning it to the kernel."""
+"""Memory: keep freed memory in this process instead of returning it to the kernel; say what was made when it was too little."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from reinforce.errors import OutOfMemoryError, first_line
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
@@ -42,3 +46,40 @@ def set_thresholds(mallopt: Mallopt, largest: int) -> int:
     # would stay at 128 kB, and every larger block would be returned to the kernel at once.
     kept = next((size for size in (largest, min(largest, _OLD_LIMIT)) if mallopt(_M_MMAP_THRESHOLD, size)), 0)
     return kept if kept and mallopt(_M_TRIM_THRESHOLD, _NEVER) else 0
+
+
+_OF_TORCH = ("can't allocate memory", "not enough memory", "out of memory")  # torch raises RuntimeErrors
+
+
+def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
+    """The error for the user if this one says that there is too little memory, else None; numpy and torch say how much."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OF_TORCH):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "reinforce" in frame.filename] or frames
+    where = f", in {ours[-1].name} of {ours[-1].filename.rpartition('/')[2]}" if ours else ""
+    return _shortage(f"{first_line(error)}{where}")
+
+
+@contextmanager
+def making(what: str, nbytes: int) -> Iterator[None]:
+    """While something large is made: a lack of memory is told with what it is, and how large.
+
+    Raises:
+        OutOfMemoryError: there is too little memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise _shortage(f"{what} needs {nbytes / 1e6:,.0f} MB") from error
+
+
+def _shortage(found: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "There is not enough memory.",
+        found=found,
+        cause="too many workers or too large batches for this machine, a limit of its, or a file that claims to be huge",
+        fix="fewer --workers, a lower --batch-size, or more memory; what is committed is kept",
+    )

@@ -32,7 +32,11 @@ def drawn() -> dict[str, str | None]:
 
 
 def defined() -> dict[str, type[object]]:
-    return {n: c for n, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__}
+    return {
+        n: c
+        for n, c in inspect.getmembers(errors, inspect.isclass)
+        if c.__module__ == errors.__name__ and issubclass(c, Exception)
+    }
 
 
 def test_the_drawn_tree_of_errors_is_the_defined_one() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from reinforce.memory import set_thresholds
+from reinforce.errors import OutOfMemoryError
+from reinforce.memory import out_of_memory, set_thresholds
+from reinforce.views.decode import decode
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +57,27 @@ def test_this_machines_library_answers_and_a_library_without_mallopt_is_left_alo
     code += "assert found == (1 << 24 if hasattr(ctypes.CDLL(None), 'mallopt') else 0);"
     code += "ctypes.CDLL = lambda name: object(); assert keep() == 0"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_lack_of_memory_is_told_with_its_size() -> None:
+    with pytest.raises(MemoryError) as of_numpy:
+        np.ones(1 << 52, np.uint8)
+    assert "Unable to allocate 4.00 PiB" in str(out_of_memory(of_numpy.value))
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 52, dtype=torch.uint8)
+    assert str(1 << 52) in str(out_of_memory(of_torch.value))
+    assert "in test_a_lack_of_memory_is_told_with_its_size of test_memory.py" in str(out_of_memory(of_torch.value))
+    assert out_of_memory(RuntimeError("another")) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_without_room_for_it_is_not_a_corrupt_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    sink = io.BytesIO()
+    Image.new("RGB", (1000, 500)).save(sink, kind)
+    monkeypatch.setattr("reinforce.views.decode.simplejpeg.decode_jpeg", full)
+    monkeypatch.setattr("reinforce.views.decode._to_rgb", full)
+    with pytest.raises(OutOfMemoryError, match="an image of 1000x500 pixels needs 2 MB"):
+        decode(sink.getvalue())

@@ -7,6 +7,8 @@ from a stranger.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from reinforce.errors import DataError
+from reinforce.errors import DataError, StoreError, first_line
 from reinforce.files import write_atomic
+from reinforce.teachers.safetensors_header import check_header
 
 _STATE_KEY, _WEIGHTS_KEY = "reinforce_checkpoint", "reinforce"
 _DTYPES = {str(d): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
@@ -34,16 +37,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is not a checkpoint, or damaged.
     """
-    try:
+    with fitting(path):
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_STATE_KEY])
             # Copies, because safetensors gives tensors in a memory map of the file, and the run will replace the file.
             state: dict[str, Any] = _join(tree, {name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
             return state
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """While a checkpoint is read, and what it holds is given to the objects of a run: other content is an error for the user.
+
+    Raises:
+        DataError: the file is not a checkpoint, is damaged, or is that of another kind of run.
+    """
+    try:
+        yield
+    except (StoreError, OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"{path} is no checkpoint of a training run.",
-            found=f"{type(error).__name__}: {error}",
+            found=str(error).splitlines()[1].strip() if isinstance(error, StoreError) else first_line(error),
             expected="a file that `reinforce train` wrote",
             fix="train again into another --out",
         ) from None

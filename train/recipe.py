@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from reinforce.errors import UsageError
+from reinforce.errors import UsageError, first_line
+from reinforce.files import read_small
 
 
 def _parts(value: object) -> object:
@@ -146,7 +147,10 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     if name in shipped_recipes():
         text = files("reinforce.train").joinpath("recipes", f"{name}.toml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_bytes()
+        try:
+            text = read_small(Path(name))
+        except OSError as error:
+            raise UsageError(f"Recipe {name} cannot be read.", found=error.strerror or str(error)) from None
     else:
         raise UsageError(
             f"There is no recipe {name!r}.", expected=", ".join(shipped_recipes()) + ", or the path of a TOML file"
@@ -154,8 +158,6 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     try:
         content = tomllib.loads(text.decode())
         return Recipe.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"Recipe {name} is no TOML.", found=str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
@@ -163,3 +165,5 @@ def load_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
             found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             expected=", ".join(Recipe.model_fields) if first["type"] == "extra_forbidden" else None,
         ) from None
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits, and of lists too deep
+        raise UsageError(f"Recipe {name} is no TOML.", found=first_line(error)) from None

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from reinforce.errors import DataError, Interrupted, SettingsError, UsageError
+from reinforce.errors import DataError, Interrupted, SettingsError, UsageError, shown
 from reinforce.replay.loader import check_batch_size
 from reinforce.store.probes import environment
-from reinforce.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from reinforce.train.checkpoint import fitting, load_checkpoint, save_checkpoint, save_weights
 from reinforce.train.config import TrainConfig
 from reinforce.train.epoch_plan import EpochPlan
 from reinforce.train.finite import learnt, no_longer_finite, not_finite
@@ -184,6 +184,10 @@ class Run:
         """
         if state is None:
             return Position()
+        with fitting(self.config.out / LAST):
+            return self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> Position:
         self.task.load_checkpoint_state(state["model"])
         if self.config.recipe.model_ema:
             self.task.load_checkpoint_state(state["ema"], ema=True)
@@ -235,9 +239,10 @@ def saved_state(config: TrainConfig, identity: dict[str, Any]) -> dict[str, Any]
         return None
     if not config.resume:
         raise UsageError(f"{config.out} already holds a run.", found=str(last), fix="--resume to continue it, or another --out")
-    state = _of_all_ranks(load_checkpoint(last))
-    _check_identity(state["identity"], identity, config)
-    return state
+    with fitting(last):
+        state = _of_all_ranks(load_checkpoint(last))
+        _check_identity(state["identity"], identity, config)
+        return state
 
 
 def _of_all_ranks(state: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def _check_identity(old: dict[str, Any], new: dict[str, Any], config: TrainConfi
         if old.get(key) != new[key]:
             raise SettingsError(
                 f"The run in {config.out} was made with another {key}.",
-                found=f"{key} = {old.get(key)!r} in the checkpoint, {new[key]!r} asked for",
+                found=f"{key} = {shown(old.get(key))} in the checkpoint, {shown(new[key])} asked for",
                 expected="the same settings, to continue to the bit",
                 fix="give the option its old value, or another --out",
             )

@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, first_line
 from reinforce.labels.codec import Codec
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.peer_pixels import cropped, pillow, pixels_of
-from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, check_views
 from reinforce.settings import Origin
 from reinforce.teachers.torch_file import read_torch
 from reinforce.views.layout import pixel_spec
 from reinforce.views.params import Field, Interpolation
 from reinforce.views.policy_text import parse_policy
 
+_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 BOX = (Field.CROP_TOP, Field.CROP_LEFT, Field.CROP_HEIGHT, Field.CROP_WIDTH)
 
 
@@ -128,17 +129,21 @@ def cut_boxes(coords: np.ndarray, width: int, height: int) -> np.ndarray:
 def _arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     found = read_torch(content)
     arrays = [_array(a) for a in found] if isinstance(found, (list, tuple)) and len(found) == 3 else []
-    if len(arrays) != 3 or any(a.dtype.kind not in "fiub" for a in arrays):
+    if len(arrays) != 3 or any(a.dtype.kind not in "fiub" or not a.ndim for a in arrays):
         raise bad_labels("a file that is not [coords, flip, label]")
     coords, flip, label = arrays
     if coords.ndim != 2 or coords.shape[1] != 4 or flip.shape != (len(coords),) or not len(coords) == len(label) > 0:
         raise bad_labels(f"coords {list(coords.shape)}, flip {list(flip.shape)}, label {list(label.shape)}")
     if label.ndim > 3 or (label.ndim == 3 and label.shape[1] != 2):
         raise bad_labels(f"label {list(label.shape)}")
+    check_views(len(label))
     return coords, flip.astype(bool), label
 
 
 def _array(value: object) -> np.ndarray:
-    if not isinstance(value, torch.Tensor):
-        return np.asarray(value)
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    try:
+        if not isinstance(value, torch.Tensor):
+            return np.asarray(value)
+        return (value.float() if value.is_floating_point() and value.dtype not in _OF_NUMPY else value).numpy()
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # lists of several lengths, kinds that numpy lacks
+        raise bad_labels(first_line(error)) from None

@@ -10,7 +10,7 @@ from reinforce.peers.fkd import FkdReader
 from reinforce.peers.fkd_writer import fkd_files, fkd_usage
 from reinforce.peers.ml_dr import MlDrReader
 from reinforce.peers.ml_dr_files import ml_dr_files
-from reinforce.peers.reader import Reader, ReadOptions
+from reinforce.peers.reader import Reader, ReadOptions, reading
 from reinforce.peers.relabel import RelabelReader
 from reinforce.peers.tinyvit import TinyVitReader
 from reinforce.store.label_store import LabelStore
@@ -33,7 +33,8 @@ def open_reader(format_: str, path: Path, given: ReadOptions) -> Reader:
     """
     if format_ not in READERS:
         raise UsageError(f"There is no format {format_!r} to import.", expected=", ".join(READERS))
-    return READERS[format_].open(path, given)
+    with reading():
+        return READERS[format_].open(path, given)
 
 
 def writer_of(format_: str) -> Writer:

@@ -21,7 +21,7 @@ from reinforce.errors import ImageError, StoreError
 from reinforce.files import Progress, check_output, replacing, writing
 from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
-from reinforce.peers.reader import Reader
+from reinforce.peers.reader import Reader, reading
 from reinforce.settings import Settings, SourceInfo, TeacherInfo
 from reinforce.sources.source import Source, check_outside, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
@@ -69,12 +69,14 @@ class _Work(NamedTuple):
         except ImageError as error:
             return _Done(Status.CORRUPT, error.what, digest, (0, 0), None, b"")
         try:
-            views = self.reader.parse(content, width, height)
+            with reading():
+                views = self.reader.parse(content, width, height)
         except StoreError as error:
             error.args = (f"{error.args[0]}\n  sample:       {self.source.keys[position]}",)
             raise
         number, rest = divmod(position, max(1, len(self.source) // SAMPLES))
-        compared = None if rest else compare(self.reader, content, number, encoded, image, views.params)
+        with reading():
+            compared = None if rest else compare(self.reader, content, number, encoded, image, views.params)
         return _Done(Status.OK, None, digest, (width, height), views.params, views.record, compared)
 
 

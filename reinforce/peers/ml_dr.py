@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, shown
 from reinforce.labels.topk import TopK
 from reinforce.peers.archive import archive_files
 from reinforce.peers.ml_dr_views import BOX, Layout, read
 from reinforce.peers.peer_pixels import ml_dr_view, pillow
-from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top
+from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels, check_boxes, check_top, check_views
 from reinforce.policy import Policy
 from reinforce.settings import Origin
 from reinforce.teachers.torch_file import read_torch
@@ -77,8 +77,8 @@ class MlDrReader(Reader):
             try:
                 for field, value in read(view["params"], self.layout, self.size, width, height).items():
                     row[column[field]] = value
-            except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
-                raise bad_labels(f"params {view.get('params')!r}"[:100] + f": {type(error).__name__}") from None
+            except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as error:
+                raise bad_labels(f"params {shown(view.get('params'))}: {type(error).__name__}") from None
         check_boxes(params[:, [column[f] for f in BOX]], width, height)
         pairs = _labels(views)
         ids, probs = check_top(np.array([p[1] for p in pairs]), np.array([p[0] for p in pairs], np.float64), self.num_classes)
@@ -94,7 +94,10 @@ def _sample(content: bytes) -> tuple[int, list[dict[str, Any]]]:
         raise bad_labels(f"{type(found).__name__}, not (index, views)")
     if not all(isinstance(v, dict) and isinstance(v.get("params"), (list, tuple)) for v in found[1]):
         raise bad_labels("views without params")
-    return int(found[0]), list(found[1])
+    if type(found[0]) is not int:
+        raise bad_labels(f"an index {shown(found[0])}")
+    check_views(len(found[1]))
+    return found[0], list(found[1])
 
 
 def _layout(view: dict[str, Any]) -> Layout:
@@ -106,7 +109,15 @@ def _layout(view: dict[str, Any]) -> Layout:
 
 def _labels(views: list[dict[str, Any]]) -> list[tuple[list[float], list[int]]]:
     pairs = [view.get("prob") for view in views]
-    k = len(pairs[0][0]) if isinstance(pairs[0], (tuple, list)) and len(pairs[0]) == 2 else 0
-    if not k or not all(isinstance(p, (tuple, list)) and len(p) == 2 and len(p[0]) == len(p[1]) == k for p in pairs):
-        raise bad_labels("probabilities and class ids of other lengths")
+    first = pairs[0]
+    k = len(first[0]) if isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[0], (tuple, list)) else 0
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not k or not all(map(_is_row, pair)):
+            raise bad_labels(f"probabilities and class ids {shown(pair)}")
+        if not len(pair[0]) == len(pair[1]) == k:
+            raise bad_labels("probabilities and class ids of other lengths")
     return pairs  # type: ignore[return-value]
+
+
+def _is_row(given: object) -> bool:
+    return isinstance(given, (tuple, list)) and all(type(number) in (int, float) for number in given)

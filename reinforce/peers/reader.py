@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -11,11 +12,16 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, first_line
 from reinforce.labels.codec import Codec
 from reinforce.labels.sparse import SparseLabel, SparseLabels
 from reinforce.policy import Policy
 from reinforce.settings import Origin
+
+MAX_VIEWS = 65535
+"""Most views of a sample, as `Settings` has them."""
+LARGEST_ID = 1 << 31
+"""Class ids above this are no class ids."""
 
 
 class PeerEntry(NamedTuple):
@@ -140,9 +146,13 @@ def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.
     """
     if ids.shape != probs.shape or ids.ndim != 2 or not ids.size:
         raise bad_labels(f"class ids {list(ids.shape)} and probabilities {list(probs.shape)}")
+    if ids.dtype.kind not in "fiu" or probs.dtype.kind not in "fiu":  # an id of more than 64 bits makes an array of objects
+        raise bad_labels("class ids or probabilities that are no numbers, or too large")
+    if not np.isfinite(ids).all() or not np.isfinite(probs).all() or np.abs(ids.astype(np.float64)).max() > LARGEST_ID:
+        raise bad_labels("NaN, infinity, or a class id of more digits than there are classes")
     whole, values = ids.astype(np.int64), probs.astype(np.float64)
-    if not np.isfinite(values).all() or not np.array_equal(whole, ids):
-        raise bad_labels("NaN, infinity, or a class id that is no whole number")
+    if not np.array_equal(whole, ids):
+        raise bad_labels("a class id that is no whole number")
     if whole.min() < 0 or whole.max() >= num_classes or values.min() < 0:
         raise bad_labels(f"class ids {whole.min()} to {whole.max()}, lowest probability {values.min():.3g}")
     if ids.shape[1] > 1 and not np.diff(np.sort(whole, axis=1), axis=1).all():
@@ -153,6 +163,29 @@ def check_top(ids: np.ndarray, probs: np.ndarray, num_classes: int) -> tuple[np.
     values /= np.maximum(sums, 1.0)[:, None]  # sums may exceed one where half floats were rounded up
     order = np.argsort(-values, axis=1, kind="stable")
     return np.take_along_axis(whole, order, axis=1), np.take_along_axis(values, order, axis=1).astype(np.float32)
+
+
+def check_views(count: int) -> None:
+    """Refuse more views of a sample than a store holds.
+
+    Raises:
+        StoreError: there are more, or none.
+    """
+    if not 1 <= count <= MAX_VIEWS:
+        raise bad_labels(f"{count} views of a sample, and at most {MAX_VIEWS} can be stored")
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """While files of unknown origin are read: what no reader has foreseen is told as damage, and never as a traceback.
+
+    Raises:
+        StoreError: something else than an error of ours was raised.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError) as error:
+        raise bad_labels(first_line(error)) from error
 
 
 def top_of(label: SparseLabel, k: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import torch
 from reinforce.errors import StoreError
 from reinforce.labels.label_map import MapCodec
 from reinforce.peers.archive import archive_files
-from reinforce.peers.reader import PeerEntry, PeerViews, Reader, ReadOptions, bad_labels
+from reinforce.peers.reader import LARGEST_ID, PeerEntry, PeerViews, Reader, ReadOptions, bad_labels
 from reinforce.settings import Origin
 from reinforce.teachers.torch_file import read_torch
 from reinforce.views.draw import draw
@@ -69,7 +69,9 @@ def _map(content: bytes) -> np.ndarray:
     found = read_torch(content)
     if not isinstance(found, torch.Tensor) or found.ndim != 4 or len(found) != 2 or not found.is_floating_point():
         raise bad_labels("a file that is not a tensor of scores and class ids")
+    if not 1 <= min(found.shape[1:]) <= max(found.shape[1:]) <= 255:  # before there are copies of it
+        raise bad_labels(f"a map {list(found.shape)}")
     values = found.double().numpy()
-    if not 1 <= min(values.shape[1:]) <= max(values.shape[1:]) <= 255 or not np.isfinite(values).all():
-        raise bad_labels(f"a map {list(values.shape)}, or one with NaN")
+    if not np.isfinite(values).all() or np.abs(values[1]).max() > LARGEST_ID:
+        raise bad_labels("a map with NaN, infinity, or class ids that are none")
     return values

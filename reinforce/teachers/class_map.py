@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reinforce.errors import TeacherError, UsageError
+from reinforce.errors import TeacherError, UsageError, shown
+from reinforce.files import read_small
 from reinforce.settings import TeacherInfo
+
+MAX_BYTES = 16 << 20
+"""Largest file of a class map that is read."""
 
 
 def check_classes(info: TeacherInfo, class_names: list[str]) -> None:
@@ -19,7 +23,7 @@ def check_classes(info: TeacherInfo, class_names: list[str]) -> None:
         if max(info.class_map) >= info.num_classes or min(info.class_map) < 0:
             raise TeacherError(
                 f"The class map names classes that {info.name} does not have.",
-                found=f"{min(info.class_map)} to {max(info.class_map)}",
+                found=f"{shown(min(info.class_map))} to {shown(max(info.class_map))}",
                 expected=f"0 to {info.num_classes - 1}",
             )
     elif class_names and info.num_classes != len(class_names):
@@ -48,10 +52,11 @@ def read_class_map(class_map: str | None, class_names: list[str]) -> list[int] |
     if class_map == "auto":
         return _imagenet_classes(class_names)
     try:
-        indices = json.loads(Path(class_map).read_bytes())
-    except (OSError, ValueError) as error:
+        indices = json.loads(read_small(Path(class_map), MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        found = "lists too deep inside of each other" if isinstance(error, RecursionError) else str(error)
         raise UsageError(
-            f"The class map {class_map} cannot be read.", found=str(error), expected="a JSON list of numbers, or auto"
+            f"The class map {class_map} cannot be read.", found=found, expected="a JSON list of numbers, or auto"
         ) from None
     if not isinstance(indices, list) or not all(type(i) is int for i in indices) or len(indices) != len(class_names):
         raise UsageError(
@@ -75,7 +80,7 @@ def _imagenet_classes(class_names: list[str]) -> list[int]:
     if unknown:
         raise UsageError(
             "--class-map auto does not know all class folders.",
-            found=f"{len(unknown)} of {len(class_names)}, such as {unknown[0]!r}",
+            found=f"{len(unknown)} of {len(class_names)}, such as {shown(unknown[0])}",
             expected="folders named by the WordNet ids of ImageNet-1k, such as n01440764",
             fix="--class-map FILE.json with the teacher's class of each folder, in sorted order",
         )

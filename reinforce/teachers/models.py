@@ -15,9 +15,10 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from reinforce.errors import StoreError, TeacherError, UsageError, first_line
+from reinforce.errors import StoreError, TeacherError, UsageError, first_line, shown
 from reinforce.settings import Scalar
 from reinforce.silence import no_log
+from reinforce.teachers.safetensors_header import check_header
 from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.torch_file import read_torch
 
@@ -167,6 +168,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_header(path)
             content: Any = load_file(path)
         else:
             content = read_torch(path)
@@ -209,7 +211,7 @@ def _load(model: nn.Module, state: dict[str, torch.Tensor], path: Path | None, o
     ]
     if missing or extra or shapes:
         parts = [f"{len(missing)} missing ({missing[0]}, ...)"] if missing else []
-        parts += [f"{len(extra)} unknown ({extra[0]}, ...)"] if extra else []
+        parts += [f"{len(extra)} unknown ({shown(extra[0])[1:-1]}, ...)"] if extra else []
         parts += [f"{len(shapes)} of another shape ({shapes[0]})"] if shapes else []
         raise TeacherError(
             f"The weights in {path} do not fit the model.",

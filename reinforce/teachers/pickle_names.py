@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, shown
 
 _NUMPY_KINDS = "fiub"
+_MOST_DIMENSIONS = 8
+_MOST_PARTS, _LONGEST_PATH = 64, 4096
 
 
 class Name(NamedTuple):
@@ -45,8 +47,8 @@ class Dtype:
 
     def __init__(self, text: object) -> None:
         self.dtype = np.dtype(text) if isinstance(text, str) and len(text) <= 3 else np.dtype(object)
-        if self.dtype.kind not in _NUMPY_KINDS:
-            raise refused(f"a dtype {text!r}")
+        if self.dtype.kind not in _NUMPY_KINDS or self.dtype.itemsize > 8:  # a long double is another number elsewhere
+            raise refused(f"a dtype {shown(text)}")
 
 
 class Array:
@@ -86,7 +88,7 @@ def _tensor(
 
 def _without_bits(bits: object) -> None:
     if bits:  # numbers that torch would still conjugate or negate
-        raise refused(f"a tensor that stands for others: {bits!r}"[:80])
+        raise refused(f"a tensor that stands for others: {shown(bits)}")
 
 
 def _tensor_of_bytes(
@@ -102,7 +104,7 @@ def _tensor_of_bytes(
 ) -> Any:
     _without_bits(bits)
     if not isinstance(dtype, Name) or dtype.module != "torch":
-        raise refused(f"a tensor of {dtype!r}"[:80])
+        raise refused(f"a tensor of {shown(dtype)}")
     return _checked_tensor(tensors, storage, offset, size, stride, dtype.name)
 
 
@@ -111,7 +113,8 @@ def _checked_tensor(
 ) -> Any:
     if tensors is None or not hasattr(storage, "__len__") or isinstance(storage, (str, bytes, list, tuple, dict)):
         raise refused("a tensor of something else")
-    if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)) or len(size) != len(stride) or len(size) > 8:
+    whole = all(type(part) is tuple and len(part) <= _MOST_DIMENSIONS for part in (size, stride)) and len(size) == len(stride)
+    if not whole or not all(type(n) is int and 0 <= n < 1 << 62 for n in (offset, *size, *stride)):
         raise refused("a tensor of something else")
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset
     if last >= max(len(storage), 1) or math.prod(size) > len(storage):
@@ -125,19 +128,45 @@ def _scalar(tensors: Tensors | None, dtype: Dtype, content: bytes) -> int | floa
 
 
 def _encode(tensors: Tensors | None, text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise refused(f"an encoding {encoding!r}")
+    if not isinstance(text, str) or not isinstance(encoding, str) or encoding not in ("latin1", "latin-1"):
+        raise refused(f"an encoding {shown(encoding)} of {shown(text)}")
     return text.encode("latin1")
 
 
 def _array(tensors: Tensors | None, kind: Name, shape: object, code: object) -> Array:
-    if kind != Name("numpy", "ndarray"):
-        raise refused(f"an array {kind}")
+    if not isinstance(kind, Name) or kind != Name("numpy", "ndarray"):
+        raise refused(f"an array {shown(kind)}")
     return Array()
 
 
 def _path(tensors: Tensors | None, *parts: str) -> str:
+    if not all(isinstance(part, str) for part in parts) or sum(map(len, parts)) > _LONGEST_PATH:
+        raise refused(f"a path {shown(parts)}")
     return "/".join(parts)
+
+
+def _size(tensors: Tensors | None, sizes: object) -> tuple[int, ...]:
+    if not isinstance(sizes, (list, tuple)) or len(sizes) > _MOST_PARTS or not all(type(n) is int for n in sizes):
+        raise refused(f"a size {shown(sizes)}")
+    return tuple(sizes)
+
+
+def _device(tensors: Tensors | None, kind: object, index: object = None) -> str:
+    if not isinstance(kind, str) or len(kind) > _MOST_PARTS or not (index is None or type(index) is int):
+        raise refused(f"a device {shown(kind)}")
+    return kind if index is None else f"{kind}:{index}"
+
+
+def called(name: object, tensors: Tensors | None, arguments: object) -> Any:
+    """What a call of a name makes of its arguments.
+
+    Raises:
+        StoreError: the name or what it is called with is refused.
+    """
+    if not isinstance(name, Name) or name not in CALLS or type(arguments) is not tuple or len(arguments) > _MOST_PARTS:
+        of = f"{name.module}.{name.name}" if isinstance(name, Name) else type(name).__name__
+        raise refused(f"a call of {of}")
+    return CALLS[name](tensors, *arguments)
 
 
 CALLS: dict[Name, Callable[..., Any]] = {
@@ -146,8 +175,8 @@ CALLS: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_tensor_v3"): _tensor_of_bytes,
     Name("torch._utils", "_rebuild_parameter"): lambda tensors, data, *rest: data,
     Name("torch._utils", "_rebuild_parameter_with_state"): lambda tensors, data, *rest: data,
-    Name("torch", "Size"): lambda tensors, sizes: tuple(sizes),
-    Name("torch", "device"): lambda tensors, kind, *index: ":".join(map(str, (kind, *index))),
+    Name("torch", "Size"): _size,
+    Name("torch", "device"): _device,
     Name("collections", "OrderedDict"): lambda tensors: {},
     Name("argparse", "Namespace"): lambda tensors: Fields(),
     Name("pathlib", "PosixPath"): _path,

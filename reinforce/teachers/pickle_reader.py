@@ -13,35 +13,40 @@ from typing import Any
 
 import numpy as np
 
-from reinforce.errors import StoreError
-from reinforce.teachers.pickle_names import CALLS, KNOWN, STORAGES, Array, Dtype, Fields, Name, Tensors, refused
+from reinforce.errors import StoreError, first_line, shown
+from reinforce.teachers.pickle_bounds import check_bounds, most_bytes
+from reinforce.teachers.pickle_names import KNOWN, STORAGES, Array, Dtype, Fields, Name, Tensors, called, refused
 
-MAX_OPCODES = 20_000_000
+MAX_OPCODES = 2_000_000
 _MARK = object()
+_KEYS = (str, bytes, int, float)  # and None
 
 
-def read_pickle(content: bytes, tensors: Tensors | None = None) -> Any:
+def read_pickle(content: bytes, tensors: Tensors | None = None, most: int | None = None) -> Any:
     """The data of a pickle: numbers, text, bytes, lists, tuples, dicts, numpy arrays, and tensors.
 
     Args:
         content: The pickle, protocol 2 to 5.
         tensors: Makes tensors; None: a pickle with tensors is refused.
+        most: Most bytes of text and numbers, each counted as often as it is named; None: what suits the pickle's length.
 
     Raises:
-        StoreError: the pickle is damaged, or has anything else in it.
+        StoreError: the pickle is damaged, has anything else in it, or holds more than `pickle_bounds.py` allows.
     """
-    return read_first_pickle(content, 0, tensors)[0]
+    return read_first_pickle(content, 0, tensors, most)[0]
 
 
-def read_first_pickle(content: bytes, at: int, tensors: Tensors | None = None) -> tuple[Any, int]:
+def read_first_pickle(content: bytes, at: int, tensors: Tensors | None = None, most: int | None = None) -> tuple[Any, int]:
     """The data of the pickle that begins at byte `at`, and where it ends; other pickles may follow it.
 
     Raises:
-        StoreError: the pickle is damaged, or has anything else in it.
+        StoreError: the pickle is damaged, has anything else in it, or holds more than `pickle_bounds.py` allows.
     """
     machine = _Machine(content, at, tensors)
     try:
-        return machine.run(), machine.at
+        value = machine.run()
+        check_bounds(value, most_bytes(len(content)) if most is None else most)
+        return value, machine.at
     except StoreError:
         raise
     except (
@@ -53,9 +58,9 @@ def read_first_pickle(content: bytes, at: int, tensors: Tensors | None = None) -
         struct.error,
         UnicodeDecodeError,
         OverflowError,
-        MemoryError,
+        RuntimeError,  # torch's
     ) as error:
-        raise refused(f"{type(error).__name__}: {error}") from None
+        raise refused(first_line(error)) from None
 
 
 class _Machine:
@@ -63,6 +68,7 @@ class _Machine:
         self.content, self.at, self.tensors = content, at, tensors
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0  # bytes and entries that calls made of what was named to them
 
     def run(self) -> Any:
         steps, table, content = 0, _OPCODES, self.content
@@ -111,49 +117,71 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is not dict or len(values) % 2:
             raise refused("an entry of what is no dict")
-        target.update(zip(values[::2], values[1::2], strict=True))
+        keys = values[::2]
+        if not all(key is None or isinstance(key, _KEYS) for key in keys):  # to hash a tuple goes through all that it holds
+            raise refused(f"a key {shown(next(k for k in keys if not (k is None or isinstance(k, _KEYS))))}")
+        target.update(zip(keys, values[1::2], strict=True))
 
     def reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, Name) or name not in CALLS or type(arguments) is not tuple:
-            shown = f"{name.module}.{name.name}" if isinstance(name, Name) else type(name).__name__
-            raise refused(f"a call of {shown}")
-        self.stack.append(CALLS[name](self.tensors, *arguments))
+        made = called(name, self.tensors, arguments)
+        if isinstance(made, bytes):
+            self.copy(len(made))
+        self.stack.append(made)
+
+    def copy(self, length: int) -> None:
+        self.copied += length
+        if self.copied > len(self.content):
+            raise refused("copies of more than the pickle holds")
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Dtype):
-            if not isinstance(state, tuple) or state[1] not in ("<", "|") or any(part is not None for part in state[2:5]):
-                raise refused(f"a dtype in state {state!r}"[:80])
+            plain = type(state) is tuple and len(state) > 4 and isinstance(state[1], str) and state[1] in ("<", "|")
+            if not plain or any(part is not None for part in state[2:5]):
+                raise refused(f"a dtype in state {shown(state)}")
         elif isinstance(target, Array):
-            _, shape, dtype, fortran, content = state
+            _, shape, dtype, fortran, content = _of_length(state, 5)
             if not isinstance(dtype, Dtype) or not isinstance(content, bytes) or fortran:
                 raise refused("an array that is not of plain numbers")
+            if type(shape) is not tuple or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 62 for n in shape):
+                raise refused(f"an array of shape {shown(shape)}")
             target.value = np.frombuffer(content, dtype.dtype).reshape(shape)
-        elif isinstance(target, Fields):
+        elif isinstance(target, Fields) and type(state) is dict:
+            self.copy(len(state))
             target.update(state)
         elif type(target) is not dict or type(state) is not dict:  # else attributes of an OrderedDict: torch's _metadata
             raise refused(f"a state for {type(target).__name__}")
 
     def persistent(self) -> None:
-        kind, name, key, _, count, *view = self.stack.pop()
-        if kind != "storage" or not isinstance(name, Name) or name.name not in STORAGES or self.tensors is None:
+        kind, name, key, _, count, *view = _of_length(self.stack.pop(), 5, 6)
+        if not isinstance(kind, str) or kind != "storage" or not isinstance(key, (str, int)) or self.tensors is None:
             raise refused("a persistent id that is no tensor's")
+        if not isinstance(name, Name) or name.name not in STORAGES:
+            raise refused("a storage of an unknown class")
         if type(count) is not int or not 0 <= count < 1 << 40:
-            raise refused(f"a storage of {count} numbers")
+            raise refused(f"a storage of {shown(count)} numbers")
         storage = self.tensors.storage(name.name, str(key), count)
         if any(view):  # torch 0.x: this storage is a part of another one
-            _, first, length = view[0]
+            _, first, length = _of_length(view[0], 3)
             if type(first) is not int or type(length) is not int or not 0 <= first <= first + length <= count:
-                raise refused(f"numbers {first} to {first} + {length} of {count}")
+                raise refused(f"numbers {shown(first)} to {shown(first)} + {shown(length)} of {count}")
             storage = storage[first : first + length]
         self.stack.append(storage)
 
 
+def _of_length(value: object, *lengths: int) -> tuple[Any, ...]:
+    if type(value) is not tuple or len(value) not in lengths:
+        raise refused(f"a state {shown(value)}")
+    return value
+
+
 def _name(machine: _Machine, module: object, name: object) -> None:
-    found = Name(str(module), str(name))
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise refused(f"the name {shown(name)}")
+    found = Name(module, name)
     if found not in KNOWN:
-        raise refused(f"the name {found.module}.{found.name}"[:100])
+        raise refused(f"the name {module[:50]}.{name[:50]}")
     machine.stack.append(found)
 
 

@@ -17,13 +17,16 @@ from typing import Any
 
 import torch
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, first_line, shown
+from reinforce.teachers.pickle_bounds import most_bytes
 from reinforce.teachers.pickle_names import STORAGES, refused
 from reinforce.teachers.pickle_reader import read_first_pickle, read_pickle
 
 MAX_PICKLE_BYTES = 64 << 20
 """Largest pickle that is read; the numbers of tensors are outside of it."""
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before 1.6
+MAX_DIRECTORY_BYTES = 16 << 20
+"""Largest directory of a zip that is read, about a hundred bytes for each of its members."""
 _LOCAL_HEADER = 30
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
 
@@ -48,7 +51,7 @@ def read_torch(source: bytes | Path) -> Any:
                 return _read_zip(file)
             return _read_pickles(file)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
-            raise refused(f"no file that torch.save wrote: {error}") from None
+            raise refused(f"no file that torch.save wrote: {first_line(error)}") from None
 
 
 class _Tensors:
@@ -75,9 +78,24 @@ class _Tensors:
         return numbers.as_strided(size, stride, int(numbers.storage_offset()) + offset)  # a storage may be a part of another
 
 
+class _Directory:
+    """A file of which zipfile reads at most `most` bytes at once: it makes an object of each name in its directory."""
+
+    def __init__(self, file: File) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.most, self._read = MAX_DIRECTORY_BYTES, file.read
+
+    def read(self, length: int = -1) -> bytes:
+        if length > self.most:
+            raise refused(f"a zip with a directory or a pickle of {length} bytes")
+        return self._read(self.most if length < 0 else length)
+
+
 def _read_zip(file: File) -> Any:
     end = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
+    directory = _Directory(file)
+    with zipfile.ZipFile(directory) as archive:
+        directory.most = MAX_PICKLE_BYTES
         members = {m.filename: m for m in archive.infolist()}
         for member in members.values():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
@@ -88,7 +106,8 @@ def _read_zip(file: File) -> Any:
         if len(data) != 1 or members[data[0]].file_size > MAX_PICKLE_BYTES:
             raise refused(f"{len(data)} files data.pkl, or one too large")
         prefix = data[0].removesuffix("data.pkl")
-        if (order := f"{prefix}byteorder") in members and archive.read(order) != b"little":
+        order = members.get(f"{prefix}byteorder")
+        if order is not None and (order.file_size != len(b"little") or archive.read(order) != b"little"):
             raise refused("numbers in another byte order")
 
         def read(key: str, length: int) -> torch.Tensor:
@@ -103,7 +122,7 @@ def _read_zip(file: File) -> Any:
                 raise refused(f"storage {key} is damaged")
             return found[:length]
 
-        return read_pickle(archive.read(data[0]), _Tensors(read))
+        return read_pickle(archive.read(data[0]), _Tensors(read), most_bytes(end))
 
 
 def _read_pickles(file: File) -> Any:
@@ -118,7 +137,8 @@ def _read_pickles(file: File) -> Any:
         machine, at = read_first_pickle(head, at)
     except StoreError:
         raise refused("no file that torch.save wrote") from None
-    if magic != _MAGIC or protocol != _PROTOCOL or not isinstance(machine, dict) or not machine.get("little_endian"):
+    known = type(magic) is int and magic == _MAGIC and type(protocol) is int and protocol == _PROTOCOL
+    if not known or not isinstance(machine, dict) or not machine.get("little_endian"):
         raise refused("no file that torch.save wrote")
     lengths: dict[str, int] = {}
 
@@ -127,11 +147,13 @@ def _read_pickles(file: File) -> Any:
         return torch.empty(length, dtype=torch.uint8, device="meta")
 
     # The numbers come behind the data: a first reading tells which there are and how long, a second one has them.
-    _, after = read_first_pickle(head, at, _Tensors(empty))
-    keys, begin = read_first_pickle(head, after)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(lengths):
-        raise refused("storages that are not those of the data")
     end = file.seek(0, os.SEEK_END)
+    _, after = read_first_pickle(head, at, _Tensors(empty), most_bytes(end))
+    keys, begin = read_first_pickle(head, after)
+    if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+        raise refused(f"keys of storages {shown(keys)}")
+    if sorted(map(str, keys)) != sorted(lengths):
+        raise refused("storages that are not those of the data")
     if sum(lengths.values()) > end:
         raise refused("storages past the end of the file")
     file.seek(begin)
@@ -141,7 +163,7 @@ def _read_pickles(file: File) -> Any:
         counts[key] = struct.unpack("<q", file.read(8))[0]
         content[key] = _filled(file, lengths[key])
     tensors = _Tensors(lambda key, length: content[key])
-    found = read_first_pickle(head, at, tensors)[0]
+    found = read_first_pickle(head, at, tensors, most_bytes(end))[0]
     for key, count in counts.items():
         if count != tensors.counts[key]:
             raise refused(f"storage {key} of {count} numbers, and {tensors.counts[key]} in the data")

@@ -12,7 +12,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from reinforce.errors import ImageError
+from reinforce.errors import ImageError, OutOfMemoryError
+from reinforce.memory import making
 from reinforce.silence import no_warnings
 
 MAX_PIXELS = 178_956_970
@@ -41,7 +42,8 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
         _check_size(width, height)
         if colorspace not in ("Gray", "YCbCr", "RGB"):
             return None  # CMYK and YCCK: Pillow knows Adobe's inverted inks
-        pixels: np.ndarray | None = simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
+        with making(f"an image of {width}x{height} pixels", 3 * width * height):
+            pixels: np.ndarray | None = simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
         return pixels
     except ValueError:
         # simplejpeg refuses what libjpeg only warns of; Pillow, on the same library, tells the harmless from the truncated.
@@ -53,8 +55,13 @@ def _decode_any(encoded: bytes) -> np.ndarray:
         # Nothing that Pillow warns of is news: the size is checked below, EXIF is not read.
         with no_warnings(), Image.open(io.BytesIO(encoded)) as image:
             _check_size(*image.size)
-            return _to_rgb(image)
-    except ImageError:
+            with making(f"an image of {image.width}x{image.height} pixels", 3 * image.width * image.height):
+                return _to_rgb(image)
+    except (
+        ImageError,
+        MemoryError,
+        OutOfMemoryError,
+    ):  # too little memory says nothing of the image: it must not be stored as corrupt
         raise
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise almost anything on hostile bytes
         reason = str(error).split("<_io")[0].strip() or type(error).__name__

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reinforce.errors import UsageError
+from reinforce.errors import UsageError, first_line, shown
+from reinforce.files import read_small
 from reinforce.policy import CUSTOM, DEFAULT, PRESETS, Policy
 
 
@@ -26,18 +27,18 @@ def read_policy(text: str) -> Policy:
     if not text.endswith(".toml"):
         return parse_policy(text)
     try:
-        content = tomllib.loads(Path(text).read_bytes().decode())
+        content = tomllib.loads(read_small(Path(text)).decode())
     except OSError as error:
-        raise UsageError(f"There is no policy file {text}.", found=error.strerror, fix="check --policy") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"Policy file {text} is no TOML.", found=str(error)) from None
+        raise UsageError(f"There is no policy file {text}.", found=error.strerror or str(error), fix="check --policy") from None
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits, and of lists too deep
+        raise UsageError(f"Policy file {text} is no TOML.", found=first_line(error)) from None
     preset = content.pop("preset", "rrc")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"Policy file {text} starts from no known preset.", found=preset, expected=", ".join(PRESETS))
+        raise UsageError(f"Policy file {text} starts from no known preset.", found=shown(preset), expected=", ".join(PRESETS))
     unknown = [key for key in content if key == "name" or key not in Policy.model_fields]
     if unknown:
         options = ", ".join(k for k in Policy.model_fields if k != "name")
-        raise UsageError(f"Policy file {text} has no option {unknown[0]!r}.", expected=f"preset, {options}")
+        raise UsageError(f"Policy file {text} has no option {shown(unknown[0])}.", expected=f"preset, {options}")
     return make_policy({**_applying(preset, content), "name": CUSTOM}, text)
 
 

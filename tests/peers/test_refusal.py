@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from reinforce.errors import StoreError
+from reinforce.peers.reader import reading
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.store import Store
 from tests.conftest import Cli
-from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr
+from tests.peers.label_files import GOOD, add, dense, saved, write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +62,12 @@ def ml_dr(tmp_path: Path, views: object, index: object = 0) -> Path:
         ({**GOOD, "prob": ([0.9, 0.9], [1, 0])}, "sum to 1.8"),
         ({**GOOD, "prob": ([0.5, -0.1], [1, 0])}, "lowest probability -0.1"),
         ({**GOOD, "prob": ([0.5], [1, 0])}, "other lengths"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, 2**70])}, "no numbers, or too large"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, 2**40])}, "more digits than there are classes"),
+        ({**GOOD, "prob": ([0.5, 0.2], [1, 0.5])}, "no whole number"),
+        ({**GOOD, "prob": ([0.5, [0.2]], [1, 0])}, "probabilities and class ids"),
+        ({**GOOD, "prob": torch.zeros(2)}, "probabilities and class ids"),
+        ({**GOOD, "params": [torch.zeros(3, 4), False]}, "params .*: RuntimeError|params .*: ValueError"),
         ({"params": [(0, 0, 9, 9), False, [(14, 0.1), (0, 0.0)], None], "prob": GOOD["prob"]}, "Labels of a view are damaged"),
         ({"params": [(0, 0, 9, 9), False, [(1, float("inf")), (0, 0.0)], None], "prob": GOOD["prob"]}, "are damaged"),
     ],
@@ -195,3 +203,47 @@ def test_hostile_archives_are_refused(images: Path, tmp_path: Path, cli: Cli) ->
     (tmp_path / "folder").mkdir()
     (tmp_path / "0.pth.tar").rename(tmp_path / "folder" / "0.pth.tar")
     refused(tmp_path / "folder", "a link")
+
+
+@pytest.mark.parametrize("index", ["0", None, 2.0, torch.zeros(2), [0]])
+def test_an_index_that_is_no_integer_is_refused(index: Any, images: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "0.pth.tar").write_bytes(saved((index, [GOOD])))
+    code, _, err = cli(
+        "import", "imagenet-plus", tmp_path / "files", "--data", images, "--workers", 0, "--out", tmp_path / "out"
+    )
+    assert (code, "an index" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ([torch.zeros(2, 4), torch.zeros(2), [1, [2]]], "damaged"),
+        ([torch.zeros(2, 4), torch.zeros(2), [1, 2**70]], "not \\[coords, flip, label\\]"),
+        ([torch.zeros(2, 4), torch.zeros(2), torch.tensor(1)], "not \\[coords, flip, label\\]"),
+        ([torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.complex64)], "not \\[coords, flip, label\\]"),
+        ([torch.zeros(70000, 4), torch.zeros(70000), torch.zeros(70000)], "70000 views of a sample"),
+    ],
+)
+def test_arrays_of_fkd_that_cannot_be_are_refused(value: Any, match: str, images: Path, tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "files" / "apple" / "000.tar"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(saved(value))
+    code, _, err = cli("import", "fkd", tmp_path / "files", "--data", images, "--workers", 0, "--out", tmp_path / "out")
+    assert code == 1
+    assert __import__("re").search(match, err), err
+
+
+def test_keys_that_are_no_text_are_refused(images: Path, tmp_path: Path, cli: Cli) -> None:
+    write_tinyvit(tmp_path / "files", ["apple/000", "apple/001"], epochs=1)
+    for path in (tmp_path / "files").rglob("*-keys.txt"):
+        path.write_bytes(path.read_bytes().replace(b"apple", b"\xff\xfe\xfd"))
+    code, _, err = cli("import", "tinyvit", tmp_path / "files", "--data", images, "--workers", 0, "--out", tmp_path / "out")
+    assert (code, "a key b'" in err) == (1, True), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_no_reader_has_foreseen_is_told_as_damage() -> None:
+    for error in (TypeError("x"), OverflowError("x"), IndexError("x"), RuntimeError("x")):
+        with pytest.raises(StoreError, match=f"{type(error).__name__}: x"), reading():
+            raise error
