@@ -57,7 +57,8 @@ def affordable(workers: int) -> int:
             why, fix = f"{_SHM} has {(shared or 0) // 1024} kB free", "in a container: `docker run --shm-size=1g`"
         else:
             why, fix = f"only {files} more files can be opened", "`ulimit -n 4096`"
-        warnings.warn(f"{fits or 'no'} worker processes instead of {workers}: {why} ({fix})", UserWarning, stacklevel=1)
+        many = "worker process" if fits == 1 else "worker processes"
+        warnings.warn(f"{fits or 'no'} {many} instead of {workers}: {why} ({fix})", UserWarning, stacklevel=1)
     return fits
 
 
