@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -178,6 +178,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(handle)  # the previous holder removed the file after we opened it and before we locked it: try again
     _held.add(path.resolve())
     try:
+        with suppress(PermissionError):  # a parent that may be passed and not read
+            _sync_folder(folder.resolve().parent)  # a new folder, too, is there after a power cut
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield

@@ -63,7 +63,8 @@ _ZARR: dict[str, tuple[Any, ...]] = {
         [_BYTES, {"name": "numcodecs.pickle"}], [_BYTES, {"name": "blosc", "configuration": {}}],
     ),
     "data_type": (
-        "uint8", "int8", "uint64", "float16", "complex128", "bool", "string", "r800000000", {"name": "numpy.datetime64"}, "object",
+        "uint8", "int8", "uint64", "float16", "complex128", "bool", "string", "r800000000", {"name": "numpy.datetime64"},
+        "object",
     ),
     "shape": ([], [0], [-1], [2**40], [2**62, 2**62], [1, 1, 1, 1, 1], [4, 2, 2**33]),
     "chunk_shape": ([0], [1], [2**40], [-1], [2**31, 2**31]),
