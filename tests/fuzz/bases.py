@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings, write_folder
+from tests.fuzz.pool import run_all
 from tests.peers.label_files import VIEWS, add, saved, top, write_ml_dr, write_tinyvit
 
 IMAGES, WEIGHTS = "images", "teacher.safetensors"
@@ -77,6 +79,16 @@ def make_bases(root: Path) -> dict[str, object]:
     reader = open_reader("imagenet-plus", root / "ml-dr-mixed", given(root))
     import_labels(reader, source, root / "imported", workers=0)
     return {"made": TARGETS}
+
+
+def prepared(work: Path) -> Path:
+    """The folder of the bases in `work`. They are made in a process of their own, as threads do not outlive a fork."""
+    bases = work / "bases"
+    if not bases.exists():
+        bases.mkdir(parents=True)
+        for made in run_all(lambda _: make_bases(bases), [0], 1, time.time() + 600, seconds=300, limited=False):
+            assert "kind" not in made, made
+    return bases
 
 
 def _write_labels(root: Path, source: ImageFolder) -> None:

@@ -72,8 +72,11 @@ class Run:
 def start(arguments: list[object], place: Path, said: Path, file_size: int | None = None) -> Run:
     """Fork a process that runs a command in the folder `place`; `file_size`: bytes that a file may have, as of a full disk."""
     sys.stdout.flush()
+    meant = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, meant)  # until the command itself runs
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
         os.setpgid(pid, pid)
         return Run(pid, said)
     code = 70
@@ -92,6 +95,7 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
         os.chdir(place)
         sys.argv = ["reinforce", *map(str, arguments)]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
         main()
         code = 0
     except SystemExit as done:
