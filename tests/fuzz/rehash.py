@@ -16,6 +16,8 @@ def rehash(root: Path) -> None:
     _bundles(root)
     for name, change in (("manifest.json", _manifest), ("pack.json", _pack), ("publication.json", _publication)):
         path = root / name
+        if not path.is_file():
+            continue
         try:
             document = json.loads(path.read_bytes())
             change(root, document)
@@ -65,7 +67,9 @@ def _publication(root: Path, publication: dict[str, Any]) -> None:
 
 def _bundles(root: Path) -> None:
     """The manifest of a publication has the hashes of what is in the bundles."""
-    bundles = sorted((root / "blocks").glob("*.zip"))
+    bundles = sorted(p for p in (root / "blocks").glob("*.zip") if p.is_file())
+    if not (root / "manifest.json").is_file():
+        return
     try:
         manifest = json.loads((root / "manifest.json").read_bytes())
         for bundle in bundles:
