@@ -22,17 +22,15 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write a torch file per image for the loader of ml-dr or FKD; the pixels that it makes differ slightly from ours."""
-    from reinforce.files import check_output, replacing, writing
+    from reinforce.files import new_folder, writing
     from reinforce.packs.open_labels import open_labels
     from reinforce.peers.formats import USAGES, writer_of
 
     writer = writer_of(kind)
     store = open_labels(root)
-    check_output(out)
     k = min(topk, store.settings.num_classes)
     progress, done = Progress("export", "files", quiet=as_json), 0
-    with writing(out), replacing(out) as staging:
-        staging.mkdir(parents=True)
+    with writing(out), new_folder(out) as staging:
         for name, content in writer(store, k):
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content)

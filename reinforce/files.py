@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -181,15 +181,17 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
     """Lock `folder` against other writers while the context lasts; the lock of a killed process ends with that process.
+
+    `lock` is its file, if that is not in the folder.
 
     It is a POSIX record lock: worker processes do not inherit it, so they cannot keep it after their parent has died.
 
     Raises:
         BusyError: another process holds the lock.
     """
-    path = folder / _LOCK
+    path = folder / _LOCK if lock is None else lock
     if path.resolve() in _held:  # a record lock does not stop the process that holds it
         raise BusyError(f"{folder} is being written by this very process.", expected="one writer at a time")
     while True:
@@ -213,6 +215,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(handle)  # the previous holder removed the file after we opened it and before we locked it: try again
     _held.add(path.resolve())
     try:
+        with suppress(PermissionError):  # a parent that may be passed and not read
+            _sync_folder(folder.resolve().parent)  # a new folder, too, is there after a power cut
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
@@ -220,3 +224,20 @@ def only_writer(folder: Path) -> Iterator[None]:
         _held.discard(path.resolve())
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder to write to, as `replacing` does; only one process at a time makes the same folder.
+
+    Raises:
+        BusyError: another process is making it.
+        StoreError: it is there, and not empty.
+    """
+    place = path.absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(place, place.with_name(f".{place.name}.lock")):
+        check_output(path)
+        with replacing(path) as staging:
+            staging.mkdir()
+            yield staging

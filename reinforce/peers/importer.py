@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.errors import ImageError, StoreError
-from reinforce.files import Progress, check_output, replacing, writing
+from reinforce.files import Progress, check_output, new_folder, writing
 from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader, reading
@@ -122,8 +122,8 @@ def import_labels(
     check_outside(source, out)
     check_output(out)
     matched = Matched(reader, source, skip_missing)
-    with writing(out), replacing(out) as staging:
-        (staging / "blocks").mkdir(parents=True)
+    with writing(out), new_folder(out) as staging:
+        (staging / "blocks").mkdir()
         manifest = _write(matched, staging, _all(matched, workers), on_progress)
         return Imported(manifest, len(source) - int(matched.seen.sum()), matched.without_image, matched.by_number)
 

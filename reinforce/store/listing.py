@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from reinforce.errors import StoreError
 from reinforce.store.store import MANIFEST, SAMPLES
 
 _PARTS = {"records": "labels", "offsets": "labels", "params": "params", "probes": "probes", "witness": "witness"}
@@ -19,7 +20,11 @@ def list_files(root: Path) -> list[str]:
 
 
 def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[str, float]:
-    """Bytes on disk per stored view, by purpose: labels, params, probes, witness, table (of samples), metadata, total."""
+    """Bytes on disk per stored view, by purpose: labels, params, probes, witness, table (of samples), metadata, total.
+
+    Raises:
+        StoreError: a file is missing.
+    """
     sizes = dict.fromkeys(("labels", "params", "probes", "witness", "table", "metadata"), 0)
     for path in files:
         parts = path.split("/")
@@ -27,7 +32,10 @@ def bytes_per_view(root: Path, files: dict[str, str], num_views: int) -> dict[st
             part = "metadata"
         else:
             part = _PARTS.get(parts[2].rstrip("_0123456789"), "table") if len(parts) > 2 else "table"
-        sizes[part] += (root / path).stat().st_size
+        try:
+            sizes[part] += (root / path).stat().st_size
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read.", found=error.strerror, fix=f"reinforce verify {root}") from None
     sizes["metadata"] += (root / MANIFEST).stat().st_size
     per_view = {name: size / max(1, num_views) for name, size in sizes.items()}
     return per_view | {"total": sum(per_view.values())}
