@@ -7,7 +7,7 @@ file system turns every failed `info` into FileNotFoundError. So the status is l
 from __future__ import annotations
 
 import logging
-import random
+import os
 import socket
 import threading
 import time
@@ -71,7 +71,8 @@ def retried(call: Callable[[], _Result], what: str) -> _Result:
             stop: threading.Event = getattr(_threads, "stop", None) or threading.Event()
             if attempt == TRIES - 1 or stop.is_set():
                 raise OSError(f"{_in_words(error, status)}, tried {attempt + 1} times") from None
-            pause = PAUSE_S * 2**attempt * random.uniform(0.75, 1.25)
+            # Processes that failed together do not ask again together. The clock is random enough for that.
+            pause = PAUSE_S * 2**attempt * (0.75 + (time.monotonic_ns() + os.getpid()) % 512 / 1024)
             pause = max(pause, min(after, LONGEST_PAUSE_S))
             _say(f"{what}: {_in_words(error, status)}; trying again in {pause:.0f} s ({attempt + 2} of {TRIES})")
             stop.wait(pause)

@@ -93,6 +93,7 @@ WRONG_USAGE = [
     ("nothing", "No such command", "nothing"),
     ("--nothing", "No such option", "--nothing"),
 ]
+WRONG_USAGE += [(GENERATE.replace("{out}", "{images}"), "--out is inside of --data", "choose another --out")]
 
 BAD_DATA = [
     (GENERATE.replace("{images}", "{root}/nowhere"), "no image folder at", "check --data"),
@@ -103,7 +104,7 @@ BAD_DATA = [
     (GENERATE.replace("{weights}", "{root}/bad.toml"), "cannot be read as weights", "safetensors"),
     (GENERATE.replace(TEACHER, "test_vit"), "do not fit the model", "another model"),
     (f"{GENERATE} --teacher-kwargs num_classes=7", "do not fit the model", "num_classes"),
-    (GENERATE.replace("{out}", "{images}"), "holds other files", "choose another --out"),
+    (GENERATE.replace("{out}", "{val}"), "holds other files", "choose another --out"),
     (GENERATE.replace("{out}", "{root}/bad.toml"), "cannot be written", "bad.toml"),
     (TRAIN.replace("{images}", "{root}/nowhere"), "no image folder at", "check --data"),
     (TRAIN.replace("{store}", "{root}/nowhere"), "is not a reinforced dataset", "reinforce generate"),

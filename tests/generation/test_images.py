@@ -44,7 +44,7 @@ def spoil(images: Path) -> dict[str, tuple[str, str]]:
         "bread/000": ("corrupt", "cannot identify image file"),
         "bread/001": ("corrupt", "cannot be decoded"),
         "bread/002": ("missing", "No such file or directory"),
-        "cheese/004": ("missing", "Is a directory"),
+        "cheese/004": ("missing", "is no file but a pipe, a device or a folder"),
         "cheese/005": ("missing", "symbolic links"),
     }
 

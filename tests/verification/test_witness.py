@@ -228,8 +228,9 @@ def test_an_old_store_whose_block_is_made_again_says_which_views_can_be_checked(
     store_of: Callable[[str], Path], images: Path, teacher: Teacher, tmp_path: Path, cli: Cli
 ) -> None:
     root = without_witness(store_of("rrc-ra"), tmp_path / "old")
+    settings = Store(root).settings
     shutil.rmtree(root / "blocks/000002.zarr")
-    generate(ImageFolder.open(images), teacher, Store(root).settings, root, Execution(batch_size=16, workers=0))
+    generate(ImageFolder.open(images), teacher, settings, root, Execution(batch_size=16, workers=0))
     assert Store(root).block(1).witness() is None
     code, text, _ = cli("verify", root, "--data", images, "--views", "all", "--workers", 0, "--json")
     check = json.loads(text)["checks"][-1]
