@@ -86,6 +86,11 @@ def _sync(path: Path) -> None:
 
 def _sync_folder(path: Path) -> None:
     """Make renames inside of a folder durable."""
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)  # noqa: TID251
@@ -216,7 +221,7 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
     _held.add(path.resolve())
     try:
         with suppress(PermissionError):  # a parent that may be passed and not read
-            _sync_folder(folder.resolve().parent)  # a new folder, too, is there after a power cut
+            _fsync(folder.resolve().parent)  # a new folder, too, is there after a power cut
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
