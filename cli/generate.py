@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reinforce.cli import options as o
 from reinforce.cli.generation import GenerationOptions
 from reinforce.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from reinforce.generation.share import Share
 
 NAME = "generate"
 
@@ -21,16 +24,34 @@ def command(
         Path,
         typer.Option(help="Folder to write; if it has an interrupted run, that run is continued.", rich_help_panel=o.OUTPUT),
     ],
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make the Ith of N shares of the blocks; other jobs make the others, into the same --out.",
+            rich_help_panel=o.RUNNING,
+        ),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Run the teacher once over augmented views of every image; store soft labels and the exact params of each view."""
     from reinforce.cli.generation import prepare
-    from reinforce.generation.generate import generate
+    from reinforce.generation.generate import generate, generate_share
+    from reinforce.generation.share import Share
     from reinforce.labels.label_kind import kind_of
     from reinforce.verification.summary import summarise
 
+    part = None if share is None else Share.parse(share)
     source, teacher, settings, execution = prepare(given)
-    manifest = generate(source, teacher, settings, out, execution, Progress("generate", "images", quiet=as_json))
+    progress = Progress("generate", "images", quiet=as_json)
+    if part is None:
+        manifest = generate(source, teacher, settings, out, execution, progress, progress.rates)
+    else:
+        found = generate_share(source, teacher, settings, out, part, execution, progress, progress.rates)
+        if found is None:
+            _tell_share(out, part, settings.num_blocks, as_json)
+            return
+        manifest = found
     if as_json:
         typer.echo(json.dumps(summarise(out), indent=2))
         return
@@ -41,3 +62,16 @@ def command(
     if agreement is not None:
         unit = kind_of(settings.codec).unit
         typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {unit}")
+
+
+def _tell_share(out: Path, share: Share, blocks: int, as_json: bool) -> None:
+    """What one share says when it has made its blocks and the data set is not complete yet."""
+    from reinforce.store.block import committed_blocks
+
+    missing = blocks - len(committed_blocks(out))
+    if as_json:
+        typer.echo(json.dumps({"share": str(share), "blocks": blocks, "missing_blocks": missing}))
+    elif missing:
+        typer.echo(f"{out}: share {share} is made; {missing} of {blocks} blocks belong to shares that are not")
+    else:
+        typer.echo(f"{out}: share {share} is made; another job is finishing the data set")

@@ -39,7 +39,8 @@ class GenerationOptions:
     block_size: o.BlockSize = 512
     batch_size: o.TeacherBatch = None
     workers: o.Workers = None
-    device: o.Device = "auto"
+    device: o.Devices = "auto"
+    processes: o.Processes = 1
     engine: o.Engine = "local"
 
 
@@ -65,14 +66,15 @@ def prepare(given: GenerationOptions) -> Generation:
     from reinforce.settings import Settings, SourceInfo
     from reinforce.sources.open_source import open_source
     from reinforce.teachers.batch_size import find_batch_size
-    from reinforce.teachers.device import default_workers, resolve_device
+    from reinforce.teachers.device import default_workers, resolve_devices
     from reinforce.teachers.open_teacher import load_teacher
     from reinforce.teachers.teacher import labeller_of
 
     engine_of(given.engine)
     policy, codec, views = _what(given)
     specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)
-    device = resolve_device(given.device)
+    devices = resolve_devices(given.device, given.processes)
+    device = devices[0]
     source = limit_source(open_source(given.data, given.download), given.limit)
     names = list(source.class_names)
     teacher = load_teacher(
@@ -99,8 +101,9 @@ def prepare(given: GenerationOptions) -> Generation:
         stripe_views=given.stripe_views,
     )
     batch_size = given.batch_size or find_batch_size(labeller_of(teacher, settings), given.size, device)
-    workers = default_workers(device) if given.workers is None else given.workers
-    return Generation(source, teacher, settings, Execution(batch_size, workers, given.engine))
+    workers = default_workers(device, len(devices)) if given.workers is None else given.workers
+    running = tuple(map(str, devices)) if len(devices) > 1 else ()
+    return Generation(source, teacher, settings, Execution(batch_size, workers, given.engine, running))
 
 
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:

@@ -86,7 +86,11 @@ TeacherBatch = Annotated[
 ]
 Workers = Annotated[int | None, Option(min=0, help="Decoding processes; default: by device.", rich_help_panel=RUNNING)]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:i", rich_help_panel=RUNNING)]
-Engine = Annotated[str, Option(help="Engine that runs stage one; local: this process.", rich_help_panel=RUNNING)]
+Devices = Annotated[
+    str, Option(help="auto (every GPU, or the CPU), cpu, cuda, or cuda:0,cuda:2; a process for each.", rich_help_panel=RUNNING)
+]
+Processes = Annotated[int, Option(min=1, max=256, help="Processes on each device.", rich_help_panel=RUNNING)]
+Engine = Annotated[str, Option(help="Engine that runs stage one; local: this machine.", rich_help_panel=RUNNING)]
 Rounds = Annotated[int, Option(min=1, help="How often each contender is run; they take turns.", rich_help_panel=RUNNING)]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 

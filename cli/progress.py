@@ -17,6 +17,11 @@ class Progress:
         self.terminal = sys.stderr.isatty()
         self.started = self.shown = time.monotonic()
         self.first: int | None = None
+        self.beside = ""
+
+    def rates(self, rates: dict[str, float]) -> None:
+        """Show the rate of each device beside that of all, from the next call on."""
+        self.beside = " (" + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()) + ")" if len(rates) > 1 else ""
 
     def __call__(self, done: int, total: int) -> None:
         """Show the progress, unless it was shown a moment ago."""
@@ -29,7 +34,7 @@ class Progress:
         self.shown = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = "" if not rate or done >= total else f", {_clock((total - done) / rate)} left"
-        text = f"{self.label}: {done}/{total} {self.unit}, {rate:.1f}/s{left}"
+        text = f"{self.label}: {done}/{total} {self.unit}, {rate:.1f}/s{self.beside}{left}"
         ending = "\n" if not self.terminal or done >= total else ""
         print(f"\r\033[K{text}" if self.terminal else text, end=ending, file=sys.stderr, flush=True)
 

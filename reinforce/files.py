@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False, synced: bool | None = None) -> Iterator[Path]:
     """Give a temporary path to write to; it replaces `path` when the context ends. Readers see a whole file or folder, or none.
 
     The temporary path is beside `path`, under a name with a leading dot. At the end everything in it is synced, then one
@@ -35,8 +35,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: A file, or a folder that is absent or empty.
-        shared: For caches: several processes and threads may write the same path at once. Each uses its own temporary name,
-            and nothing is synced.
+        shared: Several processes and threads may write the same path at once. Each uses its own temporary name.
+        synced: Whether what was written survives a power cut; None: unless it is `shared`, as caches are.
 
     Raises:
         StoreError: the folder is the current folder of this process, which cannot be replaced.
@@ -45,14 +45,15 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         path = path.resolve()
         if path == Path.cwd():
             raise StoreError(f"{path} is the current folder.", expected="a new folder", fix="choose another --out")
+    synced = not shared if synced is None else synced
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial" if shared else f".{path.name}.partial")
     remove(temporary)
     try:
         yield temporary
-        if not shared:
+        if synced:
             _sync(temporary)
         os.replace(temporary, path)  # noqa: TID251 - the one place
-        if not shared:
+        if synced:
             _sync_folder(path.parent)
     except BaseException:
         remove(temporary)
@@ -63,6 +64,19 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file, unless another process has written it in the meantime; readers see all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
@@ -109,7 +123,7 @@ def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str
     Raises:
         StoreError: the folder holds other files.
     """
-    there = {n for n in os.listdir(out) if not n.endswith(".partial") and n != _LOCK} if out.is_dir() else set()
+    there = {n for n in os.listdir(out) if not n.endswith(".partial") and not is_lock(n)} if out.is_dir() else set()
     if there - set(allowed) and not there & set(marks):
         raise StoreError(
             f"{out} holds other files.",
@@ -204,14 +218,10 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(handle, 200).decode(errors="replace").strip()
-            os.close(handle)
-            raise BusyError(
-                f"{folder} is being written by another process.",
-                found=holder or "a lock",
-                expected="one writer at a time",
-                fix="wait for it, stop it, or choose another --out",
-            ) from None
+            try:
+                raise _busy(folder, handle) from None
+            finally:
+                os.close(handle)
         try:
             if path.stat().st_ino == os.fstat(handle).st_ino:
                 break
@@ -229,6 +239,42 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
         _held.discard(path.resolve())
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of this name is a lock."""
+    return name.startswith(".") and name.endswith(_LOCK)
+
+
+def check_not_held(folder: Path, lock: Path) -> None:
+    """Refuse to go on while another process holds a lock; the lock itself is left alone.
+
+    Args:
+        folder: What that process writes; for the message.
+        lock: The lock's file; None of this process.
+
+    Raises:
+        BusyError: it is held.
+    """
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once do not see each other
+    except OSError:
+        raise _busy(folder, handle) from None
+    finally:
+        os.close(handle)
+
+
+def _busy(folder: Path, handle: int) -> BusyError:
+    return BusyError(
+        f"{folder} is being written by another process.",
+        found=os.read(handle, 200).decode(errors="replace").strip() or "a lock",
+        expected="one writer at a time",
+        fix="wait for it, stop it, or choose another --out",
+    )
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Memory: keep freed memory in this process instead of returning it to the kernel; say what was made when it was too little."""
+"""Memory: keep freed memory, share some between processes, say what was made when it was too little."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,3 +85,18 @@ def _shortage(found: str) -> OutOfMemoryError:
         cause="too many workers or too large batches for this machine, a limit of its, or a file that claims to be huge",
         fix="fewer --workers, a lower --batch-size, or more memory; what is committed is kept",
     )
+
+
+def nameless(size: int) -> int:
+    """The descriptor of a new file of `size` bytes that has no name and ends with its last descriptor."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("reinforce")
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    try:
+        os.ftruncate(handle, size)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

@@ -50,11 +50,21 @@ def block_samples(settings: Settings, block: int) -> np.ndarray:
 
 def block_items(settings: Settings, block: int) -> list[ViewRange]:
     """What must be decoded for a block, in the order in which `label_block` takes it."""
-    samples, step = block_samples(settings, block).tolist(), settings.views
-    if settings.policy.mix:
-        step = min(step, max(1, CHUNK_BYTES // (3 * settings.size**2 * len(samples))))
+    samples = block_samples(settings, block).tolist()
+    step = _views_at_once(settings, len(samples))
     firsts = range(0, settings.views, step)
     return [ViewRange(s, first, min(first + step, settings.views)) for first in firsts for s in samples]
+
+
+def most_views(settings: Settings) -> int:
+    """Most views of an item of any block; the last block may have few samples."""
+    return _views_at_once(settings, 1 + (settings.source.num_samples - 1) % settings.block_size)
+
+
+def _views_at_once(settings: Settings, samples: int) -> int:
+    if not settings.policy.mix:
+        return settings.views
+    return min(settings.views, max(1, CHUNK_BYTES // (3 * settings.size**2 * samples)))
 
 
 def label_block(made: Iterator[SampleViews], block: int, labeller: Labeller, settings: Settings, batch_size: int) -> BlockData:

@@ -6,6 +6,7 @@ The bytes of a block depend on the settings alone, so an engine may make blocks 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -22,23 +23,31 @@ class Execution:
 
     Attributes:
         batch_size: Views per teacher batch.
-        workers: Decoding processes; 0: none beside this one.
+        workers: Decoding processes of each device; 0: none beside the one that runs the teacher.
         engine: Name of what runs it.
+        devices: Torch devices, each with a process of its own, where there are several; `("cpu", "cpu")` are two processes.
+            None, or one: the teacher runs in this process, on the device that it is on.
     """
 
     batch_size: int = 64
     workers: int = 1
     engine: str = "local"
+    devices: tuple[str, ...] = ()
+
+
+Rates = Callable[[dict[str, float]], None]
+"""A function that is called with the images per second of each device, by name."""
 
 
 class Work(NamedTuple):
-    """What blocks are made from, and where they go."""
+    """What blocks are made from, and where they go; `on_rates` is called before progress is told."""
 
     source: Source
     teacher: Teacher
     settings: Settings
     out: Path
     execution: Execution
+    on_rates: Rates = lambda rates: None
 
 
 class Engine(ABC):

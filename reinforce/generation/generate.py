@@ -7,33 +7,26 @@ undisturbed run on the same machine, with the same batch size, device and number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from reinforce.errors import Interrupted, StoreError, UsageError
-from reinforce.files import Progress, check_output, only_writer, write_atomic, writing
+from reinforce.errors import BusyError, Interrupted, StoreError, UsageError
+from reinforce.files import Progress, check_output, only_writer, write_atomic, write_once, writing
 from reinforce.generation.block_labels import block_samples
-from reinforce.generation.engine import Execution, Work
+from reinforce.generation.engine import Execution, Rates, Work
 from reinforce.generation.engines import engine_of
+from reinforce.generation.finish import finish
+from reinforce.generation.resume import check_same_pixels
+from reinforce.generation.share import Share, writing_share
 from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source, check_outside
-from reinforce.store.block import Block, block_path, committed_blocks, remove_staging
-from reinforce.store.completion import write_manifest
-from reinforce.store.label_means import LabelMeans
-from reinforce.store.manifest import Environment, Job, Manifest, check_same_settings
-from reinforce.store.probes import check_block_probes, environment
-from reinforce.store.samples import Samples
+from reinforce.store.block import committed_blocks, remove_staging
+from reinforce.store.block_notes import NOTES, remove_notes
+from reinforce.store.manifest import Job, Manifest, check_same_settings
+from reinforce.store.probes import environment
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
-from reinforce.store.witness import check_block_stripe, covering_stripes
 from reinforce.store.zarr_layout import MAX_PARAMS_BYTES
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
-from reinforce.views.status import Status
-
-RESUME_PROBES = 2
-"""How many probes of each existing block are replayed before a run is resumed."""
 
 
 def limit_source(source: Source, limit: int | None) -> Source:
@@ -52,6 +45,7 @@ def generate(
     out: Path,
     execution: Execution | None = None,
     on_progress: Progress = lambda done, total: None,
+    on_rates: Rates = lambda rates: None,
 ) -> Manifest:
     """Generate a reinforced dataset, or finish one.
 
@@ -60,8 +54,9 @@ def generate(
         teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
         settings: What to make.
         out: Directory to write; may hold an interrupted run of the same settings.
-        execution: Engine, batch size and workers.
+        execution: Engine, devices, batch size and workers.
         on_progress: Called after each sample with samples done and in all; existing blocks count as done.
+        on_rates: Called, before progress is told, with the images per second of each device, where there are several.
 
     Raises:
         UsageError: there is no such engine, a block would be too large, or `out` is inside of the source.
@@ -70,16 +65,55 @@ def generate(
         StoreError: `out` holds something else, or the disk is full.
         Interrupted: Ctrl-C.
     """
-    execution = execution or Execution()
-    engine_of(execution.engine)  # before anything is written
-    check_outside(source, out)
-    _check_params_fit(settings)
+    work = Work(source, teacher, settings, out, execution or Execution(), on_rates)
+    made = _run(work, None, on_progress)
+    assert made is not None
+    return made
+
+
+def generate_share(
+    source: Source,
+    teacher: Teacher,
+    settings: Settings,
+    out: Path,
+    share: Share,
+    execution: Execution | None = None,
+    on_progress: Progress = lambda done, total: None,
+    on_rates: Rates = lambda rates: None,
+) -> Manifest | None:
+    """Make the blocks of one share, while other jobs make the others; whoever finds no block missing finishes the data set.
+
+    Args:
+        source: As of `generate`, and so are all the others.
+        teacher: As of `generate`.
+        settings: As of `generate`.
+        out: A folder that all jobs see.
+        share: Which blocks.
+        execution: As of `generate`.
+        on_progress: Called with the samples of this share that are done, and all of them.
+        on_rates: As of `generate`.
+
+    Returns:
+        The manifest if the data set is complete now; None: other shares have blocks to make, or another job is finishing it.
+
+    Raises:
+        BusyError: another job has the same share, or the plain command is writing `out`.
+        ReinforceError: as of `generate`.
+    """
+    return _run(Work(source, teacher, settings, out, execution or Execution(), on_rates), share, on_progress)
+
+
+def _run(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
+    engine_of(work.execution.engine)  # before anything is written
+    out = work.out
+    check_outside(work.source, out)
+    _check_params_fit(work.settings)
     with writing(out):
-        check_output(out, marks=(MANIFEST, JOB), allowed=("blocks",))
+        check_output(out, marks=(MANIFEST, JOB), allowed=("blocks", NOTES))
         (out / "blocks").mkdir(parents=True, exist_ok=True)
         try:
-            with only_writer(out):
-                return _generate_locked(source, teacher, settings, out, execution, on_progress)
+            with writing_share(out, share):
+                return _run_locked(work, share, on_progress)
         except KeyboardInterrupt:
             raise Interrupted(
                 "Generation was interrupted; committed blocks are kept.",
@@ -100,24 +134,61 @@ def _check_params_fit(settings: Settings) -> None:
         )
 
 
-def _generate_locked(
-    source: Source, teacher: Teacher, settings: Settings, out: Path, execution: Execution, on_progress: Progress
-) -> Manifest:
-    if (out / MANIFEST).exists():
-        manifest = read_manifest(out)
-        if manifest.part_of is not None:
-            raise StoreError(
-                f"{out} is a part of another data set.",
-                expected="a data set that was generated here",
-                fix="`reinforce pull` fetches the rest; or choose another --out",
-            )
-        check_same_settings(manifest.settings, settings, str(out))
-        if set(range(settings.num_blocks)) <= committed_blocks(out):
-            (out / JOB).unlink(missing_ok=True)  # it is left over if the last run was killed just before its end
-            return manifest
-        # Someone removed a damaged block: the data set is not complete any more, and that block is made again.
-        write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
-        (out / MANIFEST).unlink()
+def _run_locked(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
+    source, settings, out = work.source, work.settings, work.out
+    if (out / MANIFEST).exists() and (manifest := _complete(settings, out, share)) is not None:
+        return manifest
+    job = _job(settings, out)
+    if share is None:
+        remove_staging(out)
+    check_same_pixels(source, settings, job.environment, out)
+    every = list(range(settings.num_blocks))
+    mine = every if share is None else share.blocks_of(every)
+    missing = sorted(set(mine) - committed_blocks(out))
+    others = len(source) - sum(len(block_samples(settings, block)) for block in mine)
+    # Of a share, the samples of other shares count neither as done nor as to be done.
+    engine_of(work.execution.engine).make_blocks(work, missing, lambda done, total: on_progress(done - others, total - others))
+    if share is None:
+        return finish(source, settings, job.environment, out)
+    if set(every) - committed_blocks(out):
+        return None
+    try:
+        with only_writer(out):
+            remove_staging(out)
+            complete = (out / MANIFEST).exists()  # another share may just have finished it
+            return read_manifest(out) if complete else finish(source, settings, job.environment, out)
+    except BusyError:
+        return None
+
+
+def _complete(settings: Settings, out: Path, share: Share | None) -> Manifest | None:
+    """The manifest, if nothing is missing; else the folder becomes an unfinished one."""
+    manifest = read_manifest(out)
+    if manifest.part_of is not None:
+        raise StoreError(
+            f"{out} is a part of another data set.",
+            expected="a data set that was generated here",
+            fix="`reinforce pull` fetches the rest; or choose another --out",
+        )
+    check_same_settings(manifest.settings, settings, str(out))
+    if set(range(settings.num_blocks)) <= committed_blocks(out):
+        (out / JOB).unlink(missing_ok=True)  # it is left over if the last run was killed just before its end
+        remove_notes(out)
+        return manifest
+    # Someone removed a damaged block: the data set is not complete any more, and that block is made again.
+    if share is not None:
+        raise StoreError(
+            f"{out} is complete, but blocks are missing.",
+            cause="a damaged block was removed",
+            fix="the same command without --share makes it again",
+        )
+    write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
+    (out / MANIFEST).unlink()
+    return None
+
+
+def _job(settings: Settings, out: Path) -> Job:
+    """The settings of this run, as they were written down when it began."""
     job = read_job(out)
     if job is None:
         if committed_blocks(out):
@@ -127,47 +198,8 @@ def _generate_locked(
                 cause="a file was removed",
                 fix="choose another --out",
             )
-        job = Job(settings=settings, environment=environment())
-        write_atomic(out / JOB, to_json(job).encode())
+        write_once(out / JOB, to_json(Job(settings=settings, environment=environment())).encode())
+        job = read_job(out)
+        assert job is not None
     check_same_settings(job.settings, settings, str(out))
-    remove_staging(out)
-    _check_same_pixels(source, settings, job.environment, out)
-    missing = sorted(set(range(settings.num_blocks)) - committed_blocks(out))
-    engine_of(execution.engine).make_blocks(Work(source, teacher, settings, out, execution), missing, on_progress)
-    return _finish(source, settings, job.environment, out)
-
-
-def _check_same_pixels(source: Source, settings: Settings, env: Environment, out: Path) -> None:
-    """Replay views of existing blocks: a resumed run must make the same pixels as the run that made these blocks."""
-    spec = pixel_spec(settings.policy, settings.size)
-    blocks: dict[int, Block] = {}
-    for number in sorted(committed_blocks(out)):
-        rows = block_samples(settings, number)
-        blocks[number] = Block(block_path(out, number), len(rows), settings.views, len(spec.fields), settings.stripe_views)
-        check_block_probes(blocks[number], rows, source, settings, env, limit=RESUME_PROBES)
-
-    def stripes() -> Iterator[tuple[list[tuple[int, int, int]], np.ndarray]]:
-        for number, block in blocks.items():
-            ok = np.flatnonzero(block.sample_columns()["status"] == Status.OK)
-            for stripe in block.stripes if len(ok) else []:
-                if stripe.witness is not None:
-                    yield [(number, row, stripe.number) for row in ok.tolist()], stripe.params()[ok]
-
-    for number, row, stripe in covering_stripes(stripes(), spec):
-        check_block_stripe(blocks[number], block_samples(settings, number), row, stripe, source, settings, env)
-
-
-def _finish(source: Source, settings: Settings, env: Environment, out: Path) -> Manifest:
-    """Write the table of samples and then the manifest; remove the job file, which is no longer needed."""
-    spec = pixel_spec(settings.policy, settings.size)
-    table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
-    statistics = LabelMeans(settings)
-    for block in range(settings.num_blocks):
-        samples = block_samples(settings, block)
-        shape = (len(samples), settings.views, len(spec.fields), settings.stripe_views)
-        reader = Block(block_path(out, block), *shape)
-        table.fill(block, samples, reader)
-        statistics.add(reader, [source.label(s) for s in samples])
-    manifest = write_manifest(out, settings, env, table, statistics)
-    (out / JOB).unlink()
-    return manifest
+    return job

@@ -26,7 +26,7 @@ from reinforce.settings import Settings, SourceInfo, TeacherInfo
 from reinforce.sources.source import Source, check_outside, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.completion import write_manifest
-from reinforce.store.label_means import LabelMeans
+from reinforce.store.label_means import LabelSums, sums_of
 from reinforce.store.manifest import Manifest
 from reinforce.store.partners import check_partners
 from reinforce.store.probes import environment
@@ -135,13 +135,13 @@ def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on
     spec = pixel_spec(settings.policy, settings.size)
     other = spec.column(Field.OTHER)
     table = Samples.empty(source.keys, labels)
-    statistics = LabelMeans(settings)
+    statistics = LabelSums()
     ordered: list[int] = []  # positions in the source, in the order of the samples in the blocks
     data: BlockData | None = None
     apart: list[Apart] = []
 
     def flush() -> None:
-        nonlocal data
+        nonlocal data, statistics
         if data is None:
             return
         number, rows = (len(ordered) - 1) // BLOCK_SIZE, (len(ordered) - 1) % BLOCK_SIZE + 1
@@ -149,7 +149,7 @@ def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on
         samples = np.array(ordered[number * BLOCK_SIZE :])
         reader_ = Block(block_path(out, number), rows, settings.views, len(spec.fields), settings.stripe_views)
         table.fill(number, samples, reader_)
-        statistics.add(reader_, [labels[s] for s in samples.tolist()])
+        statistics += sums_of(reader_, [labels[s] for s in samples.tolist()], settings)
         data = None
 
     for position, done in samples:

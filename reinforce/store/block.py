@@ -6,6 +6,7 @@ reader sees a whole block or none (invariant 3). Source: FORMAT.md, "Blocks".
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass, field
@@ -84,13 +85,18 @@ def remove_staging(root: Path) -> None:
 
 
 def write_block(root: Path, block: int, data: BlockData) -> None:
-    """Write and commit a block.
+    """Write and commit a block. If another process commits it at the same time, that one is kept: its bytes are the same.
 
     Raises:
         OSError: the disk is full or failing. Readers then see nothing of the block: only the rename makes it visible.
     """
-    with replacing(block_path(root, block)) as staging:
-        _write_group(staging, data)
+    path = block_path(root, block)
+    try:
+        with replacing(path, shared=True, synced=True) as staging:
+            _write_group(staging, data)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not path.is_dir():
+            raise
 
 
 def _write_group(path: Path, data: BlockData) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reinforce.files import file_sha256, write_atomic
 from reinforce.settings import Settings, to_json
-from reinforce.store.label_means import LabelMeans
+from reinforce.store.label_means import LabelSums
 from reinforce.store.listing import list_files
 from reinforce.store.manifest import Counts, Environment, Manifest, is_store_path
 from reinforce.store.samples import Samples
@@ -15,7 +15,14 @@ from reinforce.views.layout import pixel_spec
 from reinforce.views.status import Status
 
 
-def write_manifest(root: Path, settings: Settings, env: Environment, table: Samples, statistics: LabelMeans) -> Manifest:
+def write_manifest(
+    root: Path,
+    settings: Settings,
+    env: Environment,
+    table: Samples,
+    statistics: LabelSums,
+    known: dict[str, str] | None = None,
+) -> Manifest:
     """Write the table and the manifest, and open what was written.
 
     Args:
@@ -23,19 +30,21 @@ def write_manifest(root: Path, settings: Settings, env: Environment, table: Samp
         settings: Settings of the data set.
         env: Versions that it was made with.
         table: The table, a row per sample.
-        statistics: Means over the labels of all blocks.
+        statistics: Over the labels of all blocks.
+        known: Hashes of files that were taken when these were written; the others are hashed now.
 
     Raises:
         StoreError: the written data set cannot be opened.
     """
+    known = known or {}
     write_atomic(root / SAMPLES, table.to_parquet())
     manifest = Manifest(
         settings=settings,
         environment=env,
         counts=Counts(**{s.name.lower(): int((table.status == s).sum()) for s in Status}),
-        statistics=statistics.result(),
+        statistics=statistics.means(),
         params_fields=list(pixel_spec(settings.policy, settings.size).fields),
-        files={path: file_sha256(root / path) for path in list_files(root) if is_store_path(path)},
+        files={path: known.get(path) or file_sha256(root / path) for path in list_files(root) if is_store_path(path)},
     )
     write_atomic(root / MANIFEST, to_json(manifest).encode())
     Store(root)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from reinforce.errors import TeacherError
 from reinforce.labels.label_kind import Labeller
+from reinforce.teachers.fitting import no_view_fits
 
 ON_CPU = 64
 LARGEST = 512
@@ -37,8 +37,4 @@ def find_batch_size(labeller: Labeller, size: int, device: torch.device) -> int:
             batch //= 2
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    raise TeacherError(
-        f"Not one view of {size} pixels fits in the memory of {device}.",
-        cause="a teacher too large, or other processes on the device",
-        fix="--precision bf16, --device cpu, or a smaller teacher",
-    )
+    raise no_view_fits(f"{device}, at {size} pixels")

@@ -32,6 +32,29 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def resolve_devices(text: str, processes: int | None = None) -> list[torch.device]:
+    """The devices that stage one runs on: one process for each.
+
+    Args:
+        text: `auto` (all CUDA devices, or the CPU), `cuda` (all), or devices with commas between them.
+        processes: How many processes on each device; default 1.
+
+    Raises:
+        UsageError: no such device on this machine, or one is named twice.
+    """
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    if text == "cuda" and torch.cuda.is_available():
+        text = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+    names = text.split(",")
+    if len(set(names)) < len(names):
+        raise UsageError(f"--device {text} names a device twice.", expected="each once", fix="--processes 2")
+    devices = [resolve_device(name) for name in names]
+    if len(devices) > 1 and any(device.type == "cuda" and device.index is None for device in devices):
+        raise UsageError(f"--device {text} is not clear.", expected="cuda:0,cuda:1, or cuda for all of them")
+    return devices * (processes or 1)
+
+
 def default_workers(device: torch.device, processes: int = 1) -> int:
     """How many decoding processes to start: one per core if the model is on a GPU; none if it is on a CPU with few cores.
 

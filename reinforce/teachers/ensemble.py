@@ -23,13 +23,14 @@ class Ensemble(Teacher):
     def __init__(self, members: list[Member], device: torch.device, precision: str) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.device = device
         self.infos = [member.info for member in members]
         self.precision = precision
-        self.to(device)
-        if device.type == "cuda":
-            self.to(memory_format=torch.channels_last)
+        self.move(device)
         self.eval()
+
+    def move(self, device: torch.device) -> None:
+        super().move(device)
+        self.to(memory_format=torch.channels_last if device.type == "cuda" else torch.contiguous_format)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:

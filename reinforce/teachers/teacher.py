@@ -55,6 +55,11 @@ class Teacher(nn.Module, ABC):
         """
         raise no_map(self.infos[0].name, "a teacher that gives labels of whole views only")
 
+    def move(self, device: torch.device) -> None:
+        """Run on another device from now on."""
+        self.device = device
+        self.to(device)
+
     def train(self, mode: bool = True) -> Teacher:
         """Stays in evaluation mode whatever a training loop asks for."""
         return super().train(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -222,21 +222,28 @@ class _Sent(Dataset[tuple[SampleViews, InRing | None]]):
         return replace(made, pixels=self.maker.no_pixels), sent
 
 
-def views_loader(maker: ViewMaker, items: Sequence[int | ViewRange], workers: int) -> Generator[SampleViews, None, None]:
+def views_loader(
+    maker: ViewMaker, items: Iterable[int | ViewRange], workers: int, most_views: int | None = None
+) -> Generator[SampleViews, None, None]:
     """`SampleViews` in the order of `items`, made by `workers` processes (0: in this one).
+
+    Args:
+        maker: Makes them.
+        items: What to make; with workers, some more of it is read than has been given back.
+        workers: Number of processes.
+        most_views: Most views of an item; default: all that a sample has.
 
     Raises:
         WorkerError: workers cannot be started, do not answer, or (`DeadWorkerError`) one was killed.
         SourceError: memory or file descriptors are too few to read an image.
     """
-    workers = affordable(workers) if items else 0
+    workers = affordable(workers)
     if not workers:
         yield from (maker[item] for item in items)
         return
     settings = maker.settings
-    views = max(item.stop - item.first if isinstance(item, ViewRange) else settings.views for item in items)
-    ring = Ring(workers, views * 3 * settings.size**2, _PREFETCH)
-    numbered, location = list(enumerate(items)), maker.source.location
+    ring = Ring(workers, (most_views or settings.views) * 3 * settings.size**2, _PREFETCH)
+    numbered, location = enumerate(items), maker.source.location
     sent = made_by_workers(_Sent(maker, ring), numbered, workers=workers, location=location, prefetch=_PREFETCH)
     with closing(sent):
         for made, place in sent:

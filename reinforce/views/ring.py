@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import weakref
 from dataclasses import dataclass
 from itertools import count
@@ -23,6 +22,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from reinforce.errors import WorkerError
+from reinforce.memory import nameless
 
 PREFETCH = 2
 """Batches that each worker makes in advance: the default of torch's loader."""
@@ -50,7 +50,7 @@ class Ring:
     def __init__(self, workers: int, size: int, prefetch: int = PREFETCH) -> None:
         number = prefetch * workers + 2
         try:
-            self._map(_nameless(number * size), number, size)
+            self._map(nameless(number * size), number, size)
         except OSError as error:
             raise WorkerError(
                 "There is no memory for what the workers make.",
@@ -81,21 +81,6 @@ class Ring:
         """The batch in a buffer, as uint8 of this shape; not a copy."""
         batch: torch.Tensor = self.buffers[slot][: torch.Size(shape).numel()].view(shape)
         return batch
-
-
-def _nameless(size: int) -> int:
-    """The descriptor of a new file of `size` bytes that has no name and ends with its last descriptor."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("reinforce-ring")
-    else:
-        with tempfile.TemporaryFile() as file:
-            handle = os.dup(file.fileno())
-    try:
-        os.ftruncate(handle, size)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -84,7 +84,7 @@ def _free_descriptors() -> int | None:
 
 def made_by_workers(
     dataset: Dataset[T],
-    items: Sequence[Any],
+    items: Iterable[Any],
     *,
     workers: int,
     location: str,
@@ -118,7 +118,7 @@ def made_by_workers(
         timeout=_LOOK_EVERY if workers else 0,
         generator=torch.Generator(),  # not the global one: a model uses that, and resuming must not change it
     )
-    made = _answers(loader, len(items), None if is_remote(location) else PATIENCE) if workers and len(items) else iter(loader)
+    made = _answers(loader, None if is_remote(location) else PATIENCE) if workers else iter(loader)
     for each in made:
         if isinstance(each, ReinforceError):
             raise each
@@ -142,7 +142,7 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _answers(loader: DataLoader[Any], count: int, patience: float | None) -> Iterator[Any]:
+def _answers(loader: DataLoader[Any], patience: float | None) -> Iterator[Any]:
     try:
         iterator: Any = iter(loader)
     except OSError as error:
@@ -153,14 +153,16 @@ def _answers(loader: DataLoader[Any], count: int, patience: float | None) -> Ite
     fault: WorkerError | None = None
     silent = 0
     try:
-        while count and fault is None:
+        while fault is None:
             made, fault = _next(iterator, processes)
+            if made is _END:
+                break
             if fault is None and made is _NOTHING:
                 silent += _LOOK_EVERY
                 if patience is not None and silent >= patience:
                     fault = _hung(silent, len(processes))
             elif fault is None:
-                silent, count = 0, count - 1
+                silent = 0
                 yield made
                 del made  # it may be large
         if fault is not None:
@@ -175,17 +177,17 @@ def _answers(loader: DataLoader[Any], count: int, patience: float | None) -> Ite
         _processes.difference_update(processes)
 
 
-_NOTHING = object()
+_NOTHING, _END = object(), object()
 
 
 def _next(iterator: Any, processes: list[Any]) -> tuple[Any, WorkerError | None]:
-    """The next item, or `_NOTHING` if none came for a while; and the error if a worker is dead."""
+    """The next item, `_NOTHING` if none came for a while, or `_END`; and the error if a worker is dead."""
     global _waiting
     _waiting += 1  # from here on a death is told at once, even in the middle of what the dead one was sending
     try:
         if dead := _dead(processes):
             return _NOTHING, dead
-        return next(iterator), None
+        return next(iterator, _END), None
     except (RuntimeError, OSError, EOFError) as error:
         if str(error).startswith("DataLoader timed out"):
             return _NOTHING, _dead(processes)
