@@ -77,11 +77,11 @@ def committed_blocks(root: Path) -> set[int]:
 
 
 def remove_staging(root: Path) -> None:
-    """Remove unfinished blocks of writers that were killed. Only the holder of the lock may call this."""
-    folder = root / "blocks"
-    for name in os.listdir(folder) if folder.is_dir() else []:
-        if name.startswith("."):
-            remove(folder / name)
+    """Remove unfinished blocks and files of writers that were killed. Only the holder of the lock may call this."""
+    for folder, ending in ((root, ".partial"), (root / "blocks", "")):
+        for name in os.listdir(folder) if folder.is_dir() else []:
+            if name.startswith(".") and name.endswith(ending):
+                remove(folder / name)
 
 
 def write_block(root: Path, block: int, data: BlockData) -> None:

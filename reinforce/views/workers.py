@@ -106,10 +106,11 @@ def made_by_workers(
         WorkerError: they cannot be started, or do not answer.
         DeadWorkerError: one was killed, or ended by itself.
     """
+    asked = _Asked(items)
     loader: DataLoader[Any] = DataLoader(
         _ErrorsAsValues(dataset),
         batch_size=None,
-        sampler=items,
+        sampler=asked,
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
@@ -118,7 +119,7 @@ def made_by_workers(
         timeout=_LOOK_EVERY if workers else 0,
         generator=torch.Generator(),  # not the global one: a model uses that, and resuming must not change it
     )
-    made = _answers(loader, None if is_remote(location) else PATIENCE) if workers else iter(loader)
+    made = _answers(loader, asked, None if is_remote(location) else PATIENCE) if workers else iter(loader)
     for each in made:
         if isinstance(each, ReinforceError):
             raise each
@@ -138,11 +139,24 @@ class _ErrorsAsValues(Dataset[Any]):
             return error
 
 
+class _Asked:
+    """The items, and how many of them were asked for; a loader asks for the next ones before it gives an answer."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items, self.count, self.all = items, 0, False
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.items:
+            self.count += 1
+            yield item
+        self.all = True
+
+
 def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _answers(loader: DataLoader[Any], patience: float | None) -> Iterator[Any]:
+def _answers(loader: DataLoader[Any], asked: _Asked, patience: float | None) -> Iterator[Any]:
     try:
         iterator: Any = iter(loader)
     except OSError as error:
@@ -151,18 +165,16 @@ def _answers(loader: DataLoader[Any], patience: float | None) -> Iterator[Any]:
     _hold_back_deaths()
     _processes.update(processes)
     fault: WorkerError | None = None
-    silent = 0
+    silent, answered = 0, 0
     try:
-        while fault is None:
+        while fault is None and not (asked.all and answered == asked.count):
             made, fault = _next(iterator, processes)
-            if made is _END:
-                break
             if fault is None and made is _NOTHING:
                 silent += _LOOK_EVERY
                 if patience is not None and silent >= patience:
                     fault = _hung(silent, len(processes))
             elif fault is None:
-                silent = 0
+                silent, answered = 0, answered + 1
                 yield made
                 del made  # it may be large
         if fault is not None:
@@ -177,17 +189,17 @@ def _answers(loader: DataLoader[Any], patience: float | None) -> Iterator[Any]:
         _processes.difference_update(processes)
 
 
-_NOTHING, _END = object(), object()
+_NOTHING = object()
 
 
 def _next(iterator: Any, processes: list[Any]) -> tuple[Any, WorkerError | None]:
-    """The next item, `_NOTHING` if none came for a while, or `_END`; and the error if a worker is dead."""
+    """The next item, or `_NOTHING` if none came for a while; and the error if a worker is dead."""
     global _waiting
     _waiting += 1  # from here on a death is told at once, even in the middle of what the dead one was sending
     try:
         if dead := _dead(processes):
             return _NOTHING, dead
-        return next(iterator, _END), None
+        return next(iterator), None
     except (RuntimeError, OSError, EOFError) as error:
         if str(error).startswith("DataLoader timed out"):
             return _NOTHING, _dead(processes)
