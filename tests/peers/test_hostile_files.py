@@ -7,14 +7,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reinforce.errors import StoreError, UsageError
+from reinforce.generation.engine import Execution
+from reinforce.generation.generate import generate
 from reinforce.peers.archive import archive_files
 from reinforce.peers.formats import open_reader
 from reinforce.peers.importer import import_labels
+from reinforce.peers.ml_dr_files import ml_dr_files
 from reinforce.peers.reader import ReadOptions
 from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
+from reinforce.teachers.teacher import Teacher
+from reinforce.views.params import OP_SLOT_BASE, Op
+from reinforce.views.policy_text import parse_policy
+from tests.conftest import make_settings
 from tests.peers.label_files import write_ml_dr, write_tinyvit
 
 pytestmark = pytest.mark.unit
@@ -108,3 +117,23 @@ def test_an_import_into_its_own_images_is_refused(own_images: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="inside of"):
         import_labels(reader, source, own_images / "out", workers=0)
     assert not (own_images / "out").exists()
+
+
+def test_ops_that_ml_dr_cannot_have_are_told(
+    images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ImageFolder.open(images)
+    changes = {"policy": parse_policy("imagenet-plus-ra-re"), "size": 32, "views": 1}
+    generate(source, teacher, make_settings(source, teacher, **changes), tmp_path / "a", Execution(16, 0))
+    store = Store(tmp_path / "a")
+    of = Store.params_of
+
+    def damaged(self: Store, sample: int, view: int) -> np.ndarray:
+        row = of(self, sample, view).copy()
+        first = self.spec.fields.index(OP_SLOT_BASE)
+        row[first : first + 4] = (Op.AUTO_CONTRAST, 0, 72090, 0)
+        return row
+
+    monkeypatch.setattr(Store, "params_of", damaged)
+    with pytest.raises(StoreError, match=r"(?s)view 0 of apple/000 cannot be written.*AUTO_CONTRAST with 72090 and 0"):
+        list(ml_dr_files(store, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,17 @@ def test_tables_without_images_are_refused(tmp_path: Path, monkeypatch: pytest.M
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "c.parquet")
     with pytest.raises(SourceError, match="different columns"):
         open_source(str(tmp_path / "{b,c}.parquet"))
+
+
+def test_a_pipe_or_damage_in_place_of_an_npz_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(SourceError, match="no plain file"):
+        open_source(tmp_path / "pipe.npz")
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(4 * 64 * 3, dtype=np.uint8).reshape(4, 8, 8, 3))
+    whole = (tmp_path / "a.npz").read_bytes()
+    for place in range(0, len(whole), 3):
+        (tmp_path / "a.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            assert len(open_source(tmp_path / "a.npz")) == 4
+        except SourceError:
+            continue
