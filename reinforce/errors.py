@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+_LONGEST_PART = 2000
+
+
 class ReinforceError(Exception):
     """Base of all errors meant for the user's eyes.
 
@@ -62,11 +65,11 @@ class ReinforceError(Exception):
         cause: str | None = None,
         fix: str | None = None,
     ) -> None:
-        self.what = what
-        lines = [what]
+        self.what = _cut(what)
+        lines = [self.what]
         for name, value in (("found", found), ("expected", expected), ("likely cause", cause), ("next", fix)):
             if value is not None:
-                lines.append(f"  {name + ':':<13} {value}")
+                lines.append(f"  {name + ':':<13} {_cut(value)}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -78,6 +81,15 @@ def _rebuild(kind: type[ReinforceError], what: str, args: tuple[object, ...]) ->
     error = kind(what)
     error.args = args
     return error
+
+
+def _cut(value: object) -> str:
+    """A part of an error, cut to a length that fits a terminal: texts out of a file may have millions of letters."""
+    try:
+        text = str(value)
+    except ValueError:  # whole numbers of more digits than Python writes
+        text = shown(value)
+    return text if len(text) <= _LONGEST_PART else f"{text[: _LONGEST_PART - 3]}..."
 
 
 class Interrupted(ReinforceError):  # noqa: N818 - an interruption is not an error

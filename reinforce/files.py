@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -171,14 +172,25 @@ def read_at_most(path: str | Path, limit: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is no plain file.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+    with open_plain(path) as file:
         content = bytearray()
         while len(content) <= limit and (piece := file.read(min(_PIECE, limit + 1 - len(content)))):
             content += piece
     return bytes(content)
+
+
+def open_plain(path: str | Path) -> FileIO:
+    """Open a plain file for reading; a pipe, on which one may wait for ever, is not opened, nor is a device.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+    return open(handle, "rb", buffering=0)
 
 
 def read_small(path: Path, most: int = 1 << 20) -> bytes:
@@ -194,8 +206,8 @@ def read_small(path: Path, most: int = 1 << 20) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as file:
+    """Hex digest of a plain file's content."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -73,3 +73,12 @@ def test_what_is_raised_for_users_says_more_than_one_thing() -> None:
     ]
     assert len(raised) > 100
     assert [where for where, call in raised if not call.keywords] == []
+
+
+def test_no_part_of_an_error_is_longer_than_anyone_reads() -> None:
+    error = errors.StoreError("w" * 100_000, found="f" * 100_000, expected=1 << 20_000, cause="c", fix="x" * 2000)
+    assert len(str(error)) < 6500
+    assert len(error.what) == 2000
+    assert "f..." in str(error)
+    assert "a number of 20001 bits" in str(error)
+    assert "x" * 2000 in str(error)

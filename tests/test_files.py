@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import StoreError
-from reinforce.files import check_output, replacing, write_atomic
+from reinforce.files import check_output, file_sha256, read_at_most, read_small, replacing, write_atomic
 
 pytestmark = pytest.mark.unit
 
@@ -127,3 +127,24 @@ def test_an_output_that_holds_other_files_is_refused(tmp_path: Path) -> None:
         check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
     (tmp_path / "job.json").touch()
     check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    """A pipe without a writer would be waited for for ever, and a device may have no end."""
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    for read in (lambda: read_at_most(path, 10), lambda: read_small(path), lambda: file_sha256(path)):
+        with pytest.raises(OSError, match="no plain file"):
+            read()
+
+
+def test_no_more_is_read_than_was_asked_for_and_one_byte(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(200_000))
+    assert [len(read_at_most(tmp_path / "x", most)) for most in (0, 99_999, 200_000, 1 << 40)] == [1, 100_000, 200_000, 200_000]
+    assert len(read_small(tmp_path / "x")) == 200_000
+    with pytest.raises(OSError, match="more than 199999 bytes"):
+        read_small(tmp_path / "x", 199_999)

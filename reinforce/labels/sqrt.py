@@ -26,6 +26,8 @@ from reinforce.labels.sqrt_top import ONE, OTHERS, RISE, Layout, least_biased_on
 _SKIP, _RAISE, _END = 128, 127, 255  # tokens: a gap of 128 classes, what is added to a symbol, end of a view
 _END_TOKEN, _ESCAPE = bytes([_END]), b"\0"
 MIN_DELTA, MAX_DELTA = 1 / 50, 1 / 2
+MAX_CONTENT = 64 << 20
+"""Most bytes of a record when decompressed: with 2^24 classes and 65535 views, what they bound could be terabytes."""
 _VALUES = tuple((token - _RAISE) ** 2 + OTHERS for token in range(_END))
 _NO_IDS, _NO_PROBS = np.empty(0, np.int64), np.empty(0, np.float32)
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
@@ -121,7 +123,15 @@ class Sqrt(Codec):
         while (lost := self._lost(kept, top, probs.shape[1])).any():
             flat |= lost
             kept = choose(exact, self.delta, flat)
-        return _CODER.compressor.compress(self._pack(exact, kept, top))
+        content = self._pack(exact, kept, top)
+        if len(content) > MAX_CONTENT:
+            raise LabelError(
+                "The labels of a sample are too large to be read again.",
+                found=f"{len(content)} bytes of {len(probs)} views and {probs.shape[1]} classes",
+                expected=f"at most {MAX_CONTENT} bytes",
+                fix="fewer views in a stripe, or another codec",
+            )
+        return _CODER.compressor.compress(content)
 
     def _lost(self, kept: Kept, top: np.ndarray, num_classes: int) -> np.ndarray:
         """The views of which nothing is kept and whose tail has another top class than `top`: bool `[V]`."""
@@ -214,7 +224,8 @@ class Sqrt(Codec):
 def _open(record: memoryview | bytes, num_views: int, num_classes: int) -> _Body:
     try:
         size = zstandard.get_frame_parameters(record, format=_FORMAT).content_size
-        if size > 64 + 3 * num_classes + num_views * (3 * num_classes + 2):  # checked first, as zstd trusts this number
+        most = min(64 + 3 * num_classes + num_views * (3 * num_classes + 2), MAX_CONTENT)
+        if size > most:  # checked first, as zstd trusts this number
             raise _broken(f"a content of {size} bytes")
         body = _CODER.decompressor.decompress(record, allow_extra_data=False)
         start = 2 + class_id_bytes(num_classes)

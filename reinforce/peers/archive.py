@@ -6,8 +6,10 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from reinforce.errors import SourceError, StoreError
+from reinforce.errors import SourceError, StoreError, first_line
+from reinforce.files import read_small
 
 MAX_MEMBER = 256 << 20
 """Largest file that is read, in bytes."""
@@ -33,7 +35,9 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
         StoreError: the archive is damaged or hostile.
     """
     if path.is_dir():
-        for folder, _, names in sorted(os.walk(path)):
+        for folder, below, names in sorted(os.walk(path, onerror=_refuse)):
+            if links := [name for name in below if Path(folder, name).is_symlink()]:
+                raise _unread(Path(folder, links[0]), "a link")  # its labels would be left out without a word
             for name in sorted(names):
                 file = Path(folder, name)
                 yield file.relative_to(path).as_posix(), _small(file)
@@ -54,7 +58,7 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise StoreError(
             f"{path} cannot be read.",
-            found=str(error) or type(error).__name__,
+            found=first_line(error),
             expected="a tar, or a compressed one, of plain files",
             cause="a broken download, or a hostile one",
             fix="download it again",
@@ -62,6 +66,24 @@ def archive_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _small(file: Path) -> bytes:
-    if file.is_symlink() or file.stat().st_size > MAX_MEMBER:
-        raise StoreError(f"{file} is not read.", found="a link, or too large", expected=f"{MAX_MEMBER} bytes", fix="remove it")
-    return file.read_bytes()
+    if file.is_symlink():
+        raise _unread(file, "a link")
+    try:
+        return read_small(file, MAX_MEMBER)
+    except OSError as error:
+        raise _unread(file, error.strerror or error) from None
+
+
+def _unread(path: object, found: object) -> StoreError:
+    return StoreError(
+        f"{path} is not read.", found=found, expected=f"a plain file of at most {MAX_MEMBER} bytes", fix="remove it"
+    )
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise StoreError(
+        f"The folder {error.filename} cannot be read.",
+        found=error.strerror,
+        expected="permission to list every folder: without it its labels would be left out",
+        fix="change its permissions, or move it elsewhere",
+    )

@@ -8,11 +8,14 @@ bytes, of the first epoch and one other at a time; of each epoch only the number
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from reinforce.files import read_small
 from reinforce.peers.reader import bad_labels
 
 _KEYS = re.compile(r"rank(\d{1,6})-keys\.txt")
@@ -30,11 +33,12 @@ class EpochFiles:
 
     def __init__(self, folder: Path, record: int) -> None:
         self.folder, self.record = folder, record
-        found = sorted((int(m[1]), p) for p in folder.iterdir() if (m := _KEYS.fullmatch(p.name)))
+        with _readable(folder):
+            found = sorted((int(m[1]), p) for p in folder.iterdir() if (m := _KEYS.fullmatch(p.name)))
         self.pairs = [(p, p.with_name(p.name.replace("-keys.txt", "-values.bin"))) for _, p in found]
         for keys, values in self.pairs:
-            if keys.stat().st_size > _MAX_KEYS or not values.is_file():
-                raise bad_labels(f"{keys} without its values, or of more than {_MAX_KEYS} bytes")
+            if not (keys.is_file() and values.is_file()) or keys.stat().st_size > _MAX_KEYS:
+                raise bad_labels(f"{keys} without its values, or of more than {_MAX_KEYS} bytes, or no plain file")
         self.counts = [values.stat().st_size // record for _, values in self.pairs]
 
     def keys(self) -> np.ndarray:
@@ -59,7 +63,8 @@ class EpochFiles:
             here = np.flatnonzero((rows >= first) & (rows < first + count))
             if len(here):
                 here = here[np.argsort(rows[here])]  # forwards through the file
-                out[here] = np.memmap(values, np.uint8, "r").reshape(count, self.record)[rows[here] - first]
+                with _readable(values):
+                    out[here] = np.memmap(values, np.uint8, "r").reshape(count, self.record)[rows[here] - first]
             first += count
         return out
 
@@ -108,9 +113,18 @@ def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys[first], order[first].astype(np.int32)
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise bad_labels(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 def _lines(path: Path) -> np.ndarray:
     """The lines of a file, bytes `[n]`, without a Python object for each."""
-    content = np.fromfile(path, np.uint8)
+    with _readable(path):
+        content = np.frombuffer(read_small(path, _MAX_KEYS), np.uint8)
     ends = np.flatnonzero(content == ord("\n"))
     if len(content) and content[-1] != ord("\n"):
         ends = np.append(ends, len(content))

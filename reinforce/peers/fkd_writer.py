@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reinforce.errors import UsageError
+from reinforce.errors import StoreError, UsageError
 from reinforce.peers.fkd import BOX
 from reinforce.peers.reader import top_of
 from reinforce.store.label_store import LabelStore
@@ -60,6 +60,13 @@ def _check_key(key: str) -> None:
 
 def _file(store: LabelStore, sample: int, k: int) -> bytes:
     width, height = store.samples.width_height[sample].tolist()
+    if not (width and height):
+        raise StoreError(
+            f"{store.samples.key(sample)} has no size.",
+            found=f"{width}x{height} pixels",
+            expected="width and height of an image with labels",
+            fix="reinforce verify DIR",
+        )
     params = np.stack([store.params_of(sample, view) for view in range(store.settings.views)])
     boxes = params[:, [store.spec.fields.index(f) for f in BOX]] / np.array([height, width, height, width])
     flips = [bool(store.spec.read(row, Field.HFLIP, 0)) for row in params]

@@ -10,9 +10,10 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
-from reinforce.errors import UsageError
+from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.peers.ml_dr_views import Layout, written
 from reinforce.peers.places import folder_numbers
 from reinforce.peers.reader import top_of
@@ -45,13 +46,32 @@ def ml_dr_files(store: LabelStore, k: int) -> Iterator[tuple[str, bytes]]:
         views = []
         for view, label in enumerate(store.labels_of(sample)):
             ids, probs = top_of(label, k, settings.num_classes)
-            values = _values(store, sample, view)
-            if (other := values.get(Field.OTHER, ALONE)) != ALONE:
-                values[Field.OTHER] = int(numbers[other])
-            params = written(values, layout, settings.size)
+            try:
+                values = _values(store, sample, view)
+                if (other := values.get(Field.OTHER, ALONE)) != ALONE:
+                    values[Field.OTHER] = _number(numbers, other)
+                params = written(values, layout, settings.size)
+            except (ValueError, LookupError, ArithmeticError) as error:
+                raise _not_drawn(store.samples.key(sample), view, error) from None
             views.append({"params": params, "prob": (probs.tolist(), ids.tolist())})
         number = int(numbers[sample])
         yield f"{number}.pth.tar", _saved((number, views))
+
+
+def _number(numbers: np.ndarray, other: int) -> int:
+    if not 0 <= other < len(numbers):
+        raise ValueError(f"mixed with sample {other} of {len(numbers)}")
+    return int(numbers[other])
+
+
+def _not_drawn(key: str, view: int, error: Exception) -> StoreError:
+    return StoreError(
+        f"The params of view {view} of {key} cannot be written for ml-dr.",
+        found=first_line(error),
+        expected="samples of this data set, and ops of torchvision with arguments that they take",
+        cause="damaged params",
+        fix="reinforce verify DIR",
+    )
 
 
 def _values(store: LabelStore, sample: int, view: int) -> dict[int, int]:

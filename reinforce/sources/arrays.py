@@ -5,11 +5,14 @@ A PPM file (PGM if the image is grey) is a header of a few bytes and then the pi
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 
 from reinforce.errors import SourceError, first_line
+from reinforce.files import open_plain
 from reinforce.sources.location import File, is_remote
 from reinforce.sources.source import Source, check_index, numbered_classes
 
@@ -17,6 +20,11 @@ MAX_BYTES = 64 << 30
 """Largest .npz file that is read: bytes of all its arrays together, when decompressed."""
 _IMAGES = ("x", "images", "image", "data", "X")
 _LABELS = ("y", "labels", "label", "targets", "Y")
+# What numpy, zipfile and zlib raise of any bytes.
+_DAMAGE = (
+    OSError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, SyntaxError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 _PARTS = ("train", "test", "val")
 
 
@@ -97,12 +105,13 @@ def _load(location: str) -> dict[str, np.ndarray]:
     file = File.open(location) if is_remote(location) else None
     try:
         path = location if file is None else file.copied()
+        open_plain(path).close()  # a pipe would wait for its writer
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                 raise ValueError(f"arrays of more than {MAX_BYTES} bytes")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+            return {name: found for name in file.files if isinstance(found := file[name], np.ndarray)}
+    except _DAMAGE as error:
         raise SourceError(
             f"{location} cannot be read.",
             found=first_line(error),

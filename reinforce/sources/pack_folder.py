@@ -17,9 +17,11 @@ from reinforce.errors import SourceError, StoreError, first_line
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sources.location import File
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
-from reinforce.sources.table_guard import read_table
+from reinforce.sources.table_guard import BYTES_PER_ROW, MAX_TABLE, SPARE_BYTES, read_table
 from reinforce.sources.tar_members import Member
 
+MAX_MIXING = (1 << 30) + (1 << 21)
+"""Largest file of pairs, in bytes: a block's params are at most 2^30, and the frame of each view has less than 32 more."""
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -67,6 +69,8 @@ class PackFolder:
             raise StoreError(f"The pack has no {path}.", found=self.location, fix="pack again")
         try:
             file = File.open(f"{self.location}/{path}")
+            if file.size > (most := self._most(path)):  # before it is read: its hash can only be compared behind that
+                raise OSError(f"{file.size} bytes; at most {most} are read")
             content = file.read()
         except OSError as error:
             raise SourceError(f"{self.location}/{path} cannot be read.", found=error, fix="copy it again") from None
@@ -80,6 +84,12 @@ class PackFolder:
                 fix="copy it again",
             )
         return file, content
+
+    def _most(self, path: str) -> int:
+        """Most bytes that a file of the pack may have."""
+        if path == INDEX:
+            return min(BYTES_PER_ROW * self.pack.num_samples + SPARE_BYTES, MAX_TABLE)
+        return {CLASS_NAMES: MAX_BYTES, "samples.parquet": MAX_TABLE}.get(path, MAX_MIXING)
 
     def class_names(self) -> list[str] | None:
         """Names of the classes; None if the pack has none."""

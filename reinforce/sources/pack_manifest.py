@@ -28,6 +28,12 @@ class Shard(Model):
     bytes: int = Field(ge=1024, le=1 << 42)
     samples: int = Field(ge=1)
 
+    @model_validator(mode="after")
+    def _has_room(self) -> Shard:
+        if 512 * self.samples > self.bytes:
+            raise ValueError(f"{self.samples} samples in {self.bytes} bytes: each has a header of 512")
+        return self
+
 
 class Pack(Model):
     """The content of `pack.json`. It is written last, so its presence means that the pack is complete."""

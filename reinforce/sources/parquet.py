@@ -44,7 +44,7 @@ class Parquet(Source):
     Attributes:
         files: The parquet files.
         column: Path of the column of image bytes.
-        largest: Bytes of the largest row group of images.
+        largest: Bytes of the largest row group when decompressed.
     """
 
     files: tuple[File, ...] = ()
@@ -82,7 +82,7 @@ class Parquet(Source):
             labels += _column(reader, label, files[number].location) if label else []
             for group in range(reader.num_row_groups):
                 rows = reader.metadata.row_group(group).num_rows
-                largest = max(largest, _group_bytes(reader, column, group))
+                largest = max(largest, _group_bytes(reader, group))
                 places.append(np.stack([np.full(rows, number), np.full(rows, group), np.arange(rows)], axis=1))
         if None in labels:
             raise SourceError(
@@ -102,7 +102,7 @@ class Parquet(Source):
         file, group, row = self.places[index].tolist()
         try:
             content = _group(self.files[file], self.column, group)[row].as_py()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, IndexError) as error:
             raise OSError(first_line(error)) from None
         if content is None:
             raise OSError("no image in this row")
@@ -160,7 +160,7 @@ def _reader(file: File) -> pq.ParquetFile:
 
 def _group(file: File, column: str, group: int) -> pa.Array:
     def size() -> int:
-        found = _group_bytes(_reader(file), column, group)
+        found = _group_bytes(_reader(file), group)
         if found > MAX_GROUP_BYTES:
             raise OSError(f"a row group of {found} bytes; at most {MAX_GROUP_BYTES} are read")
         return found
@@ -172,11 +172,12 @@ def _group(file: File, column: str, group: int) -> pa.Array:
     return _HELD.get((file, column, group), size, read)
 
 
-def _group_bytes(reader: pq.ParquetFile, column: str, group: int) -> int:
-    """Bytes of a row group's images when decompressed, as stated by the file."""
-    metadata = reader.metadata.row_group(group)
-    columns = (metadata.column(i) for i in range(metadata.num_columns))
-    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.startswith(column))
+def _group_bytes(reader: pq.ParquetFile, group: int) -> int:
+    """Bytes of a row group when decompressed, as stated by the file.
+
+    Those of its images alone would need pyarrow's metadata of a column, which end the process where a footer is damaged.
+    """
+    return int(reader.metadata.row_group(group).total_byte_size)
 
 
 def _image_column(schema: pa.Schema, location: str) -> str:
@@ -200,7 +201,7 @@ def _is_integer(schema: pa.Schema, name: str) -> bool:
 def _column(reader: pq.ParquetFile, name: str, location: str) -> list[Any]:
     try:
         column = reader.read(columns=[name]).column(0).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, IndexError) as error:
         raise SourceError(f"{location} is damaged.", found=first_line(error), fix="download it again") from None
     found: list[Any] = (column.field(name.rpartition(".")[2]) if pa.types.is_struct(column.type) else column).to_pylist()
     return found

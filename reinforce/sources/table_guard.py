@@ -3,12 +3,14 @@
 Parquet stores a repeated value once. A file of two kilobytes can hold one text of fifty megabytes to which a hundred thousand
 rows refer: five terabytes in memory if each row gets its own copy. Or it can have two billion rows that are all the same.
 Therefore rows are read group by group; columns of text are first read as dictionaries, which costs the memory of the distinct
-texts only, and their lengths are added up; and keys must differ, so that the file has bytes for each row.
+texts only, and their lengths are added up; and keys must differ, so that the file has bytes for each row. What each page
+unfolds to is looked up before, in the headers of the pages (`parquet_pages.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
+from reinforce.files import open_plain
+from reinforce.sources.parquet_pages import FOOTER_LIMITS, check_table
 
 MAX_TEXT = 4096
 """Longest text that a table may have, in bytes."""
@@ -25,6 +29,8 @@ MAX_GROUP_ROWS = 1 << 22
 """Most rows of a row group; pyarrow writes 1,048,576."""
 BYTES_PER_ROW, SPARE_BYTES = 1024, 64 << 20
 """A table may have so many bytes per row when decompressed, and so many more."""
+MAX_TABLE = 8 << 30
+"""Largest file of a table that is read whole, in bytes."""
 
 
 def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema) -> pa.Table:
@@ -44,7 +50,9 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
         if isinstance(content, BytesIO):
             content.seek(0)
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        metadata = pq.ParquetFile(content).metadata
+        with open_plain(content) if isinstance(content, Path) else nullcontext(content) as plain:
+            check_table(plain, rows, BYTES_PER_ROW * rows + SPARE_BYTES)
+        metadata = pq.ParquetFile(content, **FOOTER_LIMITS).metadata
         _check_metadata(metadata, rows, schema)
         mapped = isinstance(content, Path)
         with pq.ParquetFile(content, metadata=metadata, read_dictionary=texts, memory_map=mapped) as file:
@@ -78,6 +86,7 @@ def _groups(file: pq.ParquetFile, texts: list[str], rows: int) -> Iterator[pa.Ta
     others = [name for name in file.schema_arrow.names if name not in texts]
     for group in range(file.metadata.num_row_groups):
         found = file.read_row_group(group, columns=texts)
+        found.validate(full=True)  # pyarrow itself believes numbers of dictionary entries, and that texts are UTF-8
         for name in texts:
             distinct = 0
             for chunk in found[name].chunks:
@@ -93,4 +102,5 @@ def _groups(file: pq.ParquetFile, texts: list[str], rows: int) -> Iterator[pa.Ta
                 raise ValueError(f"{distinct} keys for {len(found)} rows: a key that is missing or occurs twice")
         columns = {name: found[name].cast(pa.string()) for name in texts}
         rest = file.read_row_group(group, columns=others)
+        rest.validate(full=True)
         yield pa.table({name: columns.get(name, rest[name] if name in others else None) for name in file.schema_arrow.names})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reinforce.errors import StoreError
+from reinforce.files import open_plain
 
 MAX_HEADER_BYTES = 16 << 20
 """Longest header that is read, about a hundred bytes for each tensor. The library itself reads up to 100 MB, in gigabytes."""
@@ -17,7 +18,7 @@ def check_header(path: Path) -> None:
         StoreError: the header is too long.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         raise StoreError(

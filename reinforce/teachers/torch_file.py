@@ -13,11 +13,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from reinforce.errors import StoreError, first_line, shown
+from reinforce.files import open_plain
 from reinforce.teachers.pickle_bounds import most_bytes
 from reinforce.teachers.pickle_names import STORAGES, refused
 from reinforce.teachers.pickle_reader import read_first_pickle, read_pickle
@@ -29,6 +30,9 @@ MAX_DIRECTORY_BYTES = 16 << 20
 """Largest directory of a zip that is read, about a hundred bytes for each of its members."""
 _LOCAL_HEADER = 30
 _TAR_MAGIC_AT, _TAR_MAGIC = 257, b"ustar"
+
+# What zipfile and struct raise of any bytes; offsets of 64 bits are too large for a file.
+_DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
 
 File = io.BytesIO | io.BufferedReader
 Read = Callable[[str, int], torch.Tensor]
@@ -45,12 +49,12 @@ def read_torch(source: bytes | Path) -> Any:
         StoreError: not such a file, damaged, compressed, or with more in it than data.
         OSError: it cannot be read.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(cast(Any, open_plain(source))) as file:
         try:
             if file.read(2) == b"PK":
                 return _read_zip(file)
             return _read_pickles(file)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+        except _DAMAGE as error:
             raise refused(f"no file that torch.save wrote: {first_line(error)}") from None
 
 

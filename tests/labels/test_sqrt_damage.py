@@ -118,3 +118,17 @@ def test_a_frame_that_claims_gigabytes_is_refused_before_it_is_opened(monkeypatc
     unsized = stream.compress(bytes(1000)) + stream.flush()
     with pytest.raises(LabelError, match="cannot be decoded"):
         Sqrt(0.1).decode(unsized, 0, VIEWS, CLASSES)
+
+
+def test_a_content_that_many_classes_would_allow_is_still_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2^24 classes and 65535 views allow terabytes; 64 MiB are read, and no more are written."""
+    assert sqrt.MAX_CONTENT == 64 << 20
+    with pytest.raises(LabelError, match=f"a content of {(64 << 20) + 1} bytes"):
+        Sqrt(0.1).decode_all(record_of(bytes((64 << 20) + 1)), 65535, 1 << 24)
+    rows = rows_like("views of an image", VIEWS, CLASSES, 2)
+    content = len(body_of(Sqrt(0.1).encode(rows)))
+    monkeypatch.setattr(sqrt, "MAX_CONTENT", content)
+    assert len(Sqrt(0.1).decode_all(Sqrt(0.1).encode(rows), VIEWS, CLASSES)) == VIEWS
+    monkeypatch.setattr(sqrt, "MAX_CONTENT", content - 1)
+    with pytest.raises(LabelError, match="too large to be read again"):
+        Sqrt(0.1).encode(rows)

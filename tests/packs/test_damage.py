@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from reinforce.errors import ReinforceError, StoreError
 from reinforce.files import file_sha256
 from reinforce.packs.packed_store import PackedStore
 from reinforce.replay.dataset import ReinforcedDataset
+from reinforce.sources.location import File
 from reinforce.sources.open_source import open_source
 from reinforce.verification.verify import verify_pixels
 from reinforce.verification.verify_pack import verify_pack
@@ -162,3 +164,41 @@ def test_a_hostile_tar_with_a_pack_beside_it_is_not_believed(change: Any, messag
     about["shards"][0].update(sha256=file_sha256(shard), bytes=shard.stat().st_size)
     (own / "pack.json").write_text(json.dumps(about))
     assert message in failures(own)
+
+
+def rehashed(own: Path, path: str, content: bytes) -> None:
+    (own / path).write_bytes(content)
+    about = json.loads((own / "pack.json").read_bytes())
+    about["files"][path] = file_sha256(own / path)
+    (own / "pack.json").write_text(json.dumps(about))
+
+
+def test_a_damaged_page_of_the_index_is_told_whatever_its_hash(own: Path) -> None:
+    whole, refused = (own / "index.parquet").read_bytes(), []
+    for place in range(4, 400, 7):
+        rehashed(own, "index.parquet", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            open_source(own)
+        except ReinforceError as error:
+            refused.append(error.what)
+    assert "index.parquet is damaged." in refused
+
+
+@pytest.mark.parametrize("path", [*FILES[2:], "mixing/000001.001.bin"])
+def test_a_file_beside_the_shards_that_is_too_long_is_not_read(path: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(own / path, 9 << 30)  # a hole, of which the disk has nothing
+    read = File.read
+
+    def small(self: File, offset: int = 0, length: int | None = None) -> bytes:
+        assert (self.size if length is None else length) < 1 << 20, "it is read before its length is looked at"
+        return read(self, offset, length)
+
+    monkeypatch.setattr(File, "read", small)
+    assert f"{9 << 30} bytes; at most" in failures(own)
+
+
+def test_more_samples_than_a_shard_has_room_for_are_refused(own: Path) -> None:
+    about = json.loads((own / "pack.json").read_bytes())
+    about["shards"][0]["samples"] = about["shards"][0]["bytes"] // 512 + 1
+    (own / "pack.json").write_text(json.dumps(about))
+    assert "each has a header of 512" in failures(own)

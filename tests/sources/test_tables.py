@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,36 @@ def test_tables_without_images_are_refused(tmp_path: Path, monkeypatch: pytest.M
     pq.write_table(pa.table({"picture": [b"1"]}), tmp_path / "c.parquet")
     with pytest.raises(SourceError, match="different columns"):
         open_source(str(tmp_path / "{b,c}.parquet"))
+
+
+def test_a_pipe_or_damage_in_place_of_an_npz_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(SourceError, match="no plain file"):
+        open_source(tmp_path / "pipe.npz")
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(4 * 64 * 3, dtype=np.uint8).reshape(4, 8, 8, 3))
+    whole = (tmp_path / "a.npz").read_bytes()
+    for place in range(0, len(whole), 3):
+        (tmp_path / "a.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            assert len(open_source(tmp_path / "a.npz")) == 4
+        except SourceError:
+            continue
+
+
+@pytest.mark.process
+def test_a_table_of_images_with_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1" * 50, b"2"], "label": [0, 1]}), tmp_path / "a.parquet", use_dictionary=False)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    child = os.fork()
+    if not child:  # were the process ended, the tests would be too
+        try:
+            for place in range(footer, footer + 120):
+                for value in (0, 1, 127, whole[place] ^ 0x15):
+                    (tmp_path / "b.parquet").write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+                    with contextlib.suppress(SourceError, OSError):
+                        open_source(tmp_path / "b.parquet").read(0)
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from reinforce.errors import ReinforceError, shown
+from reinforce.errors import ReinforceError, StoreError, shown
 from reinforce.teachers.class_map import read_class_map
 from reinforce.teachers.models import read_state_dict
+from reinforce.teachers.safetensors_header import check_header
 from reinforce.teachers.torch_file import read_torch
 from tests.peers.label_files import saved
 
@@ -172,3 +173,29 @@ def test_what_an_error_shows_is_short_and_soon_there() -> None:
         assert len(shown(value)) <= 100
     assert shown([1, "a", None, 1.5, (True,)]) == "[1, 'a', None, 1.5, (True,)]"
     assert shown(b"\xff\xfe") == r"b'\xff\xfe'"
+
+
+@pytest.mark.parametrize("member", [0, 1], ids=["pickle", "numbers"])
+def test_a_zip_with_offsets_that_no_file_has_is_refused(member: int, tmp_path: Path) -> None:
+    content = zipped(b"\x80\x02](" + OF_ALL + b"NtRe.")
+    at = content.index(b"PK\x01\x02")
+    for _ in range(member):
+        at = content.index(b"PK\x01\x02", at + 1)
+    names, extra = struct.unpack_from("<HH", content, at + 28)
+    assert not extra
+    entry = bytearray(content[at : at + 46 + names])
+    entry[30:32], entry[42:46] = struct.pack("<H", 12), b"\xff" * 4
+    far = bytes(entry) + struct.pack("<HHQ", 1, 8, (1 << 64) - 1)
+    end = bytearray(content[at + 46 + names :])
+    place = end.index(b"PK\x05\x06") + 12
+    end[place : place + 4] = struct.pack("<I", struct.unpack_from("<I", end, place)[0] + 12)
+    (tmp_path / "far.pt").write_bytes(content[:at] + far + bytes(end))
+    for given in ((tmp_path / "far.pt").read_bytes(), tmp_path / "far.pt"):
+        with pytest.raises(StoreError, match="A pickle is refused"):
+            read_torch(given)
+
+
+@pytest.mark.parametrize("read", [read_torch, check_header])
+def test_a_pipe_in_place_of_weights_is_not_opened(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w")
+    assert in_a_small_process(lambda: read(tmp_path / "w")) == "raw OSError"
