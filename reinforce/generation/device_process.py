@@ -2,7 +2,7 @@
 
 It is started as `python -m reinforce.generation.device_process CONNECTION WEIGHTS`, with two file descriptors. What it says are
 pairs: `claim` (a block is wanted), `views` (so many were decoded), `block` (a number was committed), `note`, `error` (an
-exception of ours), `crash` (a line of text), `end`. If its parent dies, it ends with the next thing that it says.
+exception of ours), `crash` (a line of text), `end`. If its parent dies, it ends too, with all that it has started.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -27,6 +29,9 @@ from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.teachers.shared_teacher import attach
 from reinforce.teachers.teacher import Teacher
+
+_LOOK_EVERY = 0.5
+"""Seconds between two looks for the parent."""
 
 
 class Orders(NamedTuple):
@@ -60,6 +65,13 @@ class _Parent:
             os._exit(1)
 
 
+def _end_with(parent: int) -> None:
+    """End this process, which leads a group of its own, and the whole group, soon after its parent has died."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _serve(parent: _Parent, weights: int) -> None:
     """Make blocks until the parent has no more; `weights` is the descriptor of the memory with those of the teacher."""
     orders: Orders = parent.hear()
@@ -88,6 +100,7 @@ def _serve(parent: _Parent, weights: int) -> None:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     keep_freed_memory()
     parent, weights = _Parent(int(sys.argv[1])), int(sys.argv[2])
 
