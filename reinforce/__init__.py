@@ -6,13 +6,13 @@ the integers that define each view. Stage two (`reinforce train`) replays those 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reinforce.replay.dataset import ReinforcedDataset
 
-__version__ = version("reinforce")
+    __version__: str
+
 __all__ = ["ReinforcedDataset", "__version__"]
 
 
@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from reinforce.replay.dataset import ReinforcedDataset
 
         return ReinforcedDataset
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("reinforce")
     raise AttributeError(f"module 'reinforce' has no attribute {name!r}")
