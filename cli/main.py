@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False  # typing's own takes milliseconds to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 Handler = Callable[[int, FrameType | None], object]
 

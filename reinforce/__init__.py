@@ -6,8 +6,7 @@ the integers that define each view. Stage two (`reinforce train`) replays those 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own takes milliseconds to import, in which Ctrl-C would be a traceback
 if TYPE_CHECKING:
     from reinforce.replay.dataset import ReinforcedDataset
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ReinforcedDataset", "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported at first use, so that `reinforce --help` does not wait for torch.
     if name == "ReinforcedDataset":
         from reinforce.replay.dataset import ReinforcedDataset

@@ -174,6 +174,17 @@ def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), length
 
 
+def check_plain(path: str | Path) -> None:
+    """Refuse a pipe, on which one may wait for ever, a device, which may have no end, and a folder.
+
+    Raises:
+        OSError: it is no plain file, or absent.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+
+
 def read_at_most(path: str | Path, limit: int) -> bytes:
     """The first bytes of a file, read piece by piece: the memory that this takes is that of what the file has.
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -210,63 +207,6 @@ def test_an_interrupted_command_says_so_with_its_exit_code(
 
     monkeypatch.setattr(reinforce.verification.summary, "summarise", interrupt)
     assert cli("inspect", places["store"]).code == 130
-
-
-INTERRUPTED = """
-import os, signal, sys
-
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == {module!r}:
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except KeyboardInterrupt:
-                raise SystemError("a module that is compiled makes another error of it") from None
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.meta_path.insert(0, Finder())
-sys.argv = ["reinforce", *{arguments!r}]
-from reinforce.cli.main import main
-main()
-"""
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("module", ["reinforce.errors", "typer", "reinforce.cli.train", "reinforce.verification.summary"])
-def test_a_command_is_interrupted_in_one_line_from_its_first_imports_on(module: str, tmp_path: Path) -> None:
-    code = INTERRUPTED.format(module=module, arguments=["inspect", str(tmp_path)])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr.strip().startswith("interrupted")
-    assert done.stderr.strip().count("\n") == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (
-            MemoryError("no room"),
-            "error: There is not enough memory.\n  found:        MemoryError: no room, in command of inspect.py",
-        ),
-        (RuntimeError("can't start new thread"), "error: There is not enough memory."),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: There is not enough memory."),
-        (OSError(errno.EMFILE, "Too many open files", "x"), "error: This process may open no more files.\n  found:        Too"),
-    ],
-)
-def test_what_the_machine_lacks_is_no_traceback(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, places: dict[str, str], error: Exception, said: str
-) -> None:
-    import reinforce.verification.summary
-
-    def summarise(root: Path) -> None:
-        raise error
-
-    monkeypatch.setattr(reinforce.verification.summary, "summarise", summarise)
-    told = cli("inspect", places["store"])
-    assert told.code == 1
-    assert said in told.err
-    assert "next:" in told.err
 
 
 def test_every_error_ends_as_its_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
