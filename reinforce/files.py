@@ -180,7 +180,7 @@ def check_plain(path: str | Path) -> None:
     Raises:
         OSError: it is no plain file, or absent.
     """
-    mode = os.stat(path).st_mode
+    mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode):
         raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
 
