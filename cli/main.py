@@ -5,7 +5,6 @@ This file imports almost nothing, because what is pressed during imports that co
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
@@ -46,11 +45,10 @@ def main() -> None:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
     finally:
-        _handle_interrupts(_interrupt, signal.default_int_handler)
-        atexit.register(_ignore_interrupts)
+        _handle_interrupts(_interrupt, signal.SIG_IGN)  # from here on it would be a traceback, and there is nothing to stop
 
 
-def _handle_interrupts(before: Handler, after: Handler) -> None:
+def _handle_interrupts(before: Handler, after: Handler | signal.Handlers) -> None:
     """Ctrl-C calls `after` from now on if it called `before`; it may also be ignored, as in the background of a shell."""
     if signal.getsignal(signal.SIGINT) is before:
         with suppress(ValueError):  # not in the main thread, which alone gets signals
@@ -73,11 +71,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os.write(2, b"\ninterrupted\n")
     os._exit(130)
-
-
-def _ignore_interrupts() -> None:
-    """What is pressed while Python ends would be told as an exception that was ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

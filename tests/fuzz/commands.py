@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors.torch import load as load_safetensors
 
-from reinforce.cli.main import main
+from reinforce.cli.main import _leave, main
 from reinforce.errors import ReinforceError
 from reinforce.packs.open_labels import open_pack
 from reinforce.store.store import Store
@@ -82,8 +82,8 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
     code = 70
     try:
         os.setpgid(0, 0)
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, _leave)  # as `main` does first; what comes before it is Python's own start
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
         handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
