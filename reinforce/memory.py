@@ -54,7 +54,7 @@ def set_thresholds(mallopt: Mallopt, largest: int) -> int:
 
 _OF_TORCH = ("can't allocate memory", "not enough memory", "out of memory")  # torch raises RuntimeErrors
 _OF_SYSTEM = (errno.ENOMEM, errno.EAGAIN)  # EAGAIN: no process or thread can be started
-_OF_THREADS = "can't start new thread"
+_OF_THREADS = ("can't start new thread", "Failed to launch worker thread")  # Python's words, and arrow's
 
 
 def shortage(error: BaseException) -> ReinforceError | None:
@@ -75,8 +75,8 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
         return error
     if isinstance(error, OSError):
         return _shortage(_found(error)) if error.errno in _OF_SYSTEM else None
-    of_torch = isinstance(error, RuntimeError) and any(text in str(error) for text in (*_OF_TORCH, _OF_THREADS))
-    return _shortage(_found(error)) if of_torch or isinstance(error, MemoryError) else None
+    short = isinstance(error, MemoryError) or any(text in str(error) for text in (*_OF_TORCH, *_OF_THREADS))
+    return _shortage(_found(error)) if short else None
 
 
 def _found(error: BaseException, said: str | None = None) -> str:

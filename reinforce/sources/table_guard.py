@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
+from reinforce.memory import shortage
 
 MAX_TEXT = 4096
 """Longest text that a table may have, in bytes."""
@@ -51,6 +52,8 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
             groups = list(_groups(file, texts, rows))
         return pa.concat_tables(groups).cast(schema) if groups else schema.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
+        if (short := shortage(error)) is not None:
+            raise short from None
         raise StoreError(
             f"{name} is damaged.",
             found=first_line(error),

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import Dataset
 
@@ -16,6 +18,7 @@ from reinforce.generation.ready_batches import ready_batches
 from reinforce.packs.pack import Options, pack
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
+from reinforce.store.store import Store
 from reinforce.teachers.teacher import Teacher
 from reinforce.train.loop import train
 from reinforce.verification.verify import verify_pixels
@@ -57,6 +60,20 @@ def test_a_lack_of_descriptors_or_memory_is_no_full_disk(tmp_path: Path) -> None
     for number, kind in ((errno.ENFILE, TooManyFilesError), (errno.ENOMEM, OutOfMemoryError)):
         with pytest.raises(kind), writing(tmp_path):
             raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    "error", [pa.ArrowMemoryError("malloc of size 64 failed"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_a_table_is_not_damaged_because_of_a_lack_of_memory(
+    store: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    with pytest.raises((OutOfMemoryError, TooManyFilesError)):
+        Store(store)
 
 
 class Growing(Dataset[np.ndarray]):
