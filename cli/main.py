@@ -32,16 +32,19 @@ def main() -> None:
         _handle_interrupts(_leave, _interrupt)
         run(sys.argv[1:])
     except KeyboardInterrupt:
+        _end_quietly()
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as end:
         if end.code == 130:  # typer's, which says nothing: Ctrl-C before a command's own handling of it began
+            _end_quietly()
             print("\ninterrupted; nothing was running yet that would have to be saved", file=sys.stderr)
         raise
     except Exception as error:
         told = error if isinstance(error, ReinforceError) else shortage(error)
         if told is None:
             raise
+        _end_quietly()
         print(f"error: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
     finally:
@@ -66,6 +69,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
             _leave(number, frame)
         place = place.f_back
     signal.default_int_handler(number, frame)
+
+
+def _end_quietly() -> None:
+    """Python takes down what is half made, such as an event loop, and prints tracebacks of it, which tell a user nothing."""
+    import warnings
+
+    sys.unraisablehook = lambda _: None
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

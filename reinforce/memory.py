@@ -53,6 +53,7 @@ def set_thresholds(mallopt: Mallopt, largest: int) -> int:
 
 
 _OF_TORCH = ("can't allocate memory", "not enough memory", "out of memory")  # torch raises RuntimeErrors
+_OF_ONEDNN = "could not create a primitive"
 _OF_SYSTEM = (errno.ENOMEM, errno.EAGAIN)  # EAGAIN: no process or thread can be started
 _OF_THREADS = ("can't start new thread", "Failed to launch worker thread")  # Python's words, and arrow's
 
@@ -75,7 +76,11 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
         return error
     if isinstance(error, OSError):
         return _shortage(_found(error)) if error.errno in _OF_SYSTEM else None
-    short = isinstance(error, MemoryError) or any(text in str(error) for text in (*_OF_TORCH, *_OF_THREADS))
+    short = (
+        isinstance(error, MemoryError)
+        or str(error) == _OF_ONEDNN
+        or any(text in str(error) for text in (*_OF_TORCH, *_OF_THREADS))
+    )
     return _shortage(_found(error)) if short else None
 
 

@@ -161,9 +161,10 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def interrupts() -> Iterator[None]:
-    """A command leaves Ctrl-C ignored, as its process ends then; a test that ran one in this process does not."""
-    before = signal.getsignal(signal.SIGINT)
+    """A command leaves Ctrl-C and errors of finalisers ignored, as its process ends then; a test that ran one here does not."""
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     if signal.getsignal(signal.SIGINT) is not before:
         signal.signal(signal.SIGINT, before)
 

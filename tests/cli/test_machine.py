@@ -84,6 +84,38 @@ def test_a_command_is_interrupted_in_one_line_from_its_first_imports_on(module: 
     assert done.stderr.strip().count("\n") == 0
 
 
+HALF_MADE = """
+import sys, reinforce.cli.app, reinforce.errors
+
+class HalfMade:
+    def __del__(self):
+        raise AttributeError("no socket yet")
+
+async def never():
+    pass
+
+def run(arguments):
+    half, coroutine = HalfMade(), never()
+    raise {error}
+
+reinforce.cli.app.run = run
+from reinforce.cli.main import main
+main()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("SystemExit(130)", 130), ("MemoryError", 1)])
+def test_what_was_half_made_says_nothing(error: str, code: int) -> None:
+    """Found by the kill harness: Ctrl-C while zarr starts its event loop."""
+    run = [sys.executable, "-c", HALF_MADE.format(error=error)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert done.stderr.strip().startswith(("interrupted", "error: There is not enough memory"))
+    for word in ("Exception ignored", "Traceback", "never awaited"):
+        assert word not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -93,6 +125,7 @@ def test_a_command_is_interrupted_in_one_line_from_its_first_imports_on(module: 
         ),
         (RuntimeError("can't start new thread"), "error: There is not enough memory."),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("could not create a primitive"), "error: There is not enough memory."),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: There is not enough memory."),
         (OSError(errno.EMFILE, "Too many open files", "x"), "error: This process may open no more files.\n  found:        Too"),
     ],

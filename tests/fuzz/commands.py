@@ -72,6 +72,7 @@ class Run:
 def start(arguments: list[object], place: Path, said: Path, file_size: int | None = None) -> Run:
     """Fork a process that runs a command in the folder `place`; `file_size`: bytes that a file may have, as of a full disk."""
     sys.stdout.flush()
+    said.write_bytes(b"")  # here: the process may be killed before it can
     meant = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, meant)  # until the command itself runs
     pid = os.fork()
@@ -86,7 +87,7 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(said, os.O_WRONLY)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - the process's own
