@@ -22,11 +22,12 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write a torch file per image for the loader of ml-dr or FKD; the pixels that it makes differ slightly from ours."""
-    from reinforce.files import new_folder, writing
+    from reinforce.files import check_beside, new_folder, writing
     from reinforce.packs.open_labels import open_labels
     from reinforce.peers.formats import USAGES, writer_of
 
     writer = writer_of(kind)
+    check_beside(out, root, "the data set")
     store = open_labels(root)
     k = min(topk, store.settings.num_classes)
     progress, done = Progress("export", "files", quiet=as_json), 0

@@ -40,11 +40,13 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Read soft labels in the format of ImageNet+ (ml-dr), FKD, TinyViT or ReLabel; no code in the files is run."""
+    from reinforce.files import check_beside
     from reinforce.peers.formats import open_reader
     from reinforce.peers.importer import import_labels
     from reinforce.peers.reader import ReadOptions
     from reinforce.sources.open_source import open_source
 
+    check_beside(out, files, "the labels")
     reader = open_reader(kind, files, ReadOptions(num_classes, teacher or None, size, tail, axes, out.absolute().parent))
     progress = Progress("import", "samples", quiet=as_json)
     processes = (os.cpu_count() or 1) if workers is None else workers

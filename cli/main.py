@@ -1,116 +1,87 @@
-"""The `reinforce` command. Heavy imports happen inside the commands, so that --help answers at once."""
+"""The `reinforce` command: what stands around all commands, from the first moment on: Ctrl-C, errors, exit codes.
+
+This file imports almost nothing, because what is pressed during imports that come before it would end in a traceback.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-import warnings
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 
-import typer
+TYPE_CHECKING = False  # typing's own takes milliseconds to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-from reinforce.cli import (
-    bench_codec,
-    bench_generate,
-    bench_loader,
-    bench_modes,
-    bench_step,
-    bench_store,
-    demo,
-    estimate,
-    export,
-    generate,
-    import_,
-    inspect,
-    pack,
-    publish,
-    pull,
-    show,
-    train,
-    verify,
-)
-from reinforce.cli import list as listing
-from reinforce.cli.lazy import SETTINGS, add_command
-from reinforce.cli.renamed import renamed
-from reinforce.errors import ReinforceError
-from reinforce.memory import keep_freed_memory, out_of_memory
-
-_MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
-
-_FORMAT = warnings.formatwarning
-
-app = typer.Typer(
-    name="reinforce",
-    help="Knowledge distillation at the price of plain training: run the teacher once, replay its views for every student.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings=SETTINGS,
-)
-for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
-    add_command(app, module)
-bench = typer.Typer(help="Run a measurement and print its results and conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
-    add_command(bench, measurement)
-app.add_typer(bench, name="bench")
-
-
-@app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
-    if version:
-        from reinforce import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-def spread(arguments: list[str]) -> list[str]:
-    """Repeat the option's name before each of several values, as timm allows `--teacher-kwargs a=1 b=2` and typer does not."""
-    result: list[str] = []
-    option: str | None = None
-    for argument in arguments:
-        if argument.startswith("-"):
-            option, fresh = (argument if argument in _MANY_VALUES else None), True
-            result.append(argument)
-        else:
-            if option is not None and not fresh:
-                result.append(option)
-            result.append(argument)
-            fresh = False
-    return result
-
-
-def _as_note(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    """What our own code warns of in one line, and not with the place in the code, which is nothing to a user."""
-    own = issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1])
-    return f"note: {message}\n" if own else _FORMAT(message, category, filename, lineno, line)
+Handler = Callable[[int, FrameType | None], object]
 
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 a check failed or the data is bad, 2 wrong usage, 130 interrupted."""
-    keep_freed_memory()
-    # torch warns if there are more processes than cores; the user chose the number, so no warning is needed.
-    warnings.filterwarnings("ignore", message="This DataLoader will create")
-    warnings.formatwarning = _as_note
-    arguments, notes = renamed(sys.argv[1:])
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    _handle_interrupts(signal.default_int_handler, _leave)
+    from reinforce.errors import ReinforceError
+    from reinforce.memory import keep_freed_memory, shortage
+
     try:
-        app(spread(arguments))
-    except ReinforceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        from reinforce.cli.app import run
+
+        keep_freed_memory()
+        _handle_interrupts(_leave, _interrupt)
+        run(sys.argv[1:])
     except KeyboardInterrupt:
+        _end_quietly()
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as end:
         if end.code == 130:  # typer's, which says nothing: Ctrl-C before a command's own handling of it began
+            _end_quietly()
             print("\ninterrupted; nothing was running yet that would have to be saved", file=sys.stderr)
         raise
-    except (MemoryError, RuntimeError) as error:
-        shortage = out_of_memory(error)
-        if shortage is None:
+    except Exception as error:
+        told = error if isinstance(error, ReinforceError) else shortage(error)
+        if told is None:
             raise
-        print(f"error: {shortage}", file=sys.stderr)
-        sys.exit(shortage.exit_code)
+        _end_quietly()
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
+    finally:
+        _handle_interrupts(_interrupt, signal.SIG_IGN)  # from here on it would be a traceback, and there is nothing to stop
+
+
+def _handle_interrupts(before: Handler, after: Handler | signal.Handlers) -> None:
+    """Ctrl-C calls `after` from now on if it called `before`; it may also be ignored, as in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is before:
+        with suppress(ValueError):  # not in the main thread, which alone gets signals
+            signal.signal(signal.SIGINT, after)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but end the process if a module is being imported, which may turn it into any other error.
+
+    As after a kill, what is committed is kept.
+    """
+    place = frame
+    while place is not None:
+        if place.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _leave(number, frame)
+        place = place.f_back
+    signal.default_int_handler(number, frame)
+
+
+def _end_quietly() -> None:
+    """Python takes down what is half made, such as an event loop, and prints tracebacks of it, which tell a user nothing."""
+    import warnings
+
+    sys.unraisablehook = lambda _: None
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"\ninterrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

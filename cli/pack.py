@@ -28,9 +28,11 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write webdataset shards: KEY.jpg and KEY.cls, and KEY.rein with params and labels of all views."""
+    from reinforce.files import check_beside
     from reinforce.packs.pack import Options, pack
     from reinforce.sources.open_source import open_source
 
+    check_beside(out, labels, "the data set")
     options = Options(round(shard_size * 1e6), resize, quality)
     made = pack(open_source(data), labels, out, options, Progress("pack", "samples", quiet=as_json))
     last, size = made.shards[-1].name.removesuffix(".tar")[-6:], sum(s.bytes for s in made.shards)

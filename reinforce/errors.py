@@ -3,6 +3,7 @@
 ReinforceError            exit code 1: a check failed or the data is bad
 |-- Interrupted           exit code 130: Ctrl-C or a TERM signal; finished work is saved
 |-- OutOfMemoryError      there is too little memory for what was being made
+|-- TooManyFilesError     this process may open no more files
 |-- UsageError            exit code 2: wrong options, or options that contradict what is already on disk
 |   `-- SettingsError     an existing output was made with another setting
 |-- WorkerError           worker processes cannot be started, or do not answer
@@ -20,6 +21,7 @@ ReinforceError            exit code 1: a check failed or the data is bad
 from __future__ import annotations
 
 import reprlib
+from typing import Self
 
 __all__ = [
     "BusyError",
@@ -35,6 +37,7 @@ __all__ = [
     "SourceError",
     "StoreError",
     "TeacherError",
+    "TooManyFilesError",
     "UsageError",
     "WorkerError",
 ]
@@ -72,6 +75,13 @@ class ReinforceError(Exception):
                 lines.append(f"  {name + ':':<13} {_cut(value)}")
         super().__init__("\n".join(lines))
 
+    def advised(self, fix: str) -> Self:
+        """This error with one more thing to do, which only the caller knows of."""
+        *before, last = str(self).split("\n")
+        advice = f"{last}; {fix}" if last.startswith("  next:") else f"{last}\n  {'next:':<13} {fix}"
+        self.args = ("\n".join([*before, advice]),)
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes pickle errors for their parent; without this, pickle would call __init__ without the keywords.
         return (_rebuild, (type(self), self.what, self.args))
@@ -100,6 +110,10 @@ class Interrupted(ReinforceError):  # noqa: N818 - an interruption is not an err
 
 class OutOfMemoryError(ReinforceError):
     """There is too little memory for what was being made."""
+
+
+class TooManyFilesError(ReinforceError):
+    """This process, or the system, may open no more files."""
 
 
 class UsageError(ReinforceError):

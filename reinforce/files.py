@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from reinforce.errors import BusyError, StoreError
+from reinforce.errors import BusyError, StoreError, UsageError
+from reinforce.memory import shortage
 
 _LOCK = ".lock"
 _PIECE = 1 << 16
@@ -134,16 +135,42 @@ def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str
         )
 
 
+def check_beside(out: str | Path, folder: str | Path | None, what: str) -> None:
+    """Refuse to write into a folder that is read: its list of files, and whoever copies or removes it, would meet what is new.
+
+    Args:
+        out: The folder to write, if it is a local one.
+        folder: The folder that is read; it itself is refused elsewhere, by what is in it.
+        what: What the user calls it, such as an option.
+
+    Raises:
+        UsageError: `out` is inside of it.
+    """
+    if folder is None:
+        return
+    outer = Path(folder).resolve()
+    if outer in Path(out).resolve().parents and outer.is_dir():
+        raise UsageError(
+            f"--out is inside of {what}.",
+            found=f"{out} in {folder}",
+            expected="a folder beside it",
+            fix="choose another --out",
+        )
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn errors of the file system while `path` is written into an error for the user.
 
     Raises:
         StoreError: a full disk, missing permissions, a file where a folder should be.
+        TooManyFilesError, OutOfMemoryError: the process is short of them, which says nothing of `path`.
     """
     try:
         yield
     except OSError as error:
+        if (short := shortage(error)) is not None:
+            raise short from error
         raise StoreError(
             f"{path} cannot be written.",
             found=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
@@ -160,6 +187,17 @@ def write_pieces(file: BinaryIO, pieces: Iterable[bytes]) -> tuple[str, int]:
         length += len(piece)
         file.write(piece)
     return digest.hexdigest(), length
+
+
+def check_plain(path: str | Path) -> None:
+    """Refuse a pipe, on which one may wait for ever, a device, which may have no end, and a folder.
+
+    Raises:
+        OSError: it is no plain file, or absent.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
 
 
 def read_at_most(path: str | Path, limit: int) -> bytes:

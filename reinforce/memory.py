@@ -1,15 +1,19 @@
-"""Memory: keep freed memory, share some between processes, say what was made when it was too little."""
+"""Memory: keep freed memory, share some between processes, say what was made when it was too little.
+
+Too few file descriptors are told here too: both are shortages of this process, and say nothing of the file that met them.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from reinforce.errors import OutOfMemoryError, first_line
+from reinforce.errors import OutOfMemoryError, ReinforceError, TooManyFilesError, first_line
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
@@ -51,18 +55,43 @@ def set_thresholds(mallopt: Mallopt, largest: int) -> int:
 
 
 _OF_TORCH = ("can't allocate memory", "not enough memory", "out of memory")  # torch raises RuntimeErrors
+_OF_ONEDNN = "could not create a primitive"
+_OF_SYSTEM = (errno.ENOMEM, errno.EAGAIN)  # EAGAIN: no process or thread can be started
+_OF_THREADS = ("can't start new thread", "Failed to launch worker thread")  # Python's words, and arrow's
+
+
+def shortage(error: BaseException) -> ReinforceError | None:
+    """The error for the user if this one says that the process lacks memory, threads or file descriptors, else None."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyFilesError(
+            "This process may open no more files.",
+            found=_found(error, error.strerror) + (f": {error.filename}" if error.filename else ""),
+            cause="a low limit of open files (`ulimit -n`), or many --workers; nothing is wrong with the file",
+            fix="`ulimit -n 4096`, or fewer --workers (0: none), and run the same command again: what is committed is kept",
+        )
+    return out_of_memory(error)
 
 
 def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     """The error for the user if this one says that there is too little memory, else None; numpy and torch say how much."""
     if isinstance(error, OutOfMemoryError):
         return error
-    if not isinstance(error, MemoryError) and not any(text in str(error) for text in _OF_TORCH):
-        return None
+    if isinstance(error, OSError):
+        return _shortage(_found(error)) if error.errno in _OF_SYSTEM else None
+    short = (
+        isinstance(error, MemoryError)
+        or str(error) == _OF_ONEDNN
+        or any(text in str(error) for text in (*_OF_TORCH, *_OF_THREADS))
+    )
+    return _shortage(_found(error)) if short else None
+
+
+def _found(error: BaseException, said: str | None = None) -> str:
+    """What an error says, and in which function of ours."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "reinforce" in frame.filename] or frames
     where = f", in {ours[-1].name} of {ours[-1].filename.rpartition('/')[2]}" if ours else ""
-    return _shortage(f"{first_line(error)}{where}")
+    return f"{said or first_line(error)}{where}"
 
 
 @contextmanager
@@ -74,7 +103,9 @@ def making(what: str, nbytes: int) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error) is None:
+            raise
         raise _shortage(f"{what} needs {nbytes / 1e6:,.0f} MB") from error
 
 

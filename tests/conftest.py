@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -156,6 +157,16 @@ def run_cli(*arguments: object, cwd: str | Path | None = None, **environment: st
 
 
 Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """A command leaves Ctrl-C and errors of finalisers ignored, as its process ends then; a test that ran one here does not."""
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    yield
+    sys.unraisablehook = hook
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

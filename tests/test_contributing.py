@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from reinforce.cli.main import bench
+from reinforce.cli.app import bench
 from tests.test_layout import rooms
 
 pytestmark = pytest.mark.unit

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from reinforce.errors import DataError, StoreError, first_line
-from reinforce.files import write_atomic
+from reinforce.files import check_plain, write_atomic
 from reinforce.teachers.safetensors_header import check_header
 
 _STATE_KEY, _WEIGHTS_KEY = "reinforce_checkpoint", "reinforce"
@@ -38,6 +38,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DataError: the file is not a checkpoint, or damaged.
     """
     with fitting(path):
+        check_plain(path)
         check_header(path)
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_STATE_KEY])

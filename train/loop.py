@@ -8,16 +8,18 @@ interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from reinforce.errors import UsageError
+from reinforce.errors import ReinforceError, TooManyFilesError, UsageError, WorkerError
 from reinforce.files import only_writer, writing
+from reinforce.memory import shortage
 from reinforce.store.store import JOB, MANIFEST
 from reinforce.train.config import TrainConfig
 from reinforce.train.metrics import Line, LossSums
 from reinforce.train.ranks import Ranks, joined
-from reinforce.train.run import Position, Run, interrupted, saved_state
+from reinforce.train.run import LAST, Position, Run, interrupted, saved_state
 from reinforce.train.setup import build
 from reinforce.train.stop import stop_flag
 
@@ -51,7 +53,7 @@ def _train(config: TrainConfig, ranks: Ranks, on_step: OnStep, on_epoch: OnEpoch
         )
     state = saved_state(config, parts.identity)
     ranks.wait()  # until all ranks have looked into the folder; then rank 0 may write
-    with stop_flag() as stop:
+    with stop_flag() as stop, _resumable(config):
         run = Run(config, parts, ranks, stop)
         if not ranks.writes:
             return _fit(run, run.restore(state), lambda epoch, done, total: None, lambda line: None)
@@ -59,6 +61,24 @@ def _train(config: TrainConfig, ranks: Ranks, on_step: OnStep, on_epoch: OnEpoch
             config.out.mkdir(parents=True, exist_ok=True)
             with only_writer(config.out):
                 return _fit(run, run.restore(state), on_step, on_epoch)
+
+
+@contextmanager
+def _resumable(config: TrainConfig) -> Iterator[None]:
+    """A run that ends for want of something of the machine's can go on: its error says how."""
+    try:
+        yield
+    except (ReinforceError, MemoryError, RuntimeError) as error:
+        short = error if isinstance(error, (WorkerError, TooManyFilesError)) else shortage(error)
+        if short is None:
+            raise
+        kept = (config.out / LAST).exists()
+        again = (
+            "with --resume continues from the last checkpoint"
+            if kept
+            else "begins again; no checkpoint was made (--save-every)"
+        )
+        raise short.advised(f"the same command {again}") from error
 
 
 def _fit(run: Run, start: Position, on_step: OnStep, on_epoch: OnEpoch) -> dict[str, Any]:

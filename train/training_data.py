@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce.errors import SourceError, UsageError
+from reinforce.files import check_beside
 from reinforce.packs.open_labels import match_keys, open_labels, packed
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
@@ -49,6 +50,9 @@ def open_training_data(config: TrainConfig) -> TrainingData:
     """
     source = open_source(config.data, config.download)
     check_outside(source, config.out)
+    check_beside(config.out, config.labels, "--labels")
+    if source.has_labels:
+        check_beside(config.out, config.data, "--data")
     store = _store(config, source)
     size = _size(config, store)
     views, class_names = _views(config, source, store, size)
@@ -65,16 +69,19 @@ def open_training_data(config: TrainConfig) -> TrainingData:
 def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Validation]:
     """Validation sets by the prefix of their metrics; the prefix of the main set is empty."""
     folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
+    sources = {name: open_source(folder, config.download) for name, folder in folders.items()}
+    for source in sources.values():
+        check_outside(source, config.out, "--val")
     return {
         name: Validation(
-            open_source(folder, config.download),
+            source,
             data.class_names,
             data.views.num_classes,
             data.size,
             config.recipe.crop_pct,
             subset=bool(name),
         )
-        for name, folder in folders.items()
+        for name, source in sources.items()
     }
 
 

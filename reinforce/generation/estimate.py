@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from reinforce.errors import SourceError
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.generation.ready_batches import ready_batches
@@ -71,6 +72,12 @@ def measure_rates(source: Source, teacher: Teacher, settings: Settings, executio
             if wanted < 2 * count:  # the time is used up, or there are no more images
                 break
             count = wanted
+        if not manifest.counts.ok:
+            raise SourceError(
+                f"None of {count} images of {source.location} can be used.",
+                found=f"{manifest.counts.missing} missing, {manifest.counts.corrupt} corrupt",
+                fix="check --data",
+            )
         views = manifest.counts.ok * settings.views
         sizes = bytes_per_view(out, manifest.files, views)
     labeller, passes = labeller_of(teacher, settings), 0

@@ -20,6 +20,7 @@ from PIL import Image
 
 from reinforce.errors import ImageError, SettingsError, SourceError, UsageError
 from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, writing
+from reinforce.memory import shortage
 from reinforce.packs.columns import compress_columns, join_frames
 from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
 from reinforce.packs.pair_files import mixing_path
@@ -179,6 +180,8 @@ class _Contents:
         try:
             encoded = self.source.read(item.position)
         except OSError as error:
+            if (short := shortage(error)) is not None:
+                raise short from None
             found = f"{error.strerror or error}: {self.source.where(item.position)}"
             raise SourceError(f"Image {item.key} cannot be read.", found=found, fix="bring it back, or remove it") from None
         return encoded if self.options.resize is None else resized(encoded, self.options.resize, self.options.quality)

@@ -12,6 +12,7 @@ import torch
 from reinforce.errors import DataError, ImageError
 from reinforce.labels.codec import Label
 from reinforce.labels.label_kind import LabelBatch
+from reinforce.memory import shortage
 from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import DrawnLabels
@@ -235,6 +236,8 @@ class FreshViews:
         try:
             return decode(self.source.read(position))
         except (OSError, ImageError) as error:
-            reason = error.what if isinstance(error, ImageError) else error.strerror
+            if (short := shortage(error)) is not None:
+                raise short from None
+            reason = error.what if isinstance(error, ImageError) else error.strerror or error
             fix = "remove or replace the image; `reinforce generate` notes such images and goes on"
             raise DataError(f"Image {self.source.keys[position]} cannot be used.", found=reason, fix=fix) from None

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from reinforce.errors import ImageError, ReplayError
+from reinforce.memory import shortage
 from reinforce.packs.open_labels import find_keys
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
@@ -81,5 +82,7 @@ def read_decoded(source: Source, position: int) -> np.ndarray:
     try:
         return decode(source.read(position))
     except (OSError, ImageError) as error:
+        if (short := shortage(error)) is not None:
+            raise short from None
         found = error.what if isinstance(error, ImageError) else error.strerror or error
         raise ReplayError(f"Image {source.keys[position]} cannot be read.", found=found) from None

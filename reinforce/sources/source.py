@@ -142,7 +142,7 @@ def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequen
     return digest.hexdigest()
 
 
-def check_outside(source: Source, out: Path) -> None:
+def check_outside(source: Source, out: Path, option: str = "--data") -> None:
     """Refuse to write into the source: the folder that is written would be a class when the images are read again.
 
     Raises:
@@ -150,7 +150,7 @@ def check_outside(source: Source, out: Path) -> None:
     """
     if source.looks_in(out):
         raise UsageError(
-            "--out is inside of --data.",
+            f"--out is inside of {option}.",
             found=f"{out} in {source.location}",
             expected="a folder beside the images: inside, it would be taken for a class",
             fix="choose another --out",

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
 from reinforce.files import open_plain
+from reinforce.memory import shortage
 from reinforce.sources.parquet_pages import FOOTER_LIMITS, check_table
 
 MAX_TEXT = 4096
@@ -59,6 +60,8 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
             groups = list(_groups(file, texts, rows))
         return pa.concat_tables(groups).cast(schema) if groups else schema.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
+        if (short := shortage(error)) is not None:
+            raise short from None
         raise StoreError(
             f"{name} is damaged.",
             found=first_line(error),

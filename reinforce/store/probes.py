@@ -14,6 +14,7 @@ from importlib.metadata import version
 import numpy as np
 
 from reinforce.errors import ReplayError
+from reinforce.memory import shortage
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.store.block import Block
@@ -40,6 +41,8 @@ def read_checked(source: Source, index: int, sha256: np.ndarray) -> bytes:
     try:
         encoded = source.read(index)
     except OSError as error:
+        if (short := shortage(error)) is not None:
+            raise short from None
         raise ReplayError(
             f"Image {key} cannot be read.",
             found=f"{error.strerror or error}: {source.where(index)}",

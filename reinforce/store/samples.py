@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
+from reinforce.files import check_plain
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
@@ -112,6 +113,11 @@ class Samples:
         Raises:
             StoreError: missing, damaged, or not the table the manifest describes.
         """
+        if isinstance(path, Path):
+            try:
+                check_plain(path)
+            except OSError as error:
+                raise _damaged(path, error.strerror) from None
         table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA)
         try:
             column = {name: table[name].combine_chunks() for name in SCHEMA.names}
@@ -155,7 +161,7 @@ def _all_differ(keys: pa.StringArray) -> bool:
     return bool(rising is not False or pc.count_distinct(keys).as_py() == len(keys))
 
 
-def _damaged(path: Path | BytesIO, found: str) -> StoreError:
+def _damaged(path: Path | BytesIO, found: str | None) -> StoreError:
     return StoreError(
         f"{path.name if isinstance(path, Path) else 'samples.parquet'} is damaged.",
         found=found,

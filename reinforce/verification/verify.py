@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.errors import ReinforceError, StoreError
+from reinforce.errors import OutOfMemoryError, ReinforceError, StoreError, TooManyFilesError
 from reinforce.files import file_sha256
 from reinforce.labels.codec import decode_stripes, encode_stripes
 from reinforce.labels.fidelity import compare
@@ -119,6 +119,8 @@ class _PixelChecks(Dataset[str | None]):
                 self.dataset.check_probe(item)
             else:
                 self.dataset.check_stripe(*self.chosen[item - len(self.dataset)])
+        except (TooManyFilesError, OutOfMemoryError):
+            raise  # it says nothing of the data
         except ReinforceError as error:
             return str(error).replace("\n  ", "; ")
         return None

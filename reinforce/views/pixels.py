@@ -6,7 +6,6 @@ mixing included. `ViewMaker` runs in worker processes and turns bad images into 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import zlib
 from collections.abc import Callable, Generator, Iterable
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reinforce.errors import ImageError, SourceError, StoreError
+from reinforce.errors import ImageError, StoreError
+from reinforce.memory import shortage
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.views.apply import apply
@@ -35,8 +35,6 @@ from reinforce.views.workers import affordable, made_by_workers
 
 _PREFETCH = 4
 """Samples that each worker makes in advance."""
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of the file system that say something of this process, and nothing of the file."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,8 @@ def unmatched(fault: str) -> StoreError:
 class ViewMaker(Dataset[SampleViews]):
     """Samples as a torch dataset: `maker[sample]` reads, decodes once, and makes all views; `maker[ViewRange]` makes some.
 
-    Never raises for a bad image; raises SourceError where this process is at fault, which an image must not be missing for.
+    Never raises for a bad image; raises TooManyFilesError or OutOfMemoryError where this process is at fault: no image is
+    missing for that.
     """
 
     def __init__(self, source: Source, settings: Settings) -> None:
@@ -177,13 +176,8 @@ class ViewMaker(Dataset[SampleViews]):
             digest = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
             image = decode(encoded)
         except OSError as error:
-            if error.errno in _OURS:
-                raise SourceError(
-                    f"Image {self.source.keys[sample]} cannot be read now.",
-                    found=error.strerror,
-                    cause="this process has too few file descriptors or too little memory; nothing is wrong with the image",
-                    fix="`ulimit -n 4096`, fewer --workers",
-                ) from None
+            if (short := shortage(error)) is not None:
+                raise short from None
             return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest)
         except ImageError as error:
             return self._failed(sample, Status.CORRUPT, error.what, digest)
@@ -235,7 +229,7 @@ def views_loader(
 
     Raises:
         WorkerError: workers cannot be started, do not answer, or (`DeadWorkerError`) one was killed.
-        SourceError: memory or file descriptors are too few to read an image.
+        TooManyFilesError, OutOfMemoryError: file descriptors or memory are too few to read an image.
     """
     workers = affordable(workers)
     if not workers:

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.errors import DeadWorkerError, ReinforceError, WorkerError
+from reinforce.memory import shortage
 from reinforce.sources.location import is_remote
 from reinforce.views.ring import PREFETCH
 from reinforce.views.worker import CANNOT_SEND, start_worker
@@ -56,7 +57,7 @@ def affordable(workers: int) -> int:
         if by_locks <= by_files:
             why, fix = f"{_SHM} has {(shared or 0) // 1024} kB free", "in a container: `docker run --shm-size=1g`"
         else:
-            why, fix = f"only {files} more files can be opened", "`ulimit -n 4096`"
+            why, fix = f"only {max(0, files or 0)} more files can be opened", "`ulimit -n 4096`"
         many = "worker process" if fits == 1 else "worker processes"
         warnings.warn(f"{fits or 'no'} {many} instead of {workers}: {why} ({fix})", UserWarning, stacklevel=1)
     return fits
@@ -137,6 +138,10 @@ class _ErrorsAsValues(Dataset[Any]):
             return self.dataset[item]
         except ReinforceError as error:
             return error
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (short := shortage(error)) is None:
+                raise
+            return short
 
 
 class _Asked:
@@ -159,8 +164,12 @@ def _as_it_is(made: Any) -> Any:
 def _answers(loader: DataLoader[Any], asked: _Asked, patience: float | None) -> Iterator[Any]:
     try:
         iterator: Any = iter(loader)
-    except OSError as error:
-        raise WorkerError("Worker processes cannot be started.", found=error.strerror or error, fix=_FIX) from None
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and shortage(error) is None:
+            raise
+        raise WorkerError(
+            "Worker processes cannot be started.", found=getattr(error, "strerror", None) or error, fix=_FIX
+        ) from None
     processes = list(iterator._workers)
     _hold_back_deaths()
     _processes.update(processes)

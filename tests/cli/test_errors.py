@@ -93,6 +93,18 @@ WRONG_USAGE = [
     ("nothing", "No such command", "nothing"),
     ("--nothing", "No such option", "--nothing"),
 ]
+INSIDE = [
+    (GENERATE.replace("{out}", "{images}/new"), "--data"),
+    (TRAIN.replace("{out}", "{images}/new"), "--data"),
+    (TRAIN.replace("{out}", "{store}/new"), "--labels"),
+    (f"{TRAIN} --val {{val}}".replace("{out}", "{val}/new"), "--val"),
+    (f"{TRAIN} --val v2={{val}}".replace("{out}", "{val}/new"), "--val"),
+    ("export {store} --format ml-dr --out {store}/new", "the data set"),
+    ("pack {store} --data {images} --out {store}/new", "the data set"),
+    ("import relabel {root} --data {images} --num-classes 3 --out {root}/new", "the labels"),
+]
+"""What is read, and an output in it."""
+WRONG_USAGE += [(line, f"--out is inside of {what}", "choose another --out") for line, what in INSIDE]
 WRONG_USAGE += [(GENERATE.replace("{out}", "{images}"), "--out is inside of --data", "choose another --out")]
 
 BAD_DATA = [
@@ -127,6 +139,7 @@ def test_wrong_usage_says_what_was_found_and_what_is_expected(
 ) -> None:
     check(cli(*line.format(**places).split()), 2, found, expected)
     assert not Path(places["out"]).exists()
+    assert not any(Path(places[name], "new").exists() for name in ("images", "store", "val", "root"))
 
 
 @pytest.mark.parametrize(("line", "found", "help_"), BAD_DATA, ids=[line for line, *_ in BAD_DATA])

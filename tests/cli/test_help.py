@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reinforce import __version__
-from reinforce.cli import main
-from reinforce.cli.main import spread
+from reinforce.cli import app, main
+from reinforce.cli.app import spread
 from tests.cli.conftest import Cli
 
 pytestmark = pytest.mark.unit
@@ -28,9 +28,9 @@ def test_help_lists_every_command(cli: Cli) -> None:
 
 
 def test_every_file_of_the_command_line_is_a_registered_command() -> None:
-    parts = {"main", "progress", "generation", "options", "expand", "lazy", "renamed"}
+    parts = {"main", "app", "progress", "generation", "options", "expand", "lazy", "renamed"}
     files = {p.stem.rstrip("_") for p in Path(main.__file__).parent.glob("[a-z]*.py")} - parts
-    registered = {c.name for c in main.app.registered_commands} | {f"bench_{c.name}" for c in main.bench.registered_commands}
+    registered = {c.name for c in app.app.registered_commands} | {f"bench_{c.name}" for c in app.bench.registered_commands}
     assert files == registered
     assert {name.partition("_")[0] for name in files} == set(COMMANDS)
 

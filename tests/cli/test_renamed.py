@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 import reinforce
-from reinforce.cli import main
+from reinforce.cli import app, main
 from reinforce.cli.renamed import COMMANDS, LAST, OPTIONS, renamed
 
 pytestmark = pytest.mark.unit
@@ -34,7 +34,7 @@ def test_what_is_no_old_name_stays() -> None:
 def test_new_names_are_there_and_old_ones_are_not_offered(new: str, capsys: pytest.CaptureFixture[str]) -> None:
     old = {v: k for k, v in {**OPTIONS, **COMMANDS}.items()}[new]
     with pytest.raises(SystemExit):
-        main.app(["generate", "--help"] if new.startswith("-") else ["--help"])
+        app.app(["generate", "--help"] if new.startswith("-") else ["--help"])
     words = capsys.readouterr().out.split()
     assert new in words
     assert old not in words

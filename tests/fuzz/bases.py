@@ -29,15 +29,19 @@ from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import CLASSES, SIZE, TEACHER, make_settings, write_folder
 from tests.fuzz.pool import run_all
+from tests.labels.conftest import MAP_SIZE
 from tests.peers.label_files import VIEWS, add, saved, top, write_ml_dr, write_tinyvit
 
 IMAGES, WEIGHTS = "images", "teacher.safetensors"
-STORES = ("store", "mixed")
-PACKS = ("pack", "mixed-pack")
+STORES = ("store", "mixed", "maps")
+"""Views with a witness; pairs; label maps."""
+PACKS = ("pack", "mixed-pack", "one-way-pack", "maps-pack")
+"""Shards with images and labels: the first has a witness."""
 PUBLICATIONS = ("publication", "pack-publication")
 LABELS = {"ml-dr": "imagenet-plus", "ml-dr-mixed": "imagenet-plus", "fkd": "fkd", "tinyvit": "tinyvit", "relabel": "relabel"}
 """Folders with files of others, and the format of each."""
 IMPORTED = ("imported",)
+"""Views that are mixed one way, without a witness."""
 TARGETS = (*STORES, *IMPORTED, *PACKS, *PUBLICATIONS, *LABELS)
 PER_CLASS, BLOCK, STORED_VIEWS = 3, 4, 4
 
@@ -70,14 +74,18 @@ def make_bases(root: Path) -> dict[str, object]:
     mixed = make_settings(source, teacher, **shape, policy=parse_policy("usi"), codec={"name": "sqrt", "delta": 0.1})
     generate(source, teacher, alone, root / "store", Execution(16, 0))
     generate(source, teacher, mixed, root / "mixed", Execution(16, 0))
+    whole = {"views": 1, "block_size": BLOCK, "size": MAP_SIZE, "policy": parse_policy("whole")}
+    generate(source, teacher, make_settings(source, teacher, **whole, codec={"name": "map", "k": 2}), root / "maps")
     pack(source, root / "store", root / "pack", Options(shard_bytes=12_000))
     pack(source, root / "mixed", root / "mixed-pack", Options(shard_bytes=12_000))
+    pack(source, root / "maps", root / "maps-pack", Options(shard_bytes=12_000))
     licences = Licences(labels="cc-by-4.0", images="their owners'")
     publish(root / "mixed", str(root / "publication"), "digits", licences)
     publish_pack(root / "mixed-pack", str(root / "pack-publication"), "digits", licences)
     _write_labels(root, source)
     reader = open_reader("imagenet-plus", root / "ml-dr-mixed", given(root))
     import_labels(reader, source, root / "imported", workers=0)
+    pack(source, root / "imported", root / "one-way-pack", Options(shard_bytes=12_000))
     return {"made": TARGETS}
 
 

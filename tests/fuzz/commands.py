@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors.torch import load as load_safetensors
 
-from reinforce.cli.main import main
+from reinforce.cli.main import _leave, main
 from reinforce.errors import ReinforceError
 from reinforce.packs.open_labels import open_pack
 from reinforce.store.store import Store
@@ -72,6 +72,7 @@ class Run:
 def start(arguments: list[object], place: Path, said: Path, file_size: int | None = None) -> Run:
     """Fork a process that runs a command in the folder `place`; `file_size`: bytes that a file may have, as of a full disk."""
     sys.stdout.flush()
+    said.write_bytes(b"")  # here: the process may be killed before it can
     meant = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, meant)  # until the command itself runs
     pid = os.fork()
@@ -82,11 +83,11 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
     code = 70
     try:
         os.setpgid(0, 0)
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, _leave)  # as `main` does first; what comes before it is Python's own start
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(said, os.O_WRONLY)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - the process's own

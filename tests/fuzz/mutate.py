@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tests.fuzz.bases import TARGETS, make_bases, prepared
 from tests.fuzz.damage import FILES, Rng
 from tests.fuzz.pool import run_all
 from tests.fuzz.rehash import rehash
+from tests.fuzz.report import Report
 from tests.fuzz.structure import STRUCTURES
 from tests.fuzz.trial import ROOTS, Data, Fault, Trial, data_of
 
@@ -140,28 +140,12 @@ def main() -> int:
         make_bases(work / "bases")
         print(json.dumps(Cases(work / "bases", work, given.seed).run(given.only), indent=2))
         return 0
-    counts, faults, start = Counter[str](), Counter[str](), time.time()
-    examples: dict[str, object] = {}
+    report = Report(given.seed, "cases", 500, given.report, signature)
     with tempfile.TemporaryDirectory(dir=memory()) as work:
         os.environ["REINFORCE_CACHE"] = f"{work}/cache"
-        for result in fuzz(given.cases, given.seed, given.minutes, given.processes, Path(work), given.first):
-            counts["cases"] += 1
-            counts["refused in some step"] += bool(result.get("refused"))
-            counts["hashes recomputed"] += bool(result.get("rehashed"))
-            if "kind" in result:
-                name = signature(result)
-                faults[name] += 1
-                examples.setdefault(name, result["number"])
-                if given.report:
-                    with open(given.report, "a") as file:
-                        file.write(json.dumps(result | {"signature": name, "seed": given.seed}, default=str) + "\n")
-            if counts["cases"] % 500 == 0:
-                print(f"{counts['cases']} cases, {sum(faults.values())} faults, {time.time() - start:.0f} s", flush=True)
-    print(f"seed {given.seed}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) + f", {time.time() - start:.0f} s")
-    for name, count in faults.most_common():
-        print(f"{count:6}  {name}; such as --only {examples[name]}")
-    print(f"{sum(faults.values())} faults")
-    return 1 if faults else 0
+        results = fuzz(given.cases, given.seed, given.minutes, given.processes, Path(work), given.first)
+        told = {"refused": "refused in some step", "rehashed": "hashes recomputed"}
+        return report.all(results, lambda result: [said for key, said in told.items() if result.get(key)])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +142,19 @@ def test_cifars_views_are_windows_of_the_resized_image_with_a_border(monkeypatch
     found = ml_dr_view([64, first, True, [(0, 0.0), (11, 100.0)], None], image, 64)
     assert found is not None
     assert np.array_equal(found, F.pil_to_tensor(wanted))
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, IndexError, OverflowError])
+def test_a_view_that_the_authors_library_refuses_is_passed_over(
+    images: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Pillow takes 3 and not 3.0, as which `parse` takes it; another view of the sample is compared."""
+    right = fkd.FkdReader.peer_view
+
+    def first_refused(self: fkd.FkdReader, content: bytes, view: int, image: Any) -> Any:
+        if view == 0:
+            raise error("integer argument expected, got float")
+        return right(self, content, view, image)
+
+    monkeypatch.setattr(fkd.FkdReader, "peer_view", first_refused)
+    assert "24 views compared with Pillow" in imported(cli, tmp_path, images, "fkd", files_of(tmp_path, images))

@@ -23,6 +23,7 @@ from reinforce.train.run import LAST
 from reinforce.train.setup import build
 from reinforce.train.student import make_student
 from reinforce.train.tasks import PlainTask
+from reinforce.train.training_data import _refuse_unmixing
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, make_settings
 from tests.train.batch import CPU
@@ -54,6 +55,16 @@ def test_stored_views_cannot_be_unmixed(images: Path, store: Path, teacher: Teac
     run = config(images, tmp_path / "run", tmp_path / "labels", mixup_off_epoch=2, batch_size=8)
     assert "the teacher saw mixed" in refused(UsageError, "Mixing cannot be turned off in stored views", run)
     build(config(images, tmp_path / "run", store, mixup_off_epoch=2), CPU)  # views that are not mixed need no change
+
+
+def test_stored_views_that_are_mixed_one_way_cannot_be_unmixed_either(images: Path, tmp_path: Path) -> None:
+    run, policy = config(images, tmp_path / "run", mixup_off_epoch=2), parse_policy("rrc:cutmix=1")
+    one_way = policy.model_copy(update={"partners": "any"})
+    assert one_way.mix is None
+    with pytest.raises(UsageError, match="Mixing cannot be turned off in stored views"):
+        _refuse_unmixing(run, one_way)
+    _refuse_unmixing(run, parse_policy("rrc"))
+    _refuse_unmixing(config(images, tmp_path / "run", mixup_off_epoch=0), one_way)
 
 
 def test_the_last_epochs_have_one_view_of_a_sample_in_a_batch(images: Path, store: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
 from reinforce.train.checkpoint import load_checkpoint, save_checkpoint
 from reinforce.train.loop import train
-from reinforce.train.run import BEST, LAST
+from reinforce.train.run import BEST, LAST, _check_identity
 from tests.conftest import SIZE, TEACHER, make_settings
 from tests.train.conftest import CASES, Undisturbed, at, config, resumed
 
@@ -67,6 +67,20 @@ def test_a_run_of_a_version_with_fewer_fields_is_resumed(undisturbed: Undisturbe
     other = reference.recipe.model_copy(update={"filter_bias_and_bn": False})
     with pytest.raises(SettingsError, match=r"recipe\.filter_bias_and_bn = True in the checkpoint, False asked for"):
         train(dataclasses.replace(resumed(reference, tmp_path / "run"), recipe=other))
+
+
+def test_runs_of_other_losses_are_not_resumed_and_older_names_of_teachers_are_known(images: Path, tmp_path: Path) -> None:
+    """`losses` counts changes of what a loss is; checkpoints of before do not have it, and name a teacher by two words."""
+    run = config(images, tmp_path / "run")
+    now = {"losses": 2, "teachers": ["test_resnet abc (0.5,) (0.2,) {}"], "recipe": run.recipe.model_dump(mode="json")}
+    old = {"teachers": ["test_resnet abc"], "recipe": now["recipe"]}
+    _check_identity(old, {**now, "losses": 1}, run)
+    _check_identity(now, now, run)
+    with pytest.raises(SettingsError, match="losses = 1 in the checkpoint, 2 asked for"):
+        _check_identity(old, now, run)
+    for teachers in (["test_resnet abd"], ["test_vit abc"], ["test_resnet abc (0.4,) (0.2,) {}"]):
+        with pytest.raises(SettingsError, match="made with another teachers"):
+            _check_identity({**now, "teachers": teachers}, now, run)
 
 
 def test_resuming_with_other_labels_or_other_images_is_refused(

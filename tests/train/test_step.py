@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
 from reinforce.errors import UsageError
 from reinforce.train.losses import LossWeights
+from reinforce.train.ranks import Ranks
 from reinforce.train.recipe import Recipe
 from reinforce.train.step import Stepper
 from reinforce.train.tasks import PlainTask
@@ -146,3 +147,15 @@ def test_epsilon_betas_and_nesterov_reach_the_optimiser() -> None:
 def test_what_timm_cannot_make_is_refused(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         stepper("test_resnet", **fields)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_statistics_are_not_averaged_over_ranks(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are equal on all ranks, and a sum divided by three is not always what it was."""
+    averaged: list[Any] = []
+    monkeypatch.setattr(Ranks, "average_statistics", lambda self, module: averaged.append(module))
+    made = stepper("test_resnet")
+    made.task.freeze_bn = frozen
+    made.begin(0)
+    made.finish(0)
+    assert averaged == ([] if frozen else [made.task.trainable_module])

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from reinforce.cli.main import _as_note
-from reinforce.errors import DeadWorkerError, SourceError, WorkerError
+from reinforce.cli.app import _as_note
+from reinforce.errors import DeadWorkerError, SourceError, TooManyFilesError, WorkerError
 from reinforce.generation import block_stream
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
@@ -205,8 +205,11 @@ def test_a_worker_that_dies_during_a_commit_does_not_disturb_it(
 
 def test_train_says_that_a_worker_was_killed(images: Path, tmp_path: Path) -> None:
     killed = at((0, 1), kill_a_worker)
-    with pytest.raises(DeadWorkerError, match=r"(?s)A worker process was killed.*fewer --workers"):
+    with pytest.raises(DeadWorkerError, match=r"(?s)A worker process was killed.*fewer --workers.*begins again"):
         train(config(images, tmp_path / "run", mode="plain", workers=1, batch_size=2), on_step=killed)
+    saving = config(images, tmp_path / "run", mode="plain", workers=1, batch_size=2, save_every=1)
+    with pytest.raises(DeadWorkerError, match=r"(?s)fewer --workers.*--resume continues from the last checkpoint"):
+        train(saving, on_step=killed)
 
 
 def test_verify_says_that_a_worker_was_killed(own_images: Path, store: Path) -> None:
@@ -224,7 +227,7 @@ def test_an_image_is_not_missing_because_too_many_files_are_open(
 
     monkeypatch.setattr(ImageFolder, "read", refuse)
     source = ImageFolder.open(images)
-    with pytest.raises(SourceError, match=r"(?s)apple/000 cannot be read now.*Too many open files.*ulimit -n"):
+    with pytest.raises(TooManyFilesError, match=r"(?s)may open no more files.*Too many open files.*ulimit -n"):
         ViewMaker(source, make_settings(source, teacher))[0]
 
 
@@ -244,7 +247,7 @@ def test_pipes_and_devices_named_like_images_are_not_opened(own_images: Path, te
 SMALL = """
 import warnings
 from pathlib import Path
-from reinforce.cli.main import _as_note
+from reinforce.cli.app import _as_note
 from tests.generation.generator import generate_small
 warnings.formatwarning = _as_note
 generate_small(*map(Path, {paths!r}), workers=2)
