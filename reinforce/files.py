@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import shutil
 import socket
@@ -157,14 +158,25 @@ def read_at_most(path: str | Path, limit: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is no plain file.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+    with open_plain(path) as file:
         content = bytearray()
         while len(content) <= limit and (piece := file.read(min(_PIECE, limit + 1 - len(content)))):
             content += piece
     return bytes(content)
+
+
+def open_plain(path: str | Path) -> io.FileIO:
+    """Open a plain file for reading; a pipe, on which one may wait for ever, is not opened, nor is a device.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no plain file", str(path))
+    return io.FileIO(handle)
 
 
 def read_small(path: Path, most: int = 1 << 20) -> bytes:
@@ -180,8 +192,8 @@ def read_small(path: Path, most: int = 1 << 20) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as file:
+    """Hex digest of a plain file's content."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -231,6 +243,15 @@ def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; a power cut takes none of them away again."""
+    new = [each for each in (path, *path.parents) if not each.is_dir()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(new):
+        with suppress(PermissionError):  # a parent that may be passed and not read
+            _fsync(each.resolve().parent)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to write to, as `replacing` does; only one process at a time makes the same folder.
@@ -240,7 +261,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         StoreError: it is there, and not empty.
     """
     place = path.absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     with only_writer(place, place.with_name(f".{place.name}.lock")):
         check_output(path)
         with replacing(path) as staging:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import StoreError
-from reinforce.files import check_output, replacing, write_atomic
+from reinforce.files import check_output, make_folder, replacing, write_atomic
 
 pytestmark = pytest.mark.unit
 
@@ -127,3 +127,13 @@ def test_an_output_that_holds_other_files_is_refused(tmp_path: Path) -> None:
         check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
     (tmp_path / "job.json").touch()
     check_output(tmp_path, marks=("job.json",), allowed=("blocks",))
+
+
+def test_every_new_folder_is_synced_into_the_one_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink()))
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folder(tmp_path / "a")
+    assert len(synced) == 3

@@ -30,7 +30,7 @@ from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shar
 from reinforce.sources.source import Source, check_outside
 from reinforce.sources.tar_members import Member, scan
 from reinforce.store.probes import read_checked
-from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 from reinforce.views.decode import decode
 from reinforce.views.mix import MIX_FIELDS
 
@@ -93,7 +93,7 @@ def pack(
 def _pack_locked(source: Source, store: Store | None, out: Path, options: Options, on_progress: Progress) -> Pack:
     job = _job(source, store, options)
     if (out / JOB).exists() or (out / PACK).exists():
-        found = (out / JOB).read_text() if (out / JOB).exists() else f"a complete {PACK}"
+        found = (read_small_file(out / JOB) or b"").decode(errors="replace") if (out / JOB).exists() else f"a complete {PACK}"
         if found != job:
             raise SettingsError(f"{out} has another pack.", found=found, expected=job, fix="choose another --out")
     write_atomic(out / JOB, job.encode())

@@ -19,12 +19,13 @@ from reinforce.files import (
     writing,
 )
 from reinforce.packs.packed_store import labels_manifest
-from reinforce.settings import MAX_BYTES, read_model
+from reinforce.settings import read_model
 from reinforce.sharing.card import card
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.store.store import read_small_file
 
 
 def pack_files(pack: Pack) -> dict[str, str]:
@@ -41,7 +42,7 @@ def publish_pack(
         StoreError: a file does not have the hash that `pack.json` lists, or the target cannot be written.
         UsageError: the shards have no labels.
     """
-    text = read_at_most(root / PACK, MAX_BYTES)
+    text = read_small_file(root / PACK) or b""
     pack = read_model(Pack, text, PACK)
     manifest = labels_manifest(pack)
     if manifest is None:

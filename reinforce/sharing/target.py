@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 from reinforce.errors import StoreError, UsageError, first_line
-from reinforce.files import replacing, write_atomic, writing
+from reinforce.files import make_folder, only_writer, replacing, write_atomic, writing
 from reinforce.sources.location import is_remote
 from reinforce.sources.retry import TRIES, retried
 from reinforce.sources.server import file_system
@@ -53,10 +54,18 @@ def open_target(to: str) -> Target:
 
 
 class FolderTarget:
-    """A folder on this machine."""
+    """A folder on this machine; nobody else may write it until `finish` or `abandon`.
+
+    Raises:
+        BusyError: another process writes it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held = ExitStack()
+        with writing(root):
+            make_folder(root)
+            self._held.enter_context(only_writer(root))
 
     def put(self, path: str, content: bytes) -> None:
         with writing(self.root):
@@ -71,10 +80,10 @@ class FolderTarget:
                 shutil.copyfile(file, temporary)
 
     def finish(self) -> None:
-        pass
+        self._held.close()
 
     def abandon(self) -> None:
-        pass
+        self._held.close()
 
 
 class UrlTarget:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from reinforce.errors import SourceError
-from reinforce.files import replacing
+from reinforce.files import open_plain, replacing
 from reinforce.sources.retry import retried
 from reinforce.sources.server import file_info, file_range
 
@@ -65,6 +66,8 @@ class File:
         try:
             if not is_remote(location):
                 about = os.stat(location)
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError(f"{location} is no file but a folder, a pipe or a device")
                 return cls(location, about.st_size, str(about.st_mtime_ns))
             info = retried(lambda: file_info(location), location)
         except OSError as error:
@@ -196,7 +199,7 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
     """
     step = 8 * CHUNK_BYTES
     if not is_remote(location):
-        with open(location, "rb") as file:
+        with open_plain(location) as file:
             if os.fstat(file.fileno()).st_size != size:
                 raise OSError(f"{os.fstat(file.fileno()).st_size} bytes, expected {size}")
             while piece := file.read(step):
@@ -228,7 +231,8 @@ def _kept(path: Path, length: int, start: int, stop: int) -> bytes | None:
 
 def _slice(path: str, offset: int, length: int) -> bytes:
     # os.pread without a Python file object: to make such an object costs more time than the read itself.
-    handle = os.open(path, os.O_RDONLY)
+    # Of a pipe, where one would wait for a writer, nothing can be read in this way.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.pread(handle, length, offset)
     finally:

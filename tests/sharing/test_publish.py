@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from reinforce.errors import ReinforceError, SourceError, StoreError
+from reinforce.errors import BusyError, ReinforceError, SourceError, StoreError
 from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
+from reinforce.sharing.target import open_target
 from reinforce.sources.folder import ImageFolder
 from tests.conftest import Cli, content
 from tests.servers import serve_http, serve_s3
@@ -38,6 +39,17 @@ def test_the_list_has_size_and_hash_of_everything_else(published: Path) -> None:
         assert entry["bytes"] == len(files[path])
         assert entry["sha256"] == hashlib.sha256(files[path]).hexdigest()
     assert about["licences"] == {"labels": "cc-by-4.0", "images": "their owners'", "teacher": "not stated"}
+
+
+def test_two_do_not_publish_to_one_folder_at_once(whole: Path, tmp_path: Path) -> None:
+    """The unfinished files of both would have the same names."""
+    there = tmp_path / "new" / "there"
+    target = open_target(str(there))
+    with pytest.raises(BusyError, match="is being written"):
+        publish(whole, str(there), "digits", LICENCES)
+    target.abandon()
+    publish(whole, str(there), "digits", LICENCES)
+    assert not (there / ".lock").exists()
 
 
 def test_no_pixels_are_published(published: Path, images: Path) -> None:
