@@ -19,7 +19,7 @@ import webdataset
 from PIL import Image
 
 from reinforce.errors import ImageError, SettingsError, SourceError, UsageError
-from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, writing
+from reinforce.files import Progress, check_output, file_sha256, make_folder, only_writer, replacing, write_atomic, writing
 from reinforce.packs.columns import compress_columns, join_frames
 from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
 from reinforce.packs.pair_files import mixing_path
@@ -85,7 +85,7 @@ def pack(
     store = None if labels is None else Store(labels)
     with writing(out):
         check_output(out, marks=(PACK, JOB))
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with only_writer(out):
             return _pack_locked(source, store, out, options, on_progress)
 
@@ -114,7 +114,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         on_progress(done, len(order.items))
     files = _side_files(source, store, rows)
     for name, content in files.items():
-        (out / name).parent.mkdir(exist_ok=True)
+        make_folder((out / name).parent)
         write_atomic(out / name, content)
     manifest = None
     if store is not None:

@@ -11,6 +11,7 @@ from reinforce.files import (
     Progress,
     check_output,
     file_sha256,
+    make_folder,
     only_writer,
     read_at_most,
     replacing,
@@ -89,7 +90,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
         check_output(out, allowed={p.partition("/")[0] for p in files} | {PACK, CARD})
         if (out / PACK).exists() and read_at_most(out / PACK, len(text)) != text:
             raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         done = fetched = 0
 
         def count(bytes_: int) -> None:
@@ -110,7 +111,7 @@ def _pull_file(location: str, path: str, expected: str, size: int | None, out: P
     final = out / path
     if final.is_file() and file_sha256(final) == expected:
         return 0
-    final.parent.mkdir(exist_ok=True)
+    make_folder(final.parent)
     with replacing(final) as temporary:
         with open(temporary, "wb") as file:
             found, length = write_pieces(file, fetch_pieces(f"{location}/{path}", size))

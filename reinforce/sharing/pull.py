@@ -21,6 +21,7 @@ from reinforce.errors import SettingsError, StoreError
 from reinforce.files import (
     Progress,
     check_output,
+    make_folder,
     only_writer,
     read_at_most,
     remove,
@@ -109,7 +110,7 @@ def pull(
     with writing(out):
         check_output(out, marks=(MANIFEST, PULL), allowed=("blocks",))
         created, new = not (out / PULL).exists() and not (out / MANIFEST).exists(), not out.exists()
-        (out / "blocks").mkdir(parents=True, exist_ok=True)
+        make_folder(out / "blocks")
         try:
             with only_writer(out):
                 try:

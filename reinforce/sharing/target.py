@@ -69,13 +69,13 @@ class FolderTarget:
 
     def put(self, path: str, content: bytes) -> None:
         with writing(self.root):
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((self.root / path).parent)
             write_atomic(self.root / path, content)
 
     def put_file(self, path: str, file: Path) -> None:
         with writing(self.root):
             target = self.root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             with replacing(target) as temporary:
                 shutil.copyfile(file, temporary)
 

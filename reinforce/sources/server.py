@@ -7,6 +7,7 @@ that comes, whatever was asked for, and unpacks what comes compressed. Here read
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from reinforce.sources.retry import RefusedError
 
 SLOWEST = 16 * 1024
 """Bytes per second; a range that comes slower on average, after the first 30 s, is given up."""
+_log = logging.getLogger(__name__)
 _VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
@@ -41,7 +43,14 @@ def file_system(url: str, *, tries: int = 1) -> tuple[Any, str]:
         raise SourceError(f"{protocol}:// cannot be opened.", found=str(error), fix=package) from None
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # s3fs's own tries, around those of its client
+    if isinstance(fs, AsyncFileSystem) and fs.loop.get_exception_handler() is None:
+        fs.loop.set_exception_handler(_unasked)
     return fs, path
+
+
+def _unasked(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A connection that the server closed ends in errors of tasks of aiohttp's too; whoever asked has had its own."""
+    _log.debug("%s: %r", context.get("message"), context.get("exception"))
 
 
 def _options(protocol: str, tries: int) -> dict[str, Any]:
@@ -55,9 +64,11 @@ def _options(protocol: str, tries: int) -> dict[str, Any]:
         client["headers"] = {"Accept-Encoding": "identity", **client.get("headers", {})}
         return {"client_kwargs": client | {"auto_decompress": False}}
     if protocol in ("s3", "s3a"):
+        from reinforce.sources.s3_session import BoundedSession
+
         times = {"connect_timeout": retry.TIMEOUT_S, "read_timeout": retry.TIMEOUT_S}
         again = {"retries": {"mode": "standard", "total_max_attempts": tries}}
-        return {"config_kwargs": {**times, **again, **given.get("config_kwargs", {})}}
+        return {"config_kwargs": {**times, **again, "http_session_cls": BoundedSession, **given.get("config_kwargs", {})}}
     return {}
 
 
