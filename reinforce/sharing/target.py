@@ -13,8 +13,10 @@ from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.files import make_folder, only_writer, replacing, write_atomic, writing
 from reinforce.sources.location import is_remote
 from reinforce.sources.retry import TRIES, retried
-from reinforce.sources.server import file_system
+from reinforce.sources.server import file_system, hub_session
 
+_HUB_S = 300.0
+"""Seconds in which the Hub must answer an upload: it makes the commit meanwhile."""
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
 
@@ -144,11 +146,16 @@ class HubTarget:
         from huggingface_hub import HfApi
 
         api = HfApi()
-        try:
+
+        def send() -> None:
+            hub_session(_HUB_S)
             api.create_repo(self.repo, repo_type="dataset", exist_ok=True)
-            api.upload_folder(
+            api.upload_folder(  # it sends only what is not there yet
                 repo_id=self.repo, repo_type="dataset", folder_path=self.staging, commit_message="Publish a reinforced dataset"
             )
+
+        try:
+            retried(send, f"hf://datasets/{self.repo}")
         except Exception as error:  # noqa: BLE001 - the client raises errors of its own
             raise StoreError(
                 f"hf://datasets/{self.repo} cannot be written.",
@@ -157,6 +164,7 @@ class HubTarget:
                 fix="hf auth login, and run the same command again",
             ) from None
         finally:
+            hub_session()
             self.abandon()
 
     def abandon(self) -> None:

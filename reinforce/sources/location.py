@@ -18,7 +18,7 @@ from pathlib import Path
 
 from reinforce.errors import SourceError
 from reinforce.files import open_plain, replacing
-from reinforce.sources.retry import retried
+from reinforce.sources.retry import OutageError, retried
 from reinforce.sources.server import file_info, file_range
 
 CHUNK_BYTES = 1 << 20
@@ -28,6 +28,10 @@ _VERSIONS = (
     "Last-Modified", "LastModified", "last_modified", "modified", "modify", "mtime", "created",
 )  # fmt: skip
 """The names that fsspec's file systems use for the version of a file: first names for its content, then names for a time."""
+
+
+class ServerDownError(SourceError):
+    """A server failed for so long that it was given up. Nothing is known of the file: it does not count as missing."""
 
 
 def is_remote(location: str) -> bool:
@@ -87,12 +91,16 @@ class File:
 
         Raises:
             OSError: the range cannot be read, or the file is shorter.
+            ServerDownError: the server failed each time that it was asked.
         """
         length = self.size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > self.size:
             raise OSError(f"bytes {offset} to {offset + length} of a file of {self.size} bytes")
         if is_remote(self.location):
-            return self._cached(offset, length)
+            try:
+                return self._cached(offset, length)
+            except OutageError as error:
+                raise unreadable(self.location, error) from None
         content = _slice(self.location, offset, length)
         if len(content) != length:
             raise OSError("the file became shorter")
@@ -174,7 +182,8 @@ def unreadable(location: str, error: OSError) -> SourceError:
     """The error for a location that cannot be read."""
     remote = is_remote(location)
     absent = isinstance(error, FileNotFoundError)
-    return SourceError(
+    kind = ServerDownError if isinstance(error, OutageError) else SourceError
+    return kind(
         f"{location} cannot be read.",
         found="no such file" if remote and absent else error.strerror or error,
         expected="a server that answers, and permission to read the file" if remote else "a file that is there",
