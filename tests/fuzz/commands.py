@@ -93,7 +93,10 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
         os.chdir(place)
         sys.argv = ["reinforce", *map(str, arguments)]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
+        except KeyboardInterrupt:  # before the command began
+            os._exit(130)
         main()
         code = 0
     except SystemExit as done:

@@ -68,8 +68,8 @@ def arguments_of(name: str, bases: Path, out: Path) -> list[object]:
 class Attacks:
     """The cases of a run."""
 
-    def __init__(self, bases: Path, work: Path, seed: int, moto: str, proxy: str) -> None:
-        self.bases, self.work, self.seed, self.moto, self.proxy = bases, work, seed, moto, proxy
+    def __init__(self, bases: Path, work: Path, seed: int, names: tuple[str, ...], moto: str, proxy: str) -> None:
+        self.bases, self.work, self.seed, self.names, self.moto, self.proxy = bases, work, seed, names, moto, proxy
 
     def client(self) -> Any:
         """To the server itself: nothing that it says is spoilt."""
@@ -83,7 +83,7 @@ class Attacks:
             for path in sorted((self.bases / name).rglob("*")):
                 if path.is_file():
                     client.put_object(Bucket=SOURCE, Key=path.relative_to(self.bases).as_posix(), Body=path.read_bytes())
-        for name in sorted(set(NAMES)):
+        for name in sorted(set(self.names)):
             place = self._place()
             begin = time.monotonic()
             bucket = self._bucket(name, f"reference-{name.replace(' ', '-')}")
@@ -124,7 +124,7 @@ class Attacks:
     def run(self, number: int) -> dict[str, object]:
         """One case: what was done to which command, and the fault if there was one."""
         rng = np.random.default_rng([self.seed, number])
-        name = NAMES[int(rng.integers(len(NAMES)))]
+        name = self.names[int(rng.integers(len(self.names)))]
         reference = json.loads((self.work / f"{name}.json").read_text())
         act = SIGNALS[int(rng.integers(len(SIGNALS)))] if rng.integers(3) == 0 else "damage"
         way = str(rng.choice(WAYS)) if rng.integers(2) else "any"
@@ -216,7 +216,9 @@ def quick() -> None:
     s3fs.core.calculate_chunksize = lambda *_, **__: PART
 
 
-def attacks(cases: int, seed: int, minutes: float, processes: int, work: Path, first: int = 0) -> Iterator[dict[str, object]]:
+def attacks(
+    cases: int, seed: int, minutes: float, processes: int, work: Path, first: int = 0, names: tuple[str, ...] = NAMES
+) -> Iterator[dict[str, object]]:
     """Run cases against one server, as many as there is time for."""
     quick()
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -228,7 +230,7 @@ def attacks(cases: int, seed: int, minutes: float, processes: int, work: Path, f
     server = multiprocessing.get_context("fork").Process(target=serve, args=(theirs,), daemon=True)
     server.start()
     try:
-        todo = Attacks(bases, work / "s3", seed, *ours.recv())
+        todo = Attacks(bases, work / "s3", seed, names, *ours.recv())
         until = time.time() + 60 * minutes
         for made in run_all(todo.fill, [0], 1, until, seconds=300, limited=False):
             assert "kind" not in made, made

@@ -16,8 +16,9 @@ from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
 from reinforce.sharing.target import open_target
 from reinforce.sources.folder import ImageFolder
-from tests.conftest import Cli, content
-from tests.servers import serve_http, serve_s3
+from tests.bad_servers import drop, fail
+from tests.conftest import Cli, content, run_cli
+from tests.servers import serve_http, serve_hub, serve_s3
 from tests.sharing.conftest import LICENCES
 
 pytestmark = pytest.mark.unit
@@ -177,3 +178,20 @@ def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli
         assert code == 1
         assert "samples.parquet is not the file that was promised" in err
         assert not (tmp_path / "again" / "pack.json").exists()
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_an_upload_to_the_hub_is_tried_again(whole: Path, tmp_path: Path) -> None:
+    with serve_hub(tmp_path / "hub") as served:
+        hub = {"HF_ENDPOINT": served.url, "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        served.commits = [fail(500), drop]
+        done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **hub)
+        assert done.returncode == 0, done.stderr
+        assert not served.commits
+        assert (tmp_path / "hub" / "me" / "digits" / "publication.json").exists()
+        served.commits = [fail(403)] * 9
+        done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", "--name", "other", **hub)
+        assert done.returncode == 1
+        assert "hf://datasets/me/digits cannot be written" in done.stderr
+        assert len(served.commits) == 8, "asked once"
