@@ -22,7 +22,8 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Write a torch file per image for the loader of ml-dr or FKD; the pixels that it makes differ slightly from ours."""
-    from reinforce.files import check_beside, new_folder, writing
+    from reinforce.files import check_beside, writing
+    from reinforce.locks import new_folder
     from reinforce.packs.open_labels import open_labels
     from reinforce.peers.formats import USAGES, writer_of
 

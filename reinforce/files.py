@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from reinforce.errors import BusyError, StoreError, UsageError
+from reinforce.errors import StoreError, UsageError
 from reinforce.memory import shortage
 
-_LOCK = ".lock"
 _PIECE = 1 << 16
-_held: set[Path] = set()  # locks of this process
-
 
 Progress = Callable[[int, int], None]
 """A function that a long job calls to report its progress, with (done, total)."""
@@ -102,16 +97,21 @@ def _sync(path: Path) -> None:
 
 def _sync_folder(path: Path) -> None:
     """Make renames inside of a folder durable."""
-    _fsync(path)
+    fsync_folder(path)
 
 
-def _fsync(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)  # noqa: TID251
     finally:
         os.close(handle)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of this name is a lock."""
+    return name.startswith(".") and name.endswith(".lock")
 
 
 def check_output(out: Path, marks: Collection[str] = (), allowed: Collection[str] = ()) -> None:
@@ -249,96 +249,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def only_writer(folder: Path, lock: Path | None = None) -> Iterator[None]:
-    """Lock `folder` against other writers while the context lasts; the lock of a killed process ends with that process.
-
-    `lock` is its file, if that is not in the folder.
-
-    It is a POSIX record lock: worker processes do not inherit it, so they cannot keep it after their parent has died.
-
-    Raises:
-        BusyError: another process holds the lock.
-    """
-    path = folder / _LOCK if lock is None else lock
-    if path.resolve() in _held:  # a record lock does not stop the process that holds it
-        raise BusyError(f"{folder} is being written by this very process.", expected="one writer at a time")
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                raise _busy(folder, handle) from None
-            finally:
-                os.close(handle)
-        try:
-            if path.stat().st_ino == os.fstat(handle).st_ino:
-                break
-        except FileNotFoundError:
-            pass
-        os.close(handle)  # the previous holder removed the file after we opened it and before we locked it: try again
-    _held.add(path.resolve())
-    try:
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; a power cut takes none of them away again."""
+    new = [each for each in (path, *path.parents) if not each.is_dir()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(new):
         with suppress(PermissionError):  # a parent that may be passed and not read
-            _fsync(folder.resolve().parent)  # a new folder, too, is there after a power cut
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        _held.discard(path.resolve())
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def is_lock(name: str) -> bool:
-    """Whether a file of this name is a lock."""
-    return name.startswith(".") and name.endswith(_LOCK)
-
-
-def check_not_held(folder: Path, lock: Path) -> None:
-    """Refuse to go on while another process holds a lock; the lock itself is left alone.
-
-    Args:
-        folder: What that process writes; for the message.
-        lock: The lock's file; None of this process.
-
-    Raises:
-        BusyError: it is held.
-    """
-    try:
-        handle = os.open(lock, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once do not see each other
-    except OSError:
-        raise _busy(folder, handle) from None
-    finally:
-        os.close(handle)
-
-
-def _busy(folder: Path, handle: int) -> BusyError:
-    return BusyError(
-        f"{folder} is being written by another process.",
-        found=os.read(handle, 200).decode(errors="replace").strip() or "a lock",
-        expected="one writer at a time",
-        fix="wait for it, stop it, or choose another --out",
-    )
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to write to, as `replacing` does; only one process at a time makes the same folder.
-
-    Raises:
-        BusyError: another process is making it.
-        StoreError: it is there, and not empty.
-    """
-    place = path.absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(place, place.with_name(f".{place.name}.lock")):
-        check_output(path)
-        with replacing(path) as staging:
-            staging.mkdir()
-            yield staging
+            fsync_folder(each.resolve().parent)

@@ -31,6 +31,8 @@ class Served:
     version: str | None = "ETag"  # the header that tells versions apart, or Last-Modified
     broken_after: int | None = None  # bytes of content after which connections are cut
     turns: list[Turn | None] = field(default_factory=list)  # what the next requests get; None: the right answer
+    lists: list[Turn] = field(default_factory=list)  # of a Hub: what the next requests for names get
+    commits: list[Turn] = field(default_factory=list)  # of a Hub: what the next commits get
 
 
 @contextmanager
@@ -182,6 +184,9 @@ def serve_hub(root: Path) -> Iterator[Served]:
                 wanted = json.loads(content)["objects"]
                 href = {o["oid"]: {"upload": {"href": f"{served.url}/lfs/{o['oid']}", "header": {}}} for o in wanted}
                 self._json({"transfer": "basic", "objects": [{**o, "actions": href[o["oid"]]} for o in wanted]})
+            elif served.commits and path.endswith("/commit/main"):
+                self.close_connection = True
+                served.commits.pop(0)(self)
             elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/commit/main", path):
                 for line in map(json.loads, content.splitlines()):
                     if line["key"] in ("file", "lfsFile"):
@@ -230,6 +235,10 @@ def serve_hub(root: Path) -> Iterator[Served]:
                     {"id": match[1], "sha": revision, "siblings": []} if known else {"error": "no"}, 200 if known else 404
                 )
             elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/[^/]+(/.*)?", path):
+                if served.lists:
+                    self.close_connection = True
+                    served.lists.pop(0)(self)
+                    return
                 repo = root / match[1]
                 self._json([self._entry(repo, f) for f in sorted(repo.rglob("*")) if f.is_file()])
             elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.*)", path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import StoreError
-from reinforce.files import check_output, file_sha256, read_at_most, read_small, replacing, write_atomic
+from reinforce.files import check_output, file_sha256, make_folder, read_at_most, read_small, replacing, write_atomic
 
 pytestmark = pytest.mark.unit
 
@@ -148,3 +148,13 @@ def test_no_more_is_read_than_was_asked_for_and_one_byte(tmp_path: Path) -> None
     assert len(read_small(tmp_path / "x")) == 200_000
     with pytest.raises(OSError, match="more than 199999 bytes"):
         read_small(tmp_path / "x", 199_999)
+
+
+def test_every_new_folder_is_synced_into_the_one_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink()))
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folder(tmp_path / "a")
+    assert len(synced) == 3

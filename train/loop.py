@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from reinforce.errors import ReinforceError, TooManyFilesError, UsageError, WorkerError
-from reinforce.files import only_writer, writing
+from reinforce.files import writing
+from reinforce.locks import only_writer
 from reinforce.memory import shortage
 from reinforce.store.store import JOB, MANIFEST
 from reinforce.train.config import TrainConfig

@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from reinforce.errors import BusyError, Interrupted, StoreError, UsageError
-from reinforce.files import Progress, check_output, only_writer, write_atomic, write_once, writing
+from reinforce.files import Progress, check_output, write_atomic, write_once, writing
 from reinforce.generation.block_labels import block_samples
 from reinforce.generation.engine import Execution, Rates, Work
 from reinforce.generation.engines import engine_of
 from reinforce.generation.finish import finish
 from reinforce.generation.resume import check_same_pixels
 from reinforce.generation.share import Share, writing_share
+from reinforce.locks import only_writer
 from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source, check_outside
 from reinforce.store.block import committed_blocks, remove_staging

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reinforce.errors import UsageError
-from reinforce.files import check_not_held, is_lock, only_writer
+from reinforce.files import is_lock
+from reinforce.locks import check_not_held, only_writer
 
 _MOST = 1_000_000
 

@@ -19,7 +19,8 @@ import webdataset
 from PIL import Image
 
 from reinforce.errors import ImageError, SettingsError, SourceError, UsageError
-from reinforce.files import Progress, check_output, file_sha256, only_writer, replacing, write_atomic, writing
+from reinforce.files import Progress, check_output, file_sha256, make_folder, replacing, write_atomic, writing
+from reinforce.locks import only_writer
 from reinforce.memory import shortage
 from reinforce.packs.columns import compress_columns, join_frames
 from reinforce.packs.pack_order import Order, PackItem, ReinFiles, escaped, unescaped
@@ -31,7 +32,7 @@ from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shar
 from reinforce.sources.source import Source, check_outside
 from reinforce.sources.tar_members import Member, scan
 from reinforce.store.probes import read_checked
-from reinforce.store.store import MANIFEST, SAMPLES, Store
+from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 from reinforce.views.decode import decode
 from reinforce.views.mix import MIX_FIELDS
 
@@ -86,7 +87,7 @@ def pack(
     store = None if labels is None else Store(labels)
     with writing(out):
         check_output(out, marks=(PACK, JOB))
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with only_writer(out):
             return _pack_locked(source, store, out, options, on_progress)
 
@@ -94,7 +95,7 @@ def pack(
 def _pack_locked(source: Source, store: Store | None, out: Path, options: Options, on_progress: Progress) -> Pack:
     job = _job(source, store, options)
     if (out / JOB).exists() or (out / PACK).exists():
-        found = (out / JOB).read_text() if (out / JOB).exists() else f"a complete {PACK}"
+        found = (read_small_file(out / JOB) or b"").decode(errors="replace") if (out / JOB).exists() else f"a complete {PACK}"
         if found != job:
             raise SettingsError(f"{out} has another pack.", found=found, expected=job, fix="choose another --out")
     write_atomic(out / JOB, job.encode())
@@ -115,7 +116,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         on_progress(done, len(order.items))
     files = _side_files(source, store, rows)
     for name, content in files.items():
-        (out / name).parent.mkdir(exist_ok=True)
+        make_folder((out / name).parent)
         write_atomic(out / name, content)
     manifest = None
     if store is not None:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.errors import ImageError, StoreError
-from reinforce.files import Progress, check_output, new_folder, writing
+from reinforce.files import Progress, check_output, writing
+from reinforce.locks import new_folder
 from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader, reading

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reinforce.errors import StoreError
-from reinforce.files import write_pieces
+from reinforce.files import open_plain, write_pieces
 
 _STRIPE = re.compile(r"(?:records|offsets|params|witness)(?:_([1-9][0-9]*))?")
 _COPY = 1 << 20
@@ -65,7 +65,8 @@ def make_bundle(block: Path, files: Mapping[str, str]) -> bytes:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_plain(path) as file:
+            return file.read()
     except OSError as error:
         raise StoreError(f"{path} cannot be read.", found=error.strerror, fix="reinforce verify DIR") from None
 

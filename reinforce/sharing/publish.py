@@ -84,6 +84,14 @@ def publish(
     """
     store = Store(root)
     manifest = store.manifest
+    if SAMPLES not in manifest.files:
+        raise StoreError(
+            f"{root / MANIFEST} is not valid.",
+            found=f"no {SAMPLES} in its list of files",
+            expected="the hash of every file: a copy of the table could not be checked",
+            cause="it was edited",
+            fix="get the data set again, or bring back its manifest",
+        )
     if file_sha256(root / SAMPLES) != manifest.files[SAMPLES]:
         raise StoreError(f"{SAMPLES} is not the file of the manifest.", cause="it was changed", fix=f"reinforce verify {root}")
     if Path(to).resolve() == root.resolve():

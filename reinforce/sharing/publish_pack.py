@@ -11,20 +11,22 @@ from reinforce.files import (
     Progress,
     check_output,
     file_sha256,
-    only_writer,
+    make_folder,
     read_at_most,
     replacing,
     write_atomic,
     write_pieces,
     writing,
 )
+from reinforce.locks import only_writer
 from reinforce.packs.packed_store import labels_manifest
-from reinforce.settings import MAX_BYTES, read_model
+from reinforce.settings import read_model
 from reinforce.sharing.card import card
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
 from reinforce.sharing.publication import CARD, Licences
 from reinforce.sharing.target import open_target
 from reinforce.sources.pack_manifest import PACK, Pack
+from reinforce.store.store import read_small_file
 
 
 def pack_files(pack: Pack) -> dict[str, str]:
@@ -41,7 +43,7 @@ def publish_pack(
         StoreError: a file does not have the hash that `pack.json` lists, or the target cannot be written.
         UsageError: the shards have no labels.
     """
-    text = read_at_most(root / PACK, MAX_BYTES)
+    text = read_small_file(root / PACK) or b""
     pack = read_model(Pack, text, PACK)
     manifest = labels_manifest(pack)
     if manifest is None:
@@ -88,7 +90,7 @@ def pull_pack(location: str, text: bytes, out: Path, jobs: int, on_progress: Pro
         check_output(out, allowed={p.partition("/")[0] for p in files} | {PACK, CARD})
         if (out / PACK).exists() and read_at_most(out / PACK, len(text)) != text:
             raise SettingsError(f"{out} has another pack.", found=PACK, expected="this one", fix="choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         done = fetched = 0
 
         def count(bytes_: int) -> None:
@@ -109,7 +111,7 @@ def _pull_file(location: str, path: str, expected: str, size: int | None, out: P
     final = out / path
     if final.is_file() and file_sha256(final) == expected:
         return 0
-    final.parent.mkdir(exist_ok=True)
+    make_folder(final.parent)
     with replacing(final) as temporary:
         with open(temporary, "wb") as file:
             found, length = write_pieces(file, fetch_pieces(f"{location}/{path}", size))

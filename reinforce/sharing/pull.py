@@ -21,7 +21,7 @@ from reinforce.errors import SettingsError, StoreError
 from reinforce.files import (
     Progress,
     check_output,
-    only_writer,
+    make_folder,
     read_at_most,
     remove,
     replacing,
@@ -29,6 +29,7 @@ from reinforce.files import (
     write_pieces,
     writing,
 )
+from reinforce.locks import only_writer
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
@@ -109,7 +110,7 @@ def pull(
     with writing(out):
         check_output(out, marks=(MANIFEST, PULL), allowed=("blocks",))
         created, new = not (out / PULL).exists() and not (out / MANIFEST).exists(), not out.exists()
-        (out / "blocks").mkdir(parents=True, exist_ok=True)
+        make_folder(out / "blocks")
         try:
             with only_writer(out):
                 try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 from reinforce.errors import StoreError, UsageError, first_line
-from reinforce.files import replacing, write_atomic, writing
+from reinforce.files import make_folder, replacing, write_atomic, writing
+from reinforce.locks import only_writer
 from reinforce.sources.location import is_remote
 from reinforce.sources.retry import TRIES, retried
-from reinforce.sources.server import file_system
+from reinforce.sources.server import file_system, hub_session
 
+_HUB_S = 300.0
+"""Seconds in which the Hub must answer an upload: it makes the commit meanwhile."""
 _HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)/?")
 
 
@@ -53,28 +57,36 @@ def open_target(to: str) -> Target:
 
 
 class FolderTarget:
-    """A folder on this machine."""
+    """A folder on this machine; nobody else may write it until `finish` or `abandon`.
+
+    Raises:
+        BusyError: another process writes it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held = ExitStack()
+        with writing(root):
+            make_folder(root)
+            self._held.enter_context(only_writer(root))
 
     def put(self, path: str, content: bytes) -> None:
         with writing(self.root):
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((self.root / path).parent)
             write_atomic(self.root / path, content)
 
     def put_file(self, path: str, file: Path) -> None:
         with writing(self.root):
             target = self.root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             with replacing(target) as temporary:
                 shutil.copyfile(file, temporary)
 
     def finish(self) -> None:
-        pass
+        self._held.close()
 
     def abandon(self) -> None:
-        pass
+        self._held.close()
 
 
 class UrlTarget:
@@ -135,11 +147,16 @@ class HubTarget:
         from huggingface_hub import HfApi
 
         api = HfApi()
-        try:
+
+        def send() -> None:
+            hub_session(_HUB_S)
             api.create_repo(self.repo, repo_type="dataset", exist_ok=True)
-            api.upload_folder(
+            api.upload_folder(  # it sends only what is not there yet
                 repo_id=self.repo, repo_type="dataset", folder_path=self.staging, commit_message="Publish a reinforced dataset"
             )
+
+        try:
+            retried(send, f"hf://datasets/{self.repo}")
         except Exception as error:  # noqa: BLE001 - the client raises errors of its own
             raise StoreError(
                 f"hf://datasets/{self.repo} cannot be written.",
@@ -148,6 +165,7 @@ class HubTarget:
                 fix="hf auth login, and run the same command again",
             ) from None
         finally:
+            hub_session()
             self.abandon()
 
     def abandon(self) -> None:

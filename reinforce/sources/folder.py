@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from reinforce.errors import SourceError
-from reinforce.sources.location import is_remote, opened
-from reinforce.sources.retry import retried
-from reinforce.sources.server import file_system
+from reinforce.sources.location import ServerDownError, is_remote, opened
+from reinforce.sources.remote_names import names_below
 from reinforce.sources.source import IMAGE_SUFFIXES, Source, check_index
 
 
@@ -57,6 +56,8 @@ class ImageFolder(Source):
         if is_remote(path):
             try:
                 return opened(path).read()
+            except ServerDownError:
+                raise
             except SourceError as error:
                 raise OSError(error.what) from None
         # A pipe would wait for its writer, and a device may have no end.
@@ -134,10 +135,9 @@ def _unreadable(error: OSError) -> SourceError:
 
 
 def _remote(root: str) -> tuple[list[str], list[str], list[str]]:
-    fs, base = file_system(root)
     try:
-        listed = [str(p)[len(base) :].lstrip("/") for p in retried(lambda: fs.find(base), root)]
-    except Exception as error:  # noqa: BLE001 - the client of each protocol raises its own errors
+        listed = names_below(root)
+    except OSError as error:
         raise SourceError(f"{root} cannot be listed.", found=f"{type(error).__name__}: {error}", fix="check --data") from None
     images = [p for p in listed if p.lower().endswith(IMAGE_SUFFIXES)]
     classes = sorted({p.partition("/")[0] for p in listed if "/" in p and not p.startswith(".")})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from reinforce.errors import SourceError
-from reinforce.files import replacing
-from reinforce.sources.retry import retried
+from reinforce.files import open_plain, replacing
+from reinforce.sources.retry import OutageError, retried
 from reinforce.sources.server import file_info, file_range
 
 CHUNK_BYTES = 1 << 20
@@ -27,6 +28,10 @@ _VERSIONS = (
     "Last-Modified", "LastModified", "last_modified", "modified", "modify", "mtime", "created",
 )  # fmt: skip
 """The names that fsspec's file systems use for the version of a file: first names for its content, then names for a time."""
+
+
+class ServerDownError(SourceError):
+    """A server failed for so long that it was given up. Nothing is known of the file: it does not count as missing."""
 
 
 def is_remote(location: str) -> bool:
@@ -65,6 +70,8 @@ class File:
         try:
             if not is_remote(location):
                 about = os.stat(location)
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError(f"{location} is no file but a folder, a pipe or a device")
                 return cls(location, about.st_size, str(about.st_mtime_ns))
             info = retried(lambda: file_info(location), location)
         except OSError as error:
@@ -84,12 +91,16 @@ class File:
 
         Raises:
             OSError: the range cannot be read, or the file is shorter.
+            ServerDownError: the server failed each time that it was asked.
         """
         length = self.size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > self.size:
             raise OSError(f"bytes {offset} to {offset + length} of a file of {self.size} bytes")
         if is_remote(self.location):
-            return self._cached(offset, length)
+            try:
+                return self._cached(offset, length)
+            except OutageError as error:
+                raise unreadable(self.location, error) from None
         content = _slice(self.location, offset, length)
         if len(content) != length:
             raise OSError("the file became shorter")
@@ -171,7 +182,8 @@ def unreadable(location: str, error: OSError) -> SourceError:
     """The error for a location that cannot be read."""
     remote = is_remote(location)
     absent = isinstance(error, FileNotFoundError)
-    return SourceError(
+    kind = ServerDownError if isinstance(error, OutageError) else SourceError
+    return kind(
         f"{location} cannot be read.",
         found="no such file" if remote and absent else error.strerror or error,
         expected="a server that answers, and permission to read the file" if remote else "a file that is there",
@@ -196,7 +208,7 @@ def pieces(location: str, size: int) -> Iterator[bytes]:
     """
     step = 8 * CHUNK_BYTES
     if not is_remote(location):
-        with open(location, "rb") as file:
+        with open_plain(location) as file:
             if os.fstat(file.fileno()).st_size != size:
                 raise OSError(f"{os.fstat(file.fileno()).st_size} bytes, expected {size}")
             while piece := file.read(step):
@@ -228,7 +240,8 @@ def _kept(path: Path, length: int, start: int, stop: int) -> bytes | None:
 
 def _slice(path: str, offset: int, length: int) -> bytes:
     # os.pread without a Python file object: to make such an object costs more time than the read itself.
-    handle = os.open(path, os.O_RDONLY)
+    # Of a pipe, where one would wait for a writer, nothing can be read in this way.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.pread(handle, length, offset)
     finally:

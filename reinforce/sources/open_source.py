@@ -19,9 +19,10 @@ from pathlib import Path
 from reinforce.errors import SourceError
 from reinforce.sources.arrays import Arrays
 from reinforce.sources.folder import ImageFolder
-from reinforce.sources.location import is_remote
+from reinforce.sources.location import is_remote, unreadable
 from reinforce.sources.parquet import Parquet
-from reinforce.sources.server import file_system
+from reinforce.sources.remote_names import names_below
+from reinforce.sources.retry import OutageError, RefusedError
 from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
 from reinforce.sources.torchvision_set import TorchvisionSet
@@ -77,7 +78,8 @@ def _names_in(folder: str) -> list[str]:
     if not is_remote(folder):
         return os.listdir(folder) if os.path.isdir(folder) else []
     try:
-        fs, path = file_system(folder)
-        return [str(name) for name in fs.ls(path, detail=False)]
-    except Exception:  # noqa: BLE001 - some servers cannot list a folder; then the user must state the kind
+        return names_below(folder, levels=1)
+    except (OutageError, RefusedError) as error:
+        raise unreadable(folder, error) from None
+    except OSError:  # some servers cannot list a folder; then the user must state the kind
         return []

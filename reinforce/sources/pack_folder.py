@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from reinforce.errors import SourceError, StoreError, first_line
 from reinforce.settings import MAX_BYTES, read_model
-from reinforce.sources.location import File
+from reinforce.sources.location import File, ServerDownError
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
 from reinforce.sources.table_guard import BYTES_PER_ROW, MAX_TABLE, SPARE_BYTES, read_table
 from reinforce.sources.tar_members import Member
@@ -116,11 +116,14 @@ def pack_beside(shard: str) -> PackFolder | None:
 
     Raises:
         StoreError: there is a `pack.json`, but it is not valid.
+        ServerDownError: whether there is one is not known.
     """
     location = shard.rpartition("/")[0] if "/" in shard else "."
     try:
         file = File.open(f"{location}/{PACK}")
         text = file.read(0, min(file.size, MAX_BYTES + 1))
+    except ServerDownError:
+        raise
     except (SourceError, OSError):
         return None
     return PackFolder(location, read_model(Pack, text, f"{location}/{PACK}"), hashlib.sha256(text).hexdigest())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import glob
-from functools import partial
+import re
 
 from braceexpand import braceexpand
+from fsspec.utils import glob_translate
 
 from reinforce.errors import SourceError
-from reinforce.sources.location import is_remote, unreadable
-from reinforce.sources.retry import retried
-from reinforce.sources.server import file_system
+from reinforce.sources.location import exists, is_remote, unreadable
+from reinforce.sources.remote_names import names_below
 
 MAX_EXPANDED = 1_000_000
 """Most names to which a pattern may expand."""
@@ -28,7 +28,7 @@ def expand(pattern: str) -> list[str]:
             found.append(each)
         elif is_remote(each):
             try:
-                found += sorted(retried(partial(_glob, each), each))
+                found += sorted(_glob(each))
             except OSError as error:
                 raise unreadable(each, error) from None
         else:
@@ -53,5 +53,12 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _glob(url: str) -> list[str]:
-    fs, path = file_system(url)
-    return [str(fs.unstrip_protocol(p)) for p in fs.glob(path)]
+    signs = "*[" if url.startswith(("http://", "https://")) else "*?["  # there, a question mark begins a query
+    place = min((url.index(c) for c in signs if c in url), default=None)
+    if place is None:
+        return [url] if exists(url) else []
+    outer = url[: url.rindex("/", 0, place) + 1]
+    inner = url[len(outer) :]
+    wanted = re.compile(glob_translate(inner))
+    levels = None if "**" in inner else inner.count("/") + 1
+    return [outer + name for name in names_below(outer, levels) if wanted.match(name)]

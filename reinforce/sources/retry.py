@@ -44,6 +44,10 @@ class RefusedError(OSError):
     """An answer that is wrong and that a new try would not change."""
 
 
+class OutageError(OSError):
+    """A failure that may pass, and did not while it was tried again."""
+
+
 def stop_with(event: threading.Event) -> None:
     """From now on, no call of this thread is tried again once `event` is set, and no pause goes on."""
     _threads.stop = event
@@ -70,7 +74,7 @@ def retried(call: Callable[[], _Result], what: str) -> _Result:
                 raise _final(error, status) from None
             stop: threading.Event = getattr(_threads, "stop", None) or threading.Event()
             if attempt == TRIES - 1 or stop.is_set():
-                raise OSError(f"{_in_words(error, status)}, tried {attempt + 1} times") from None
+                raise OutageError(f"{_in_words(error, status)}, tried {attempt + 1} times") from None
             # Processes that failed together do not ask again together. The clock is random enough for that.
             pause = PAUSE_S * 2**attempt * (0.75 + (time.monotonic_ns() + os.getpid()) % 512 / 1024)
             pause = max(pause, min(after, LONGEST_PAUSE_S))

@@ -7,6 +7,8 @@ that comes, whatever was asked for, and unpacks what comes compressed. Here read
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,6 +22,9 @@ from reinforce.sources.retry import RefusedError
 
 SLOWEST = 16 * 1024
 """Bytes per second; a range that comes slower on average, after the first 30 s, is given up."""
+_log = logging.getLogger(__name__)
+MAX_PAGE = 16 << 20
+"""Bytes of a page of names."""
 _VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
@@ -41,7 +46,16 @@ def file_system(url: str, *, tries: int = 1) -> tuple[Any, str]:
         raise SourceError(f"{protocol}:// cannot be opened.", found=str(error), fix=package) from None
     if protocol in ("s3", "s3a"):
         fs.retries = 1  # s3fs's own tries, around those of its client
+    if isinstance(fs, AsyncFileSystem) and fs.loop.get_exception_handler() is None:
+        fs.loop.set_exception_handler(_unasked)
+    if "hf" in fs.protocol:
+        hub_session()
     return fs, path
+
+
+def _unasked(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A connection that the server closed ends in errors of tasks of aiohttp's too; whoever asked has had its own."""
+    _log.debug("%s: %r", context.get("message"), context.get("exception"))
 
 
 def _options(protocol: str, tries: int) -> dict[str, Any]:
@@ -55,24 +69,26 @@ def _options(protocol: str, tries: int) -> dict[str, Any]:
         client["headers"] = {"Accept-Encoding": "identity", **client.get("headers", {})}
         return {"client_kwargs": client | {"auto_decompress": False}}
     if protocol in ("s3", "s3a"):
+        from reinforce.sources.s3_session import BoundedSession
+
         times = {"connect_timeout": retry.TIMEOUT_S, "read_timeout": retry.TIMEOUT_S}
         again = {"retries": {"mode": "standard", "total_max_attempts": tries}}
-        return {"config_kwargs": {**times, **again, **given.get("config_kwargs", {})}}
+        return {"config_kwargs": {**times, **again, "http_session_cls": BoundedSession, **given.get("config_kwargs", {})}}
     return {}
 
 
 def file_info(url: str) -> dict[str, Any]:
     """Size and version of a file, under the names that fsspec's file systems use; one request, or two."""
     fs, path = file_system(url)
-    if _is_http(fs):
-        return dict(sync(fs.loop, _timed, _http_info(fs, path), retry.TIMEOUT_S))
-    if _is_hub(fs, path):
+    if is_http(fs):
+        return dict(sync(fs.loop, timed, _http_info(fs, path), retry.TIMEOUT_S))
+    if is_hub(fs, path):
         from huggingface_hub import get_hf_file_metadata
 
         about = get_hf_file_metadata(fs.url(path), token=fs.token, timeout=retry.TIMEOUT_S)
         return {"size": about.size, "ETag": about.etag}
     if isinstance(fs, AsyncFileSystem):
-        return dict(sync(fs.loop, _timed, fs._info(path), retry.TIMEOUT_S))
+        return dict(sync(fs.loop, timed, fs._info(path), retry.TIMEOUT_S))
     return dict(fs.info(path))
 
 
@@ -87,14 +103,14 @@ def file_range(url: str, begin: int, end: int) -> bytes:
         return b""
     fs, path = file_system(url)
     limit = retry.TIMEOUT_S + (end - begin) / SLOWEST
-    if _is_http(fs):
-        content = sync(fs.loop, _timed, _http_range(fs, path, begin, end), limit)
+    if is_http(fs):
+        content = sync(fs.loop, timed, _http_range(fs, path, begin, end), limit)
     elif "s3" in fs.protocol:
-        content = sync(fs.loop, _timed, _s3_range(fs, path, begin, end), limit)
-    elif _is_hub(fs, path):
+        content = sync(fs.loop, timed, _s3_range(fs, path, begin, end), limit)
+    elif is_hub(fs, path):
         content = _hub_range(fs, path, begin, end, limit)
     elif isinstance(fs, AsyncFileSystem):
-        content = sync(fs.loop, _timed, fs._cat_file(path, start=begin, end=end), limit)
+        content = sync(fs.loop, timed, fs._cat_file(path, start=begin, end=end), limit)
     else:
         content = fs.cat_file(path, start=begin, end=end)
     if len(content) > end - begin:
@@ -104,15 +120,18 @@ def file_range(url: str, begin: int, end: int) -> bytes:
     return bytes(content)
 
 
-def _is_http(fs: Any) -> bool:
+def is_http(fs: Any) -> bool:
+    """Whether it is a web server's."""
     return "https" in fs.protocol
 
 
-def _is_hub(fs: Any, path: str) -> bool:
+def is_hub(fs: Any, path: str) -> bool:
+    """Whether the path is in a repository of the Hub."""
     return "hf" in fs.protocol and not path.startswith("buckets/")
 
 
-async def _timed(answer: Awaitable[Any], seconds: float) -> Any:
+async def timed(answer: Awaitable[Any], seconds: float) -> Any:
+    """The answer, if it comes in so many seconds; otherwise TimeoutError."""
     return await asyncio.wait_for(answer, seconds)
 
 
@@ -140,6 +159,73 @@ async def _http_range(fs: Any, url: str, begin: int, end: int) -> bytes:
         return await _up_to(end - begin, answer.content.readany, lambda: _too_much(begin, end, answer.status))
 
 
+async def page_text(fs: Any, url: str) -> str:
+    """A page of links of a web server; nothing if it is no page.
+
+    Raises:
+        RefusedError: it is longer than the bound.
+    """
+    session, options = await fs.set_session(), _plain_request(fs)
+    async with session.get(fs.encode_url(url), **options) as answer:
+        answer.raise_for_status()
+        _check_plain(answer.headers)
+        if answer.headers.get("Content-Type", "text/html").partition(";")[0] != "text/html":
+            return ""
+        content = await _up_to(MAX_PAGE, answer.content.readany, _long_page)
+        return content.decode(errors="replace")
+
+
+def hub_page(fs: Any, url: str) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of the Hub's list of files, and the address of the next one.
+
+    Raises:
+        RefusedError: it is longer than the bound, or no list.
+    """
+    stop, content = time.monotonic() + 4 * retry.TIMEOUT_S, bytearray()
+    with hub_session().stream("GET", url, headers=_hub_headers(fs), timeout=retry.TIMEOUT_S) as answer:
+        answer.raise_for_status()
+        _check_plain(answer.headers)
+        for piece in answer.iter_raw():
+            content += piece
+            if len(content) > MAX_PAGE:
+                raise _long_page()
+            if time.monotonic() > stop:
+                raise TimeoutError
+        following = answer.links.get("next", {}).get("url")
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and {"path", "type"} <= e.keys() for e in entries):
+        raise RefusedError("the server sends no list of files")
+    if following is not None and not following.startswith(f"{fs.endpoint}/"):
+        raise RefusedError(f"the list of files goes on elsewhere: {following[:80]}")
+    return entries, following
+
+
+def hub_session(seconds: float | None = None) -> Any:
+    """The session of the Hub's client, which waits for ever unless it is told not to.
+
+    Args:
+        seconds: In which it must answer; default: 30.
+    """
+    from huggingface_hub import get_session
+
+    session = get_session()
+    session.timeout = retry.TIMEOUT_S if seconds is None else seconds
+    return session
+
+
+def _hub_headers(fs: Any) -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, without __all__
+
+    return {**build_hf_headers(token=fs.token), "Accept-Encoding": "identity"}
+
+
+def _long_page() -> RefusedError:
+    return RefusedError(f"a page of names has more than {MAX_PAGE} bytes")
+
+
 async def _s3_range(fs: Any, path: str, begin: int, end: int) -> bytes:
     bucket, key, version = fs.split_path(path)
     which = {"VersionId": version} if version else {}
@@ -162,12 +248,9 @@ async def _up_to(length: int, read: Callable[[], Awaitable[bytes]], too_much: Ca
 
 
 def _hub_range(fs: Any, path: str, begin: int, end: int, limit: float) -> bytes:
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, without __all__
-
-    headers = build_hf_headers(token=fs.token) | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = _hub_headers(fs) | {"Range": f"bytes={begin}-{end - 1}"}
     stop, pieces, size = time.monotonic() + limit, [], 0
-    with get_session().stream("GET", fs.url(path), headers=headers, timeout=retry.TIMEOUT_S) as answer:
+    with hub_session().stream("GET", fs.url(path), headers=headers, timeout=retry.TIMEOUT_S) as answer:
         answer.raise_for_status()
         _check_range(answer.status_code, answer.headers, begin, end)
         for piece in answer.iter_raw():

@@ -13,7 +13,7 @@ import numpy as np
 
 from reinforce.errors import SourceError, StoreError
 from reinforce.settings import MAX_BYTES
-from reinforce.sources.location import File, is_remote
+from reinforce.sources.location import File, ServerDownError, is_remote
 from reinforce.sources.pack_folder import PackFolder, indexed, missing_shards, pack_beside, parse_class_names
 from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.patterns import expand
@@ -120,6 +120,8 @@ def _class_names(first: str) -> Sequence[str] | None:
     try:
         file = File.open(beside)
         text = file.read(0, min(file.size, MAX_BYTES))
+    except ServerDownError:
+        raise
     except (SourceError, OSError):
         return None
     return parse_class_names(text, beside)

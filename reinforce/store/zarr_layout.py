@@ -20,7 +20,7 @@ import numpy as np
 import zstandard
 from numcodecs import blosc
 
-from reinforce.files import read_at_most
+from reinforce.files import open_plain, read_at_most
 
 STRIPE_ARRAYS = {"records": 1, "offsets": 1, "params": 3}
 """Names of the arrays of a block's first stripe of views, and how many dimensions they have; see `stripe_array`."""
@@ -161,7 +161,7 @@ def read_inner_chunks(path: str, numbers: Iterable[int], count: int, size: int) 
         ValueError: the file is damaged.
         RuntimeError: Blosc cannot read a chunk.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         at_index = os.fstat(file.fileno()).st_size - 16 * count - 4
         if at_index < 0:
             raise ValueError("the shard is shorter than its index")

@@ -15,15 +15,16 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.errors import OutOfMemoryError, ReinforceError, StoreError, TooManyFilesError
-from reinforce.files import file_sha256
+from reinforce.files import file_sha256, is_lock
 from reinforce.labels.codec import decode_stripes, encode_stripes
 from reinforce.labels.fidelity import compare
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW
+from reinforce.sharing.pull import PULL
 from reinforce.sources.location import File, pieces
 from reinforce.sources.source import index_sha256
 from reinforce.store.listing import list_files
-from reinforce.store.store import MANIFEST, Store, read_manifest
+from reinforce.store.store import JOB, MANIFEST, Store, read_manifest
 from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.verification.sample_checks import ALL_VIEWS_LIMIT, Check, bad_labels, bad_params
 from reinforce.views.mix import read_mixing
@@ -31,7 +32,7 @@ from reinforce.views.seeds import choice_rng
 from reinforce.views.status import Status
 from reinforce.views.workers import affordable, made_by_workers
 
-_BESIDE = {MANIFEST, ".lock", CARD, CROISSANT, PREVIEW}  # the last three are for people; `pull` fetches them
+_BESIDE = {MANIFEST, CARD, CROISSANT, PREVIEW}  # the last three are for people; `pull` fetches them
 CheckProgress = Callable[[str, int, int], None]
 
 
@@ -57,7 +58,13 @@ def verify_store(root: Path, on_progress: CheckProgress = lambda name, done, tot
 def _check_files(root: Path, on_progress: CheckProgress) -> Check:
     check = Check("files")
     expected = read_manifest(root).files
-    there = set(list_files(root)) | {p.name for p in os.scandir(root) if p.is_file() and p.name not in _BESIDE}
+    there = set(list_files(root)) | {p.name for p in os.scandir(root) if not p.is_dir(follow_symlinks=False)}
+    there = {path for path in there if path not in _BESIDE and not is_lock(path)}
+    left = {path for path in there - expected.keys() if _is_leftover(path)}
+    if left:
+        check.note = f"left by a writer that was killed, and not used: {', '.join(sorted(left)[:3])}"
+        check.note += f" and {len(left) - 3} more" if len(left) > 3 else ""
+        there -= left
     for done, path in enumerate(sorted(there | expected.keys()), start=1):
         if path not in expected:
             check.add(f"{path}: not in the manifest")
@@ -68,6 +75,11 @@ def _check_files(root: Path, on_progress: CheckProgress) -> Check:
             check.add(None if found == expected[path] else f"{path}: sha256 {found[:16]}..., expected {expected[path][:16]}...")
         on_progress("files", done, len(expected))
     return check
+
+
+def _is_leftover(path: str) -> bool:
+    """What a command of ours leaves if it is killed: its settings beside a complete manifest, and unfinished files."""
+    return path in (JOB, PULL) or any(part.startswith(".") and part.endswith(".partial") for part in path.split("/"))
 
 
 def _check_table(store: Store, check: Check) -> None:

@@ -47,8 +47,6 @@ COMMANDS: dict[str, Arguments] = {
     ],
     "export": lambda b, out, w: ["export", b / "imported", "--format", "ml-dr", "--topk", 2, "--out", out],
 }  # fmt: skip
-_JOBS = ("job.json", "pull.json")
-"""Between the manifest and their removal they are beside it, and `verify` says so; all data are there then."""
 GROWING = frozenset({"train"})
 """Commands whose files change while they run; of the others each file appears whole, once."""
 RESENDS = frozenset({"publish", "publish pack"})
@@ -96,7 +94,10 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
         os.chdir(place)
         sys.argv = ["reinforce", *map(str, arguments)]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, meant)
+        except KeyboardInterrupt:  # before the command began
+            os._exit(130)
         main()
         code = 0
     except SystemExit as done:
@@ -158,8 +159,7 @@ def look(name: str, out: Path, wanted: dict[str, str]) -> dict[str, int]:
     try:
         if "manifest.json" in seen and "publication.json" not in wanted:
             Store(out)
-            failures = [failure for check in verify_store(out) for failure in check.failures]
-            if failures := [failure for failure in failures if not failure.startswith(_JOBS)]:
+            if failures := [failure for check in verify_store(out) for failure in check.failures]:
                 raise Fault("a manifest before its files", failures[0])
         if "pack.json" in seen and any(check.failed for check in verify_pack(open_pack(out))):  # type: ignore[arg-type]
             raise Fault("a manifest before its files", name)

@@ -1,4 +1,4 @@
-"""A short share of all three, for the tests: one process and one set of bases, as imports take most of the time."""
+"""A short share of the fuzzers, for the tests; `s3`: of that one. One process and one set of bases, as imports take long."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from tests.fuzz.kills import harness
 from tests.fuzz.mutate import fuzz, memory
 from tests.fuzz.power import cuts
+from tests.fuzz.s3 import attacks
 
 
 def main() -> int:
@@ -21,7 +22,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         os.environ |= {"REINFORCE_CACHE": f"{folder}/cache", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
         work = Path(folder)
-        results = [*fuzz(30, 3, 5, 2, work), *harness(3, 4, 5, 2, work), *cuts(("pack", "pull"), 0, 5, 2, work, most=3)]
+        if sys.argv[1:] == ["s3"]:
+            results = list(attacks(6, 3, 5, 2, work, names=("publish", "pull")))
+        else:
+            results = [*fuzz(30, 3, 5, 2, work), *harness(3, 4, 5, 2, work), *cuts(("pack", "pull"), 0, 5, 2, work, most=3)]
     faults = [result for result in results if "kind" in result or result.get("faults")]
     for fault in faults:
         print(fault)

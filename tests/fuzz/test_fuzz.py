@@ -16,7 +16,7 @@ import pytest
 
 import tests.fuzz.trial
 from reinforce.errors import BusyError, StoreError
-from reinforce.files import new_folder
+from reinforce.locks import new_folder
 from reinforce.verification.summary import summarise
 from tests.fuzz.commands import digests, look
 from tests.fuzz.damage import FILES
@@ -37,6 +37,16 @@ def test_a_short_share_has_no_faults() -> None:
     run = subprocess.run([sys.executable, Path(__file__).with_name("share.py")], capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"^[1-9]\d* results, 0 faults\n$", run.stdout, re.MULTILINE)
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_short_share_of_the_attacks_on_s3_has_no_faults() -> None:
+    arguments = [sys.executable, str(Path(__file__).with_name("share.py")), "s3"]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "6 results, 0 faults" in run.stdout
 
 
 def _sleep(_: int) -> dict[str, object]:

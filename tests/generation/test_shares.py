@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import BusyError, StoreError, UsageError
-from reinforce.files import only_writer
 from reinforce.generation import generate as stage_one
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate, generate_share
 from reinforce.generation.share import Share
+from reinforce.locks import only_writer
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path, committed_blocks
 from reinforce.store.block_notes import NOTES
@@ -86,15 +86,14 @@ def test_only_one_job_finishes(images: Path, teacher: Teacher, tmp_path: Path, m
     source, out = ImageFolder.open(images), tmp_path / "out"
     settings = make_settings(source, teacher, block_size=12)
     assert generate_share(source, teacher, settings, out, Share(1, 2), ALONE) is None
-    real = stage_one.only_writer
 
     def taken(folder: Path) -> object:
         raise BusyError("another job is finishing it")
 
-    monkeypatch.setattr(stage_one, "only_writer", taken)
-    assert generate_share(source, teacher, settings, out, Share(2, 2), ALONE) is None
+    with monkeypatch.context() as busy:
+        busy.setattr(stage_one, "only_writer", taken)
+        assert generate_share(source, teacher, settings, out, Share(2, 2), ALONE) is None
     assert not (out / MANIFEST).exists()
-    monkeypatch.setattr(stage_one, "only_writer", real)
     assert generate_share(source, teacher, settings, out, Share(2, 2), ALONE) is not None
 
 
@@ -154,8 +153,20 @@ def test_a_complete_data_set_without_a_block_is_not_for_shares(images: Path, tea
 
 @pytest.mark.process
 def test_from_the_command_line(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
-    line = ("generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 2)
-    line = (*line, "--block-size", 7, "--workers", 0, "--out", tmp_path / "out")
+    line: tuple[object, ...] = (
+        "generate",
+        "--data",
+        images,
+        "--teacher",
+        TEACHER,
+        "--teacher-weights",
+        weights,
+        "--size",
+        SIZE,
+        "--views",
+        2,
+    )
+    line += ("--block-size", 7, "--workers", 0, "--out", tmp_path / "out")
     code, said, _ = cli(*line, "--share", "1/2")
     assert (code, said) == (0, f"{tmp_path / 'out'}: share 1/2 is made; 2 of 4 blocks belong to shares that are not\n")
     code, said, _ = cli(*line, "--share", "1/2", "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +153,27 @@ def test_the_keys_of_the_manifest_stand_on_the_page() -> None:
     text = (Path(__file__).parents[2] / "reinforce" / "FORMAT.md").read_text()
     for key in Pack.model_fields:
         assert f"| `{key}` |" in text[text.index("## Packs") :]
+
+
+def test_all_folders_of_a_pack_are_synced_before_its_list_is_there(
+    labels: Callable[[str], Path], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the power cuts: the list could last longer than the folder of pairs that it names."""
+    out, synced = tmp_path / "out", [set[str]()]
+    fsync, replace = os.fsync, os.replace  # noqa: TID251 - to see when they are called
+
+    def noting(handle: int) -> None:
+        fsync(handle)
+        if Path(f"/proc/self/fd/{handle}").readlink() == out:
+            synced.append({p.name for p in out.iterdir()})
+
+    def listing(old: Path, new: Path) -> None:
+        if Path(new).name == "pack.json":
+            assert "mixing" in synced[-1]
+            synced.append({"done"})
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", noting)
+    monkeypatch.setattr("os.replace", listing)
+    pack(ImageFolder.open(images), labels("mixed"), out, Options())
+    assert {"done"} in synced

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from reinforce.errors import ReinforceError, SourceError, StoreError
+from reinforce.errors import BusyError, ReinforceError, SourceError, StoreError
 from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
+from reinforce.sharing.target import open_target
 from reinforce.sources.folder import ImageFolder
-from tests.conftest import Cli, content
-from tests.servers import serve_http, serve_s3
+from tests.bad_servers import drop, fail
+from tests.conftest import Cli, content, run_cli
+from tests.servers import serve_http, serve_hub, serve_s3
 from tests.sharing.conftest import LICENCES
 
 pytestmark = pytest.mark.unit
@@ -38,6 +40,17 @@ def test_the_list_has_size_and_hash_of_everything_else(published: Path) -> None:
         assert entry["bytes"] == len(files[path])
         assert entry["sha256"] == hashlib.sha256(files[path]).hexdigest()
     assert about["licences"] == {"labels": "cc-by-4.0", "images": "their owners'", "teacher": "not stated"}
+
+
+def test_two_do_not_publish_to_one_folder_at_once(whole: Path, tmp_path: Path) -> None:
+    """The unfinished files of both would have the same names."""
+    there = tmp_path / "new" / "there"
+    target = open_target(str(there))
+    with pytest.raises(BusyError, match="is being written"):
+        publish(whole, str(there), "digits", LICENCES)
+    target.abandon()
+    publish(whole, str(there), "digits", LICENCES)
+    assert not (there / ".lock").exists()
 
 
 def test_no_pixels_are_published(published: Path, images: Path) -> None:
@@ -165,3 +178,20 @@ def test_shards_go_and_come_whole(server: str, shards: Path, tmp_path: Path, cli
         assert code == 1
         assert "samples.parquet is not the file that was promised" in err
         assert not (tmp_path / "again" / "pack.json").exists()
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_an_upload_to_the_hub_is_tried_again(whole: Path, tmp_path: Path) -> None:
+    with serve_hub(tmp_path / "hub") as served:
+        hub = {"HF_ENDPOINT": served.url, "HF_TOKEN": "secret", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        served.commits = [fail(500), drop]
+        done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", **hub)
+        assert done.returncode == 0, done.stderr
+        assert not served.commits
+        assert (tmp_path / "hub" / "me" / "digits" / "publication.json").exists()
+        served.commits = [fail(403)] * 9
+        done = run_cli("publish", whole, "--to", "hf://datasets/me/digits", "--name", "other", **hub)
+        assert done.returncode == 1
+        assert "hf://datasets/me/digits cannot be written" in done.stderr
+        assert len(served.commits) == 8, "asked once"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reinforce.errors import BusyError, Interrupted, SettingsError, SourceError, StoreError
-from reinforce.files import only_writer
+from reinforce.locks import only_writer
 from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
 from reinforce.sharing.publish_pack import pull_pack

@@ -130,10 +130,10 @@ def test_what_is_not_there_is_said(data: str, message: str, tmp_path: Path, monk
 
 
 def test_a_pattern_that_a_server_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(url: str) -> list[str]:
+    def refusing(*_: object) -> list[str]:
         raise RuntimeError("no credentials")  # each client raises errors of its own
 
-    monkeypatch.setattr("reinforce.sources.patterns._glob", refusing)
+    monkeypatch.setattr("reinforce.sources.remote_names._page", refusing)
     monkeypatch.setattr("reinforce.sources.retry.TRIES", 1)
     with pytest.raises(SourceError, match=r"(?s)a/\*.tar cannot be read.*no credentials"):
         open_source("s3://bucket/a/*.tar")

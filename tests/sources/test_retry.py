@@ -14,7 +14,8 @@ import pytest
 
 from reinforce.errors import SourceError
 from reinforce.sources import retry
-from reinforce.sources.location import File, pieces
+from reinforce.sources.folder import ImageFolder
+from reinforce.sources.location import File, ServerDownError, pieces
 from tests.bad_servers import before_s3, drop, fail, send, silence
 from tests.servers import Served, Turn, serve_http, serve_hub, serve_s3
 
@@ -80,6 +81,7 @@ CUT: dict[str, Turn] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_fails_for_a_while_is_asked_again(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -127,11 +129,12 @@ def test_an_outage_that_lasts_is_told_as_it_is(tmp_path: Path, monkeypatch: pyte
             File.open(there.url)
         asked = len(there.served.requests)
         assert asked == retry.TRIES
-        with pytest.raises(OSError, match="the server answers 503, tried 5 times"):
+        with pytest.raises(ServerDownError, match="the server answers 503, tried 5 times"):
             _read(there)
         assert len(there.served.requests) == 2 * asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_says_nothing_has_a_time_out(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert retry.TIMEOUT_S == 30
@@ -143,7 +146,7 @@ def test_a_server_that_says_nothing_has_a_time_out(kind: str, tmp_path: Path, mo
         begin = time.monotonic()
         assert _read(there) == CONTENT
         there.served.turns = [silence(3)] * 99
-        with pytest.raises(OSError, match="no answer within 1 s, tried 2 times"):
+        with pytest.raises(ServerDownError, match="no answer within 1 s, tried 2 times"):
             _read(there)
         with pytest.raises(SourceError, match="no answer within 1 s, tried 2 times"):
             File.open(there.url)
@@ -151,6 +154,7 @@ def test_a_server_that_says_nothing_has_a_time_out(kind: str, tmp_path: Path, mo
         there.served.turns = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_dribbles_is_given_up(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with place(kind, tmp_path, monkeypatch) as there:
@@ -160,7 +164,7 @@ def test_a_server_that_dribbles_is_given_up(kind: str, tmp_path: Path, monkeypat
         monkeypatch.setattr("reinforce.sources.server.SLOWEST", 100_000)
         there.served.turns = [send(b"x", length=len(CONTENT), times=100, pause=0.1)] * 99
         begin = time.monotonic()
-        with pytest.raises(OSError, match="no answer within"):
+        with pytest.raises(ServerDownError, match="no answer within"):
             _read(there)
         assert time.monotonic() - begin < 12
         there.served.turns = []
@@ -221,3 +225,20 @@ def test_what_no_new_try_changes_is_not_tried(error: Exception) -> None:
     with pytest.raises((OSError, SourceError, MemoryError)):
         retry.retried(call, "x")
     assert calls == 1
+
+
+def test_an_image_at_a_server_that_is_down_is_not_missing(images: Path) -> None:
+    """Found by the attacks on S3: it was stored as missing, for good."""
+    name = next(p for p in sorted(images.rglob("*")) if p.is_file()).relative_to(images)
+    with serve_http(images) as served:
+        source = ImageFolder(f"{served.url}", (str(name.with_suffix("")),), None, (), (str(name),))
+        served.turns = [fail(503)] * 99
+        with pytest.raises(ServerDownError, match="the server answers 503, tried 5 times"):
+            source.read(0)
+        served.turns = [None, *[fail(503)] * 99]
+        with pytest.raises(ServerDownError, match="the server answers 503, tried 5 times"):
+            source.read(0)
+        served.turns = [fail(404)] * 2
+        absent = ImageFolder(f"{served.url}", ("x",), None, (), ("x.jpg",))
+        with pytest.raises(OSError, match="cannot be read"):
+            absent.read(0)

@@ -20,7 +20,8 @@ import pytest
 import zarr
 
 from reinforce.errors import BusyError, StoreError
-from reinforce.files import only_writer, write_atomic
+from reinforce.files import write_atomic
+from reinforce.locks import only_writer
 from reinforce.store.block import Block, BlockData, block_path, committed_blocks, remove_staging, write_block
 from reinforce.store.samples import Samples
 from reinforce.views.status import Status
@@ -180,7 +181,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 
 HOLDER = (
-    "import sys; from pathlib import Path; from reinforce.files import only_writer\n"
+    "import sys; from pathlib import Path; from reinforce.locks import only_writer\n"
     "with only_writer(Path(sys.argv[1])):\n print('held', flush=True); sys.stdin.read()"
 )
 

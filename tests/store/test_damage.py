@@ -14,9 +14,9 @@ from PIL import Image
 from timm.data import auto_augment as timm_ops
 
 from reinforce.errors import BusyError, LabelError, SettingsError, SourceError, StoreError, UsageError
-from reinforce.files import only_writer
 from reinforce.labels.codecs import parse_codec
 from reinforce.labels.topk import TopK
+from reinforce.locks import only_writer
 from reinforce.policy import Policy
 from reinforce.settings import Settings
 from reinforce.sources.folder import ImageFolder

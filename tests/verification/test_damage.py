@@ -89,13 +89,24 @@ def test_a_missing_block_or_table_is_found(own_store: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["notes.txt", ".manifest.json.partial", "blocks/000004.zarr/zarr.json", "blocks/000000.zarr/extra/c/0", "blocks/a.npy"],
+    ["notes.txt", ".manifest.json.copy", "blocks/000004.zarr/zarr.json", "blocks/000000.zarr/extra/c/0", "blocks/a.npy"],
 )
 def test_a_file_too_many_is_found(own_store: Path, path: str) -> None:
     (own_store / path).parent.mkdir(parents=True, exist_ok=True)
     (own_store / path).write_text("{}")
     (check,) = verify_store(own_store)
     assert (check.name, check.failed, check.failures) == ("files", 1, [f"{path}: not in the manifest"])
+
+
+def test_what_a_killed_writer_left_is_told_and_no_failure(own_store: Path, cli: Cli) -> None:
+    for path in ("job.json", "pull.json", ".manifest.json.partial", "blocks/.000001.zarr.partial/zarr.json"):
+        (own_store / path).parent.mkdir(exist_ok=True)
+        (own_store / path).write_text("{}")
+    assert failed(own_store) == dict.fromkeys(("files", "samples", "params", "labels"), 0)
+    code, out, _ = cli("verify", own_store, "--views", 0)
+    assert code == 0
+    assert "left by a writer that was killed" in out
+    assert "job.json" in out
 
 
 def test_a_truncated_file_is_found_and_refused_when_it_is_read(own_store: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from reinforce.cli.app import _as_note
-from reinforce.errors import DeadWorkerError, SourceError, TooManyFilesError, WorkerError
+from reinforce.errors import DeadWorkerError, TooManyFilesError, WorkerError
 from reinforce.generation import block_stream
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
