@@ -5,7 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+
+import torch
 
 from reinforce.errors import SourceError
 from reinforce.generation.engine import Execution
@@ -15,6 +18,7 @@ from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.store.listing import bytes_per_view
 from reinforce.teachers.teacher import Teacher, labeller_of
+from reinforce.views.pixels import ViewMaker
 
 _FIRST_TRIAL = 4
 
@@ -26,6 +30,7 @@ class Rates:
     Attributes:
         generate: Views per second of stage one, decoding and encoding included.
         teacher: Views per second of the teacher alone.
+        decode: Views per second that one core decodes.
         label_bytes: Labels, bytes per view.
         params_bytes: Params, bytes per view.
         images: Images of the trial, each with all its views.
@@ -33,9 +38,28 @@ class Rates:
 
     generate: float
     teacher: float
+    decode: float
     label_bytes: float
     params_bytes: float
     images: int
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Views per second of stage one on several devices of one machine.
+
+    Attributes:
+        devices: What the teachers of all devices label.
+        cores: What all cores decode; None: where the teachers compute on the same cores, `devices` has it.
+    """
+
+    devices: float
+    cores: float | None
+
+    @property
+    def views(self) -> float:
+        """The lower of both."""
+        return self.devices if self.cores is None else min(self.devices, self.cores)
 
 
 @dataclass(frozen=True)
@@ -87,13 +111,52 @@ def measure_rates(source: Source, teacher: Teacher, settings: Settings, executio
         labeller(batch).cpu()
         passes += 1
     alone = passes * len(batches[0]) / (time.perf_counter() - begun)
-    return Rates(views / took, alone, sizes["labels"], sizes["params"], count)
+    decode = _decode_rate(source, settings, seconds / 10)
+    return Rates(views / took, alone, decode, sizes["labels"], sizes["params"], count)
 
 
-def cost(rates: Rates, samples: int, views: int, epochs: int) -> Cost:
-    """The cost of `views` views per sample, compared with students that ask a live teacher in each of `epochs` epochs."""
+def _decode_rate(source: Source, settings: Settings, seconds: float) -> float:
+    """Views per second that this process makes with one thread, as a decoding process does."""
+    maker, made, threads = ViewMaker(source, settings), 0, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        begun = time.perf_counter()
+        for index in cycle(range(len(source))):
+            made += len(maker[index].pixels)
+            if made and time.perf_counter() - begun >= seconds:
+                break
+        return made / (time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def throughput(rates: Rates, devices: int, cores: int, on_cpu: bool) -> Throughput:
+    """What `devices` devices like the one of the trial reach, with `cores` cores that decode for all of them.
+
+    Args:
+        rates: Of the trial.
+        devices: How many.
+        cores: Cores of the machine.
+        on_cpu: The teacher computes on the CPU: each device is then a machine like the one of the trial.
+    """
+    if on_cpu:
+        return Throughput(devices * rates.generate, None)
+    return Throughput(devices * rates.teacher if devices > 1 else rates.generate, cores * rates.decode)
+
+
+def cost(rates: Rates, samples: int, views: int, epochs: int, reached: Throughput | None = None) -> Cost:
+    """The cost of `views` views per sample, compared with students that ask a live teacher in each of `epochs` epochs.
+
+    Args:
+        rates: Of the trial.
+        samples: Images.
+        views: Of each.
+        epochs: That a student trains for, on one device.
+        reached: By several devices; default: the trial's own rate.
+    """
     total = samples * views
-    hours, online = total / rates.generate / 3600, samples * epochs / rates.teacher / 3600
+    rate = rates.generate if reached is None else reached.views
+    hours, online = total / rate / 3600, samples * epochs / rates.teacher / 3600
     return Cost(total, hours, total * (rates.label_bytes + rates.params_bytes) / 1e9, online, hours / online)
 
 

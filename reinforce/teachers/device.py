@@ -55,6 +55,11 @@ def resolve_devices(text: str, processes: int | None = None) -> list[torch.devic
     return devices * (processes or 1)
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers(device: torch.device, processes: int = 1) -> int:
     """How many decoding processes to start: one per core if the model is on a GPU; none if it is on a CPU with few cores.
 
@@ -65,6 +70,5 @@ def default_workers(device: torch.device, processes: int = 1) -> int:
         device: Where the model computes.
         processes: How many processes like this one share the cores of this machine.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // processes)
+    cores = max(1, usable_cores() // processes)
     return min(16, cores) if device.type == "cuda" else int(cores > _FEW_CORES)

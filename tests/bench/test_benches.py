@@ -13,7 +13,8 @@ import pytest
 
 from reinforce.bench import rounds
 from reinforce.bench.rounds import measure, table
-from reinforce.generation.estimate import Rates, affordable_views, cost
+from reinforce.cli.estimate import _limit
+from reinforce.generation.estimate import Rates, affordable_views, cost, throughput
 from reinforce.store.manifest import Environment
 from reinforce.store.probes import environment
 from tests.conftest import SIZE, TEACHER, Cli
@@ -72,7 +73,7 @@ def bench(cli: Cli, monkeypatch: pytest.MonkeyPatch, unit: str, digits: int, *li
 
 
 def test_what_a_plan_says_follows_from_its_rates() -> None:
-    rates = Rates(generate=80.0, teacher=100.0, label_bytes=15.0, params_bytes=10.0, images=4)
+    rates = Rates(generate=80.0, teacher=100.0, decode=50.0, label_bytes=15.0, params_bytes=10.0, images=4)
     found = cost(rates, samples=1000, views=36, epochs=72)
     assert found.views == 36_000
     assert found.hours == pytest.approx(36_000 / 80 / 3600)
@@ -80,6 +81,16 @@ def test_what_a_plan_says_follows_from_its_rates() -> None:
     assert found.online_hours == pytest.approx(72_000 / 100 / 3600)
     assert found.students == pytest.approx((36_000 / 80) / (72_000 / 100))
     assert affordable_views(2.0, 100.0, 1000) == 720
+
+
+def test_several_devices_are_limited_by_the_teacher_or_by_decoding() -> None:
+    rates = Rates(generate=80.0, teacher=100.0, decode=50.0, label_bytes=15.0, params_bytes=10.0, images=4)
+    for devices, cores, views in ((1, 16, 80), (1, 1, 50), (8, 20, 800), (8, 12, 600)):
+        reached = throughput(rates, devices, cores, on_cpu=False)
+        assert reached.views == views
+        assert cost(rates, 1000, 36, 72, reached).hours == pytest.approx(36_000 / views / 3600)
+        assert ("decoding is the limit" in _limit(reached, cores)) == (cores * 50 == views)
+    assert throughput(rates, 3, 2, on_cpu=True).views == 240  # three machines like this one
 
 
 def test_plan_tries_stage_one_and_speaks(images: Path, weights: Path, cli: Cli) -> None:
@@ -98,6 +109,10 @@ def test_plan_tries_stage_one_and_speaks(images: Path, weights: Path, cli: Cli) 
     assert "in all       1000 images x 3 views" in out
     assert "1 hours at 10 views/s make 36 views of each image" in out
     assert "break-even" in out
+    code, out, _ = cli(*line, "--seconds", 1, "--device", "cpu", "--devices", 8)
+    assert code == 0
+    assert "devices      8: " in out
+    assert "each with cores of its own" in out
     code, _, err = cli(*line, "--gpu-hours", 1)
     assert code == 2
     assert "belong together" in err
