@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from reinforce.errors import shown
+
 CUSTOM = "custom"
 DEFAULT = "rrc-ra"
 MAX_OPS = 13
@@ -182,8 +184,8 @@ class Policy(BaseModel):
         if not isinstance(given, dict):
             return given
         name = given.get("name")
-        if name not in PRESETS and name != CUSTOM:
-            raise ValueError(f"there is no policy {name!r}")
+        if not isinstance(name, str) or (name not in PRESETS and name != CUSTOM):
+            raise ValueError(f"there is no policy {shown(name)}")
         return {**(PRESETS[name].options if name in PRESETS else {}), **given}
 
     @model_validator(mode="after")

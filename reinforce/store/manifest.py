@@ -36,10 +36,13 @@ class Environment(Model):
 
 
 def _fitting(settings: Settings) -> Settings:
-    """Refuse settings that do not fit their kind of labels."""
+    """Refuse settings that do not fit their kind of labels, or each other."""
     fault = kind_of(settings.codec).fault(settings.policy, settings.views, len(settings.teachers))
     if fault is not None:
         raise ValueError(fault)
+    names = len(settings.source.class_names)
+    if names and names != settings.num_classes:
+        raise ValueError(f"{names} class names for {settings.num_classes} classes")
     return settings
 
 
