@@ -10,6 +10,7 @@ import typer
 
 from reinforce.cli import (
     bench_codec,
+    bench_engines,
     bench_generate,
     bench_loader,
     bench_modes,
@@ -46,7 +47,7 @@ app = typer.Typer(
 for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     add_command(app, module)
 bench = typer.Typer(help="Run a measurement and print its results and conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
+for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_engines, bench_store):
     add_command(bench, measurement)
 app.add_typer(bench, name="bench")
 

@@ -131,6 +131,21 @@ def test_bench_generate_runs_the_teacher_alone_and_stage_one(
     assert "kl_to_fp32" not in said["conditions"]
 
 
+@pytest.mark.slow
+@pytest.mark.process
+def test_bench_engines_runs_stage_one_in_processes_and_in_shares(images: Path, weights: Path, cli: Cli) -> None:
+    line = ("bench", "engines", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
+    code, out, err = cli(*line, "--views", 2, "--block-size", 2, "--rounds", 1, "--device", "cpu", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert [row["name"] for row in said["rows"]][:3] == ["1 process", "2 processes", "2 shares"]
+    assert all(row["median"] > 0 for row in said["rows"])
+    assert err.count("s to the first block") == len(said["rows"])
+    code, _, err = cli(*line, "--views", 2, "--block-size", 8, "--rounds", 1)
+    assert code == 1
+    assert "too few blocks" in err
+
+
 def test_bench_generate_says_what_bfloat16_does_to_the_labels(images: Path, weights: Path, cli: Cli) -> None:
     line = ("bench", "generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE)
     code, out, err = cli(*line, "--views", 2, "--limit", 6, "--rounds", 1, "--precision", "bf16", "--json")
