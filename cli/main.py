@@ -48,7 +48,8 @@ def main() -> None:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
     finally:
-        _handle_interrupts(_interrupt, signal.SIG_IGN)  # from here on it would be a traceback, and there is nothing to stop
+        with suppress(KeyboardInterrupt):  # all is done
+            _handle_interrupts(_interrupt, signal.SIG_IGN)  # from here on it would be a traceback, and there is nothing to stop
 
 
 def _handle_interrupts(before: Handler, after: Handler | signal.Handlers) -> None:

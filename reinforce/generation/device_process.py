@@ -11,8 +11,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -25,13 +23,11 @@ from reinforce.errors import ReinforceError, first_line
 from reinforce.generation.block_stream import BlockStream
 from reinforce.generation.engine import Execution, Work
 from reinforce.memory import keep_freed_memory, out_of_memory
+from reinforce.orphan import end, end_with_parent
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.teachers.shared_teacher import attach
 from reinforce.teachers.teacher import Teacher
-
-_LOOK_EVERY = 0.5
-"""Seconds between two looks for the parent."""
 
 
 class Orders(NamedTuple):
@@ -56,20 +52,13 @@ class _Parent:
         try:
             self.connection.send((kind, told))
         except OSError:
-            os._exit(1)
+            end(group=True)
 
     def hear(self) -> Any:
         try:
             return self.connection.recv()
         except (EOFError, OSError):
-            os._exit(1)
-
-
-def _end_with(parent: int) -> None:
-    """End this process, which leads a group of its own, and the whole group, soon after its parent has died."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK_EVERY)
-    os.killpg(0, signal.SIGKILL)
+            end(group=True)
 
 
 def _serve(parent: _Parent, weights: int) -> None:
@@ -100,7 +89,7 @@ def _serve(parent: _Parent, weights: int) -> None:
 def main() -> None:
     """Entry point."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent(group=True)
     keep_freed_memory()
     parent, weights = _Parent(int(sys.argv[1])), int(sys.argv[2])
 

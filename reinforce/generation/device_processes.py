@@ -16,12 +16,14 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from socket import socketpair
+from threading import Thread
 
 import torch
 
-from reinforce.errors import DeadWorkerError
+from reinforce.errors import DeadWorkerError, first_line
 from reinforce.files import Progress
 from reinforce.generation.block_labels import block_samples
 from reinforce.generation.device_process import Orders
@@ -42,6 +44,7 @@ class _Process:
     number: int
     running: subprocess.Popen[bytes]
     connection: Connection
+    sending: Thread | None = None  # gives it its orders
     claimed: set[int] = field(default_factory=set)
     views: int = 0  # made
     committed: int = 0  # views of committed blocks
@@ -116,11 +119,12 @@ class DeviceProcesses:
             threads=max(1, torch.get_num_threads() // len(devices)),
         )
         try:
-            process.connection.send(orders)
-        except OSError:  # it is dead already: told when its end is heard
-            return
+            content = ForkingPickler.dumps(orders)
         except Exception as error:  # noqa: BLE001 - a source or a teacher may hold anything
-            raise not_sent(f"{type(error).__name__}: {error}") from None
+            raise not_sent(first_line(error)) from None
+        # In a thread: the process takes it only when it has imported everything, and the others start in the meantime.
+        process.sending = Thread(target=_send, args=(process.connection, content), daemon=True)
+        process.sending.start()
 
     def _hear(self, process: _Process) -> None:
         try:
@@ -198,11 +202,18 @@ class DeviceProcesses:
         self.on_progress(self.shown, len(self.work.source))
 
 
+def _send(connection: Connection, content: memoryview) -> None:
+    with suppress(OSError):  # it is dead already: told when its end is heard
+        connection.send_bytes(content)
+
+
 def _stop(process: _Process) -> None:
     """End a process and all that it has started."""
-    process.connection.close()
     with suppress(subprocess.TimeoutExpired):
         process.running.wait(_TO_END if process.ended or process.crash else 0)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.running.pid, signal.SIGKILL)
     process.running.wait()
+    if process.sending is not None:
+        process.sending.join()  # nobody hears it any more, so it has ended
+    process.connection.close()

@@ -20,6 +20,7 @@ import numpy as np
 from reinforce.errors import ImageError, StoreError
 from reinforce.files import Progress, check_output, writing
 from reinforce.locks import new_folder
+from reinforce.orphan import end_with_parent
 from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader, reading
@@ -254,6 +255,7 @@ _work: _Work | None = None
 
 def _begin(work: _Work) -> None:
     global _work
+    end_with_parent()
     _work = work
 
 
