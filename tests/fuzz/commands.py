@@ -47,6 +47,11 @@ COMMANDS: dict[str, Arguments] = {
     ],
     "export": lambda b, out, w: ["export", b / "imported", "--format", "ml-dr", "--topk", 2, "--out", out],
 }  # fmt: skip
+OTHER_ENGINES: dict[str, Arguments] = {
+    "generate on two": lambda b, out, w: [*COMMANDS["generate"](b, out, w), "--processes", 2],
+    "generate a share": lambda b, out, w: [*COMMANDS["generate"](b, out, w), "--share", "1/1"],
+}
+"""Ways of `generate`; what writes is not, or not only, the process that was started."""
 GROWING = frozenset({"train"})
 """Commands whose files change while they run; of the others each file appears whole, once."""
 RESENDS = frozenset({"publish", "publish pack"})

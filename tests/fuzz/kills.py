@@ -30,7 +30,7 @@ import timm
 import torch
 
 from tests.fuzz.bases import prepared
-from tests.fuzz.commands import COMMANDS, Run, digests, look, out_of, start
+from tests.fuzz.commands import COMMANDS, OTHER_ENGINES, Run, digests, look, out_of, start
 from tests.fuzz.mutate import memory
 from tests.fuzz.pool import run_all
 from tests.fuzz.report import Report
@@ -51,8 +51,9 @@ ACTS = (
     "no space",
 )
 """`full disk`: no file may be longer than some bytes; `no space`: the file system is small."""
-SHARES = {"train": 1, "generate": 2}
+SHARES = {"train": 1, "generate": 2, "generate on two": 1, "generate a share": 1}
 """Of the kills, by command; others have 3, as they take less time."""
+ALL = COMMANDS | OTHER_ENGINES
 FULL = ("full disk", "no space")
 PATIENCE, TRIES, PAGE = 120.0, 4, os.sysconf("SC_PAGE_SIZE")
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of linux/sched.h
@@ -71,7 +72,7 @@ class Kills:
     """
 
     def __init__(
-        self, bases: Path, work: Path, seed: int, mounts: bool = False, commands: tuple[str, ...] = tuple(COMMANDS)
+        self, bases: Path, work: Path, seed: int, mounts: bool = False, commands: tuple[str, ...] = tuple(ALL)
     ) -> None:
         self.bases, self.work, self.seed, self.mounts = bases, work, seed, mounts
         self.names = [name for name in commands for _ in range(SHARES.get(name, 3))]
@@ -82,7 +83,7 @@ class Kills:
         if not kept.exists():
             place = Path(tempfile.mkdtemp(dir=self.work))
             begin = time.monotonic()
-            code, said = _end(start(COMMANDS[name](self.bases, out_of(name), workers), place, place / "said"))
+            code, said = _end(start(ALL[name](self.bases, out_of(name), workers), place, place / "said"))
             seconds = time.monotonic() - begin
             if code:
                 raise Fault("an undisturbed command fails", said)
@@ -125,7 +126,7 @@ class Kills:
 
     def _kill(self, rng: np.random.Generator, about: dict[str, Any], room: Path, wanted: dict[str, Any]) -> dict[str, object]:
         name, act, files, said_in = about["command"], about["act"], wanted["files"], room.with_name("said")
-        arguments, out = COMMANDS[name](self.bases, out_of(name), about["workers"]), room / out_of(name)
+        arguments, out = ALL[name](self.bases, out_of(name), about["workers"]), room / out_of(name)
         met = False
         for again in range(1 + int(rng.integers(3) == 0)):
             met |= self._disturb(rng, act, arguments, room, about["moment"] / (1 + again))
@@ -251,12 +252,14 @@ def _differences(found: dict[str, str], wanted: dict[str, str]) -> str:
     return ", ".join(f"{p}{'' if p in found else ' (missing)' if p in wanted else ''}" for p in paths[:5])
 
 
-def harness(kills: int, seed: int, minutes: float, processes: int, work: Path, first: int = 0) -> Iterator[dict[str, object]]:
+def harness(
+    kills: int, seed: int, minutes: float, processes: int, work: Path, first: int = 0, commands: tuple[str, ...] = tuple(ALL)
+) -> Iterator[dict[str, object]]:
     """As many kills as asked for, not counting those that met no running command; and all faults."""
     bases = prepared(work)
     (work / "kills").mkdir()
     until, done = time.time() + 60 * minutes, 0
-    one = Kills(bases, work / "kills", seed, own_mounts()).run
+    one = Kills(bases, work / "kills", seed, own_mounts(), commands).run
     for result in run_all(one, itertools.count(first), processes, until, 10 * PATIENCE, limited=False):
         yield result
         done += bool(result.get("met"))
@@ -271,13 +274,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--command", choices=ALL, action="append", help="only this one; may be repeated")
     parser.add_argument("--report", type=Path, help="a JSON line per fault")
     given = parser.parse_args()
     torch.set_num_threads(1)
     report = Report(given.seed, "kills", 100, given.report, lambda result: f"{result['kind']}; {result.get('command')}")
     with tempfile.TemporaryDirectory(dir=memory()) as work:
         os.environ |= {"REINFORCE_CACHE": f"{work}/cache", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-        results = harness(given.kills, given.seed, given.minutes, given.processes, Path(work), given.first)
+        names = tuple(given.command or ALL)
+        results = harness(given.kills, given.seed, given.minutes, given.processes, Path(work), given.first, names)
         return report.all(results, _kinds)
 
 
