@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -25,6 +26,9 @@ from reinforce.generation.ray_blocks import RayBlocks
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """No statistics of use are sent, and no warning of what a later Ray will do with actors that have no GPU."""
+
+_ANSWER_S = 10.0
+"""Seconds in which a cluster must answer."""
 
 
 class RayEngine(Engine):
@@ -87,6 +91,7 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
             more["num_gpus"] = 0
         try:
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **more)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 raise UsageError(
@@ -101,6 +106,13 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
             said["_worker_logs_enabled"] = aloud
             if threading.current_thread() is threading.main_thread() and handler is not None:
                 signal.signal(signal.SIGTERM, handler)
+
+
+def _knock(address: str) -> None:
+    """Fail soon where nobody listens: Ray asks for two minutes, and prints what it tries."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
 
 
 @contextmanager

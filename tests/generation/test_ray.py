@@ -256,6 +256,8 @@ def test_options_that_do_not_fit(images: Path, weights: Path, tmp_path: Path, cl
     line = _command(images, weights, tmp_path / "out")
     code, _, said = cli(*line, "--ray-address", "ray://nowhere:10001")
     assert (code, "Ray client" in said) == (2, True)
+    code, _, said = cli(*line, "--ray-address", "127.0.0.1:1")
+    assert (code, "a cluster at 127.0.0.1:1" in said, "Connection refused" in said) == (2, True, True)
     code, _, said = cli(*line, "--device", "cuda:0")
     assert (code, "auto, cpu or cuda" in said) == (2, True)
     code, _, said = cli(*line, "--engine", "local", "--ray-address", "auto")
