@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from reinforce.cli import options as o
 
 if TYPE_CHECKING:
+    import torch
+
     from reinforce.generation.engine import Execution
     from reinforce.labels.codec import Codec
     from reinforce.policy import Policy
@@ -42,6 +44,7 @@ class GenerationOptions:
     device: o.Devices = "auto"
     processes: o.Processes = 1
     engine: o.Engine = "local"
+    ray_address: o.RayAddress = None
 
 
 class Generation(NamedTuple):
@@ -59,22 +62,22 @@ def prepare(given: GenerationOptions) -> Generation:
     Raises:
         ReinforceError: options do not fit each other, the data or the teacher. Nothing has been written then.
     """
-    from reinforce.generation.engine import Execution
     from reinforce.generation.engines import engine_of
     from reinforce.generation.generate import limit_source
     from reinforce.labels.label_kind import LABEL_KINDS
     from reinforce.settings import Settings, SourceInfo
     from reinforce.sources.open_source import open_source
     from reinforce.teachers.batch_size import find_batch_size
-    from reinforce.teachers.device import default_workers, resolve_devices
+    from reinforce.teachers.device import resolve_device, resolve_devices
     from reinforce.teachers.open_teacher import load_teacher
     from reinforce.teachers.teacher import labeller_of
 
     engine_of(given.engine)
     policy, codec, views = _what(given)
     specs = teacher_specs(given.teacher, given.teacher_weights, given.teacher_kwargs)
-    devices = resolve_devices(given.device, given.processes)
-    device = devices[0]
+    on_ray = _on_ray(given)
+    devices = [] if on_ray else resolve_devices(given.device, given.processes)
+    device = resolve_device("cpu" if given.device == "cpu" else "auto") if on_ray else devices[0]
     source = limit_source(open_source(given.data, given.download), given.limit)
     names = list(source.class_names)
     teacher = load_teacher(
@@ -101,9 +104,37 @@ def prepare(given: GenerationOptions) -> Generation:
         stripe_views=given.stripe_views,
     )
     batch_size = given.batch_size or find_batch_size(labeller_of(teacher, settings), given.size, device)
-    workers = default_workers(device, len(devices)) if given.workers is None else given.workers
-    running = tuple(map(str, devices)) if len(devices) > 1 else ()
-    return Generation(source, teacher, settings, Execution(batch_size, workers, given.engine, running))
+    return Generation(source, teacher, settings, _execution(given, batch_size, devices))
+
+
+def _on_ray(given: GenerationOptions) -> bool:
+    """Whether it runs on a Ray cluster, whose devices are not those of this machine.
+
+    Raises:
+        UsageError: options that do not go with it, or only with it.
+    """
+    from reinforce.errors import UsageError
+
+    if given.engine != "ray":
+        if given.ray_address is not None:
+            raise UsageError("--ray-address is for --engine ray.", found=f"--engine {given.engine}", fix="--engine ray")
+        return False
+    if given.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device {given.device} does not go with --engine ray.", expected="auto, cpu or cuda; Ray chooses which"
+        )
+    return True
+
+
+def _execution(given: GenerationOptions, batch_size: int, devices: list[torch.device]) -> Execution:
+    from reinforce.generation.engine import AS_SUITS, Execution
+    from reinforce.teachers.device import default_workers
+
+    if not devices:  # Ray's
+        workers = AS_SUITS if given.workers is None else given.workers
+        return Execution(batch_size, workers, given.engine, (given.device,) * given.processes, given.ray_address)
+    workers = default_workers(devices[0], len(devices)) if given.workers is None else given.workers
+    return Execution(batch_size, workers, given.engine, tuple(map(str, devices)) if len(devices) > 1 else ())
 
 
 def _what(given: GenerationOptions) -> tuple[Policy, Codec, int]:

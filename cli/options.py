@@ -90,7 +90,16 @@ Devices = Annotated[
     str, Option(help="auto (every GPU, or the CPU), cpu, cuda, or cuda:0,cuda:2; a process for each.", rich_help_panel=RUNNING)
 ]
 Processes = Annotated[int, Option(min=1, max=256, help="Processes on each device.", rich_help_panel=RUNNING)]
-Engine = Annotated[str, Option(help="Engine that runs stage one; local: this machine.", rich_help_panel=RUNNING)]
+Engine = Annotated[
+    str, Option(help="local: this machine; ray: a Ray cluster, whose nodes all see --data and --out.", rich_help_panel=RUNNING)
+]
+RayAddress = Annotated[
+    str | None,
+    Option(
+        help="Ray cluster: auto, HOST:PORT, or local for one of its own. Default: RAY_ADDRESS, or local.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Rounds = Annotated[int, Option(min=1, help="How often each contender is run; they take turns.", rich_help_panel=RUNNING)]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 

@@ -26,7 +26,7 @@ from reinforce.memory import keep_freed_memory, out_of_memory
 from reinforce.orphan import end, end_with_parent
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
-from reinforce.teachers.shared_teacher import attach
+from reinforce.teachers.shared_teacher import attach, mapped
 from reinforce.teachers.teacher import Teacher
 
 
@@ -68,7 +68,7 @@ def _serve(parent: _Parent, weights: int) -> None:
     device = torch.device(orders.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    teacher = attach(orders.skeleton, weights)
+    teacher = attach(orders.skeleton, mapped(weights))
     os.close(weights)
     teacher.move(device)
     execution = dataclasses.replace(orders.execution, devices=(orders.device,))

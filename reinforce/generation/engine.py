@@ -16,6 +16,9 @@ from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.teachers.teacher import Teacher
 
+AS_SUITS = -1
+"""Number of decoding processes that each machine chooses for itself."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -23,16 +26,19 @@ class Execution:
 
     Attributes:
         batch_size: Views per teacher batch.
-        workers: Decoding processes of each device; 0: none beside the one that runs the teacher.
+        workers: Decoding processes of each device; 0: none beside the one that runs the teacher; Ray also takes `AS_SUITS`.
         engine: Name of what runs it.
         devices: Torch devices, each with a process of its own, where there are several; `("cpu", "cpu")` are two processes.
-            None, or one: the teacher runs in this process, on the device that it is on.
+            None, or one: the teacher runs in this process, on the device that it is on. With Ray: `auto`, `cpu` or `cuda`,
+            once for each process on a device of whichever nodes there are; None: `("auto",)`.
+        address: Of a Ray cluster; None: as RAY_ADDRESS says, or else one that is started for this run.
     """
 
     batch_size: int = 64
     workers: int = 1
     engine: str = "local"
     devices: tuple[str, ...] = ()
+    address: str | None = None
 
 
 Rates = Callable[[dict[str, float]], None]
@@ -60,6 +66,14 @@ class Engine(ABC):
 
     name: ClassVar[str]
     description: ClassVar[str]
+
+    def require(self) -> None:
+        """Refuse to begin where something is missing that it needs.
+
+        Raises:
+            UsageError: an extra is not installed.
+        """
+        return
 
     @abstractmethod
     def make_blocks(self, work: Work, missing: list[int], on_progress: Progress) -> None:

@@ -150,6 +150,7 @@ def _run_locked(work: Work, share: Share | None, on_progress: Progress) -> Manif
     # Of a share, the samples of other shares count neither as done nor as to be done.
     engine_of(work.execution.engine).make_blocks(work, missing, lambda done, total: on_progress(done - others, total - others))
     if share is None:
+        remove_staging(out)  # of processes and nodes that were lost
         return finish(source, settings, job.environment, out)
     if set(every) - committed_blocks(out):
         return None

@@ -44,6 +44,9 @@ class Ensemble(Teacher):
         with self._arithmetic():
             return self._first.maps(self._there(images))
 
+    def weights_sha256(self) -> list[str | None]:
+        return [member.weights_sha256() for member in self.members]  # type: ignore[operator]
+
     @torch.no_grad()
     def require_maps(self, size: int) -> None:
         if len(self.members) > 1:

@@ -12,11 +12,13 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from reinforce.errors import UsageError, first_line
 from reinforce.memory import making, nameless
+from reinforce.silence import no_warnings
 from reinforce.teachers.teacher import Teacher
 
 _ALIGNED = 64
@@ -59,7 +61,7 @@ class SharedTeacher:
         sizes = [_aligned(place.get().nbytes) for place in places]
         with making("the weights of the teacher", sum(sizes)):
             self.handle = nameless(max(1, sum(sizes)))
-            for place, memory in zip(places, _pieces(self.handle, sizes), strict=True):
+            for place, memory in zip(places, _pieces(mapped(self.handle), sizes), strict=True):
                 tensor = place.get().detach()
                 _view(memory, tensor).copy_(tensor)
         try:
@@ -83,19 +85,24 @@ def not_sent(found: str) -> UsageError:
     )
 
 
-def attach(skeleton: Teacher, handle: int) -> Teacher:
+def mapped(handle: int) -> mmap.mmap:
+    """The memory of a `SharedTeacher` in this process, by its descriptor, which may be closed afterwards."""
+    return mmap.mmap(handle, 0)
+
+
+def attach(skeleton: Teacher, memory: mmap.mmap | np.ndarray) -> Teacher:
     """Give a skeleton its weights, which are not copied; in the process that received both.
 
     Args:
         skeleton: Of a `SharedTeacher`; it is changed.
-        handle: Descriptor of the memory; it may be closed afterwards.
+        memory: Its weights: `mapped`, or uint8 `[bytes]` at an address that is a multiple of 64. It may be read-only.
     """
     places = list(_places(skeleton))
     sizes = [_aligned(place.get().nbytes) for place in places]
     made: dict[int, torch.Tensor] = {}
-    for place, memory in zip(places, _pieces(handle, sizes), strict=True):
+    for place, piece in zip(places, _pieces(memory, sizes), strict=True):
         empty = place.get()
-        tensor = _view(memory, empty)
+        tensor = _view(piece, empty)
         made[id(empty)] = nn.Parameter(tensor, requires_grad=False) if isinstance(empty, nn.Parameter) else tensor
     for module, table, name in _all_places(skeleton):
         _Place(module, table, name).set(made[id(_Place(module, table, name).get())])
@@ -125,9 +132,10 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _pieces(handle: int, sizes: list[int]) -> Iterator[torch.Tensor]:
-    memory = torch.frombuffer(mmap.mmap(handle, max(1, sum(sizes))), dtype=torch.uint8)
-    return iter(memory[: sum(sizes)].split(sizes))
+def _pieces(memory: mmap.mmap | np.ndarray, sizes: list[int]) -> Iterator[torch.Tensor]:
+    with no_warnings():  # of memory that may not be written to: nobody writes to weights
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+    return iter(whole[: sum(sizes)].split(sizes))
 
 
 def _view(memory: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

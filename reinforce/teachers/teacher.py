@@ -55,6 +55,10 @@ class Teacher(nn.Module, ABC):
         """
         raise no_map(self.infos[0].name, "a teacher that gives labels of whole views only")
 
+    def weights_sha256(self) -> list[str | None]:
+        """Of each of its models, the hash of the weights that it has now, as `infos` say it; None: it cannot be told."""
+        return [None] * len(self.infos)
+
     def move(self, device: torch.device) -> None:
         """Run on another device from now on."""
         self.device = device
@@ -106,6 +110,10 @@ class Member(nn.Module, ABC):
             TeacherError: it has none.
         """
         raise no_map(self.info.name, "a model that gives logits of whole views only")
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the weights that it has now, as `info` says it; None: it cannot be told."""
+        return None
 
     def require_maps(self, size: int) -> None:
         """Refuse a model without maps at a view size in pixels.

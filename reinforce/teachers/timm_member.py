@@ -103,6 +103,9 @@ class TimmMember(Member):
         logits = logits.float()
         return logits if self.class_map is None else logits[:, self.class_map]
 
+    def weights_sha256(self) -> str:
+        return weights_sha256(self.model)
+
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         return self.scores(self.features(images))
 

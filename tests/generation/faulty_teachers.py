@@ -33,8 +33,6 @@ class Faulty(Teacher):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.act == "small batches" and len(images) > self.times:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        if self.act == "slow":
-            time.sleep(0.05)
         if os.getpid() != self.home and len(list(self.diary.iterdir())) < self.times and self.act != "small batches":
             (self.diary / f"{os.getpid()}-{time.monotonic_ns()}").touch()
             self._fail()
@@ -48,6 +46,27 @@ class Faulty(Teacher):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if self.act == "refused":
             raise TeacherError("The weights are of no use.")
+
+
+class Held(Teacher):
+    """Gives the labels of another teacher, and waits after `first` batches for as long as there is a file `hold`.
+
+    Each process that has come so far leaves a file with the name of its node (`REINFORCE_TEST_NAME`).
+    """
+
+    def __init__(self, inner: Teacher, diary: Path, first: int) -> None:
+        super().__init__()
+        self.inner, self.diary, self.first, self.batches = inner, diary, first, 0
+        self.infos, self.device, self.precision = inner.infos, inner.device, inner.precision
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches += 1
+        if self.batches > self.first:
+            (self.diary / os.environ.get("REINFORCE_TEST_NAME", "head")).touch()
+            while (self.diary / "hold").exists():
+                time.sleep(0.02)
+        answer: torch.Tensor = self.inner(images)
+        return answer
 
 
 class Locked(Teacher):

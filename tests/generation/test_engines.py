@@ -100,7 +100,7 @@ def test_it_is_chosen_by_its_name(registered: None, images: Path, weights: Path,
     code, _, err = cli(*line, "--engine", "sideways", "--out", tmp_path / "c")
     assert code == 2
     assert "There is no engine 'sideways'." in err
-    assert "local, backwards" in err
+    assert "local, ray, backwards" in err
     assert not (tmp_path / "c").exists()
 
 
