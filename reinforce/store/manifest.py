@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from reinforce.errors import SettingsError
+from reinforce.errors import SettingsError, shown
 from reinforce.labels.label_kind import kind_of
 from reinforce.settings import Model, Settings, Sha256
 
@@ -97,7 +97,7 @@ class Manifest(Model):
     def _known_paths_only(cls, files: dict[str, str]) -> dict[str, str]:
         for path in files:
             if not is_store_path(path):
-                raise ValueError(f"{path!r} is no path of a reinforced dataset")
+                raise ValueError(f"{shown(path)} is no path of a reinforced dataset")
         return files
 
 

@@ -17,13 +17,13 @@ from tests.cli.test_errors import GENERATE, TRAIN
 pytestmark = pytest.mark.unit
 
 PIPES = [
-    (GENERATE.replace("{images}", "{root}/pipe.tar"), "is not a shard that can be read"),
-    (GENERATE.replace("{images}", "{root}/pipe.parquet"), "is not parquet"),
+    (GENERATE.replace("{images}", "{root}/pipe.tar"), "a pipe or a device"),
+    (GENERATE.replace("{images}", "{root}/pipe.parquet"), "a pipe or a device"),
     (GENERATE.replace("{images}", "/dev/zero"), "no image folder at"),
     (GENERATE.replace("{weights}", "{root}/pipe.safetensors"), "There is no weights file"),
     (f"{GENERATE} --class-map {{root}}/pipe.json", "class map"),
     (f"{TRAIN} --recipe {{root}}/pipe.toml", "There is no recipe"),
-    (f"{TRAIN} --val {{root}}/pipe.tar", "is not a shard that can be read"),
+    (f"{TRAIN} --val {{root}}/pipe.tar", "a pipe or a device"),
     (f"{TRAIN} --resume".replace("{out}", "{root}"), "is no checkpoint of a training run"),
     ("inspect {root}", "samples.parquet is damaged"),
     ("export {root} --format fkd --out new", "samples.parquet is damaged"),

@@ -85,7 +85,7 @@ def test_labels_come_in_are_learnt_from_and_go_out(registered: None, images: Pat
 
 
 def test_an_unknown_format_is_wrong_usage(images: Path, store: Path, tmp_path: Path, cli: Cli) -> None:
-    code, _, err = cli("import", "lines", tmp_path, "--data", images, "--out", tmp_path / "out")
+    code, _, err = cli("import", "lines", store, "--data", images, "--out", tmp_path / "out")
     assert (code, "expected:     imagenet-plus, fkd, tinyvit, relabel" in err) == (2, True), err
     code, _, err = cli("export", store, "--format", "lines", "--out", tmp_path / "out")
     assert (code, "expected:     ml-dr, fkd" in err) == (2, True), err

@@ -36,7 +36,7 @@ def test_the_largest_power_of_two_that_fits_is_taken(most: int, found: int) -> N
 
 
 def test_a_teacher_of_which_nothing_fits_is_told() -> None:
-    with pytest.raises(TeacherError, match="Not one view of 16 pixels fits"):
+    with pytest.raises(TeacherError, match="Not one view fits in the memory of meta, at 16 pixels"):
         find_batch_size(teacher_that_fits(0, []), 16, ELSEWHERE)
 
 
