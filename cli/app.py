@@ -13,6 +13,7 @@ from reinforce.cli import (
     bench_generate,
     bench_loader,
     bench_modes,
+    bench_scale,
     bench_step,
     bench_store,
     demo,
@@ -46,7 +47,7 @@ app = typer.Typer(
 for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     add_command(app, module)
 bench = typer.Typer(help="Run a measurement and print its results and conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store):
+for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_store, bench_scale):
     add_command(bench, measurement)
 app.add_typer(bench, name="bench")
 
