@@ -31,7 +31,9 @@ from reinforce.cli import (
 )
 from reinforce.cli import list as listing
 from reinforce.cli.lazy import SETTINGS, add_command
+from reinforce.cli.progress import Progress
 from reinforce.cli.renamed import renamed
+from reinforce.long_work import listen
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
 
@@ -91,4 +93,5 @@ def run(arguments: list[str]) -> None:
     known, notes = renamed(arguments)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    listen(lambda name, unit: Progress(name, unit, quiet="--json" in known))
     app(spread(known))

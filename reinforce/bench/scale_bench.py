@@ -71,8 +71,8 @@ def measure_scale(
         on_step: Called with a line of text before each step.
 
     Returns:
-        A row per step: `step`, `seconds`, `memory_mb` and `workers_mb` (peaks above the memory after the imports, of the process
-        and of the largest of its workers), `parts` (seconds of parts of it, by name).
+        A row per step: `step`, `seconds`, `memory_mb` and `workers_mb` (highest memory above that after the imports, of the
+        process and of the largest of its workers), `parts` (seconds of parts of it, by name).
 
     Raises:
         UsageError: fewer samples than three blocks have, of which one must be missing when it is resumed.
@@ -118,9 +118,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| step | seconds | memory, MB | workers, MB | of it, seconds |", "|---|---|---|---|---|"]
     for row in rows:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["parts"].items())
-        lines.append(
-            f"| {row['step']} | {row['seconds']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f} | {parts} |"
-        )
+        lines.append(f"| {row['step']} | {row['seconds']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f} | {parts} |")
     return "\n".join(lines)
 
 
@@ -145,7 +143,9 @@ def plot_scale(runs: list[dict[str, Any]], path: Path) -> None:
             found = [(run["conditions"]["samples"], row[name]) for run in runs for row in run["rows"] if row["step"] == step]
             if found and step != "copy":
                 axes.plot(*zip(*found, strict=True), marker="o", label=step)
-        axes.set(xscale="log", yscale="log", xlabel="samples", ylabel={"memory_mb": "memory above the imports, MB"}.get(name, name))
+        axes.set(
+            xscale="log", yscale="log", xlabel="samples", ylabel={"memory_mb": "memory above the imports, MB"}.get(name, name)
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -6,6 +6,7 @@ linear map of 4 x 4 mean colours: its time is not what is measured.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -134,8 +135,6 @@ def copied(root: Path) -> Said:
         _link(block_path(root / "labels", number % made), path)
         chunk = path / "sha256" / "c" / "0" / "0"
         chunk.unlink()
-        import hashlib
-
         chunk.write_bytes(b"".join(hashlib.sha256(source.read(s)).digest() for s in samples.tolist()))
         block = Block(path, len(samples), VIEWS, len(spec.fields), settings.stripe_views)
         take_notes(root / "labels", number, block, [source.label(s) for s in samples.tolist()], settings)
@@ -256,7 +255,8 @@ def _tell(said: Said, seconds: float) -> None:
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     own = (_status("VmHWM") - _IMPORTED) / 1024
     told = {"seconds": seconds, "memory_mb": own, "workers_mb": max(0, children - _IMPORTED) / 1024, "parts": said}
-    print(json.dumps(told), flush=True)
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def finish(source: Source, settings: Settings, env: Environment, out: Path) -> M
         out: Its folder, with all blocks.
     """
     spec = pixel_spec(settings.policy, settings.size)
-    table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
+    table = Samples.empty(source.keys, source.labels)
     sums = LabelSums()
     files: dict[str, str] = {}
     for number in range(settings.num_blocks):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
+from reinforce.sources.column import Column, numbers, texts
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
@@ -62,22 +62,25 @@ class Samples:
     def __len__(self) -> int:
         return len(self.key_column)
 
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        """Key of each sample, as Python strings: this takes seconds and a hundred megabytes for a million samples."""
-        return tuple(self.key_column.to_pylist())
+    @property
+    def keys(self) -> Column[str]:
+        """Key of each sample."""
+        return texts(self.key_column)
 
     def key(self, sample: int) -> str:
         """Key of one sample."""
         return str(self.key_column[sample].as_py())
 
     @classmethod
-    def empty(cls, keys: tuple[str, ...], labels: Sequence[int | None]) -> Samples:
-        """A table in which no block has been filled in yet."""
+    def empty(cls, keys: Sequence[str], labels: Sequence[int | None] | None) -> Samples:
+        """A table in which no block has been filled in yet; `labels` None: no sample has one."""
         n = len(keys)
-        hard = np.array([-1 if label is None else label for label in labels], np.int64)
+        hard = np.full(n, -1, np.int64)
+        if labels is not None:
+            given = numbers(labels).array
+            hard[:] = given.fill_null(-1).to_numpy()
         digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
-        return cls(pa.array(keys, pa.string()), hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
+        return cls(texts(keys).array, hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
 
     def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
         """Copy the sample columns of block `number` into the table, at the indices `samples`, int64 `[S]`."""
@@ -88,17 +91,18 @@ class Samples:
 
     def to_parquet(self) -> bytes:
         """The file's bytes; with the same version of pyarrow, equal tables give equal bytes."""
-        n = len(self)
         failed = self.status != Status.OK
-        unread = np.logical_not(self.sha256.any(axis=1)).tolist()
+        names = pa.array([name.name.lower() for name in Status], pa.string())
+        why = np.full(len(self), -1)
+        why[list(self.reasons)] = np.arange(len(self.reasons))
         columns = [
             self.key_column,
             pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
-            pa.array([None if u else row.tobytes() for u, row in zip(unread, self.sha256, strict=True)], pa.binary(32)),
+            _digests(self.sha256),
             pa.array(self.width_height[:, 0], mask=failed),
             pa.array(self.width_height[:, 1], mask=failed),
-            pa.array([Status(s).name.lower() for s in self.status], pa.string()),
-            pa.array([self.reasons.get(i) for i in range(n)], pa.string()),
+            names.take(pa.array(np.searchsorted(list(Status), self.status))),
+            pa.array(list(self.reasons.values()), pa.string()).take(pa.array(why, mask=why < 0)),
             pa.array(self.block.astype(np.int32)),
             pa.array(self.row.astype(np.int32)),
         ]
@@ -151,6 +155,14 @@ class Samples:
             block=block,
             row=row,
         )
+
+
+def _digests(sha256: np.ndarray) -> pa.Array:
+    """uint8 `[N, 32]` as a column; null where all are zero."""
+    known = pa.array(sha256.any(axis=1))
+    missing = len(sha256) - int(pc.sum(known).as_py() or 0)
+    buffers = [known.buffers()[1] if missing else None, pa.py_buffer(np.ascontiguousarray(sha256))]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(sha256), buffers, missing)
 
 
 def _all_differ(keys: pa.StringArray) -> bool:
