@@ -113,7 +113,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         members = scan(File.open(str(path)))
         tables.append(members)
         shards.append(Shard(name=path.name, sha256=file_sha256(path), bytes=path.stat().st_size, samples=len(members)))
-        done = order.place_of(unescaped(members["key"][-1].as_py()), done) + 1
+        done = order.end_of([unescaped(key) for key in members["key"].to_pylist()], done)
         on_progress(done, len(order))
     files = _side_files(source, store, tables)
     for name, content in files.items():

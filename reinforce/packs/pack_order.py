@@ -14,6 +14,7 @@ from reinforce.packs.open_labels import match_keys
 from reinforce.packs.rein_file import make_rein
 from reinforce.sources.column import texts
 from reinforce.sources.source import Source
+from reinforce.sources.tar_members import is_meta
 from reinforce.store.store import Store
 from reinforce.views.seeds import choice_rng
 
@@ -94,22 +95,23 @@ class Order:
         places = (int(values[number]) for values in (self.positions, self.samples, self.windows))
         return PackItem(self.keys[number].as_py(), *places)
 
-    def place_of(self, key: str, first: int) -> int:
-        """The number of the item with a key, the first one from `first` on.
+    def end_of(self, keys: list[str], first: int) -> int:
+        """The number of items up to the end of a shard, by the keys in it, the first of which is of item `first`.
 
         Raises:
-            StoreError: there is none: a shard of another pack.
+            StoreError: other samples than these: a shard of another pack.
         """
-        found = int(pc.index(self.keys[first:], key).as_py())
-        if found < 0:
+        end = first + 1 + int(pc.index(self.keys[first:], keys[-1]).as_py())
+        wanted = self.keys[first:end].to_pylist()
+        if wanted != keys and [key for key in wanted if not is_meta(key)] != keys:
             raise StoreError(
                 "A shard that is there already is not of this pack.",
-                found=f"a sample {key!r}",
+                found=f"{len(keys)} samples, {keys[0]!r} to {keys[-1]!r}",
                 expected=f"{self.keys[first].as_py()!r} and those behind it",
                 cause="shards of another pack in --out",
                 fix="remove the shards, or choose another --out",
             )
-        return first + found
+        return end
 
     def may_end(self, number: int) -> bool:
         """Whether a shard may end after so many samples."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from reinforce.errors import SourceError, StoreError
 from reinforce.long_work import long_work
 from reinforce.settings import MAX_BYTES
-from reinforce.sources.column import numbers, texts
+from reinforce.sources.column import give_back, numbers, texts
 from reinforce.sources.location import File, ServerDownError, is_remote
 from reinforce.sources.pack_folder import PackFolder, indexed, missing_shards, pack_beside, parse_class_names
 from reinforce.sources.pack_manifest import CLASS_NAMES
@@ -95,6 +95,8 @@ class Shards(Source):
         names = numbered_classes(labels, named, pattern) if labels else ()
         check_index(keys, (f"{key} in {shards[s].location}" for key, s in zip(keys, number, strict=True)), names)
         places = np.stack([number, *(table[name].to_numpy() for name in _PLACE)], axis=1)
+        del members, table, given
+        give_back()
         return cls(pattern, keys, labels or None, names, places, number, shards, pack)
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from reinforce.errors import SourceError, UsageError
-from reinforce.sources.column import Column, numbers, texts
+from reinforce.sources.column import Column, all_differ, numbers, texts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -185,7 +185,7 @@ def check_index(keys: Sequence[str], names: Iterable[str], class_names: Sequence
     check_texts(class_names)
     if not isinstance(keys, Column):
         check_texts(keys)
-    if (pc.count_distinct(keys.array).as_py() if isinstance(keys, Column) else len(set(keys))) == len(keys):
+    if all_differ(keys.array) if isinstance(keys, Column) else len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}
     for key, name in zip(keys, names, strict=True):

@@ -65,6 +65,8 @@ class _Window(io.RawIOBase):
         if not 0 <= size <= MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
         size = max(0, min(size, self.file.size - self.at))
+        if not size:
+            return b""
         if not self.start <= self.at <= self.at + size <= self.start + len(self.held):
             self.start = self.at
             self.held = self.file.read(self.at, min(max(size, _AHEAD), self.file.size - self.at))
@@ -115,7 +117,7 @@ def _members(file: File) -> list[tuple[str, int, int]]:
     with tarfile.open(fileobj=_Window(file), mode="r:") as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member in this list
-            if member.isdir() or _is_meta(member.name):
+            if member.isdir() or is_meta(member.name):
                 continue
             if not member.isreg() or member.issparse():
                 raise tarfile.ReadError(f"{member.name!r} is no plain file")
@@ -134,7 +136,7 @@ def _table(file: File, members: list[tuple[str, int, int]]) -> pa.Table:
     labels: dict[str, int] = {}
     reins: dict[str, tuple[int, int]] = {}
     for name, offset, size in members:
-        if _is_meta(name):
+        if is_meta(name):
             continue
         key, extension = split_name(name)
         if f".{extension}" in IMAGE_SUFFIXES:
@@ -158,7 +160,8 @@ def split_name(name: str) -> tuple[str, str]:
     return (folder + slash + stem).removeprefix("./"), extension.lower()
 
 
-def _is_meta(name: str) -> bool:
+def is_meta(name: str) -> bool:
+    """Whether a member is about the shard, such as `__index__/...`, and no part of a sample."""
     return any(part.startswith("__") and part.endswith("__") for part in name.split("/")[:1])
 
 

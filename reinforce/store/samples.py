@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
-from reinforce.sources.column import Column, numbers, texts
+from reinforce.sources.column import Column, all_differ, numbers, texts
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
@@ -138,7 +138,7 @@ class Samples:
             raise _damaged(path, "places (block and row) that are missing or occur twice")
         if not any_order and np.any(np.diff(block * block_size + row) != 1):
             raise _damaged(path, "samples are not in index order")
-        if np.any(status == 255) or not _all_differ(keys):
+        if np.any(status == 255) or not all_differ(keys):
             raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")
         filled = column["sha256"].fill_null(bytes(32))
         digests = np.frombuffer(filled.buffers()[1], np.uint8)[32 * filled.offset :][: 32 * num_samples]
@@ -163,14 +163,6 @@ def _digests(sha256: np.ndarray) -> pa.Array:
     missing = len(sha256) - int(pc.sum(known).as_py() or 0)
     buffers = [known.buffers()[1] if missing else None, pa.py_buffer(np.ascontiguousarray(sha256))]
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(sha256), buffers, missing)
-
-
-def _all_differ(keys: pa.StringArray) -> bool:
-    """Whether no key is missing or occurs twice; fast if the keys are sorted, as those of a folder are."""
-    if keys.null_count:
-        return False
-    rising = pc.all(pc.less(keys[:-1], keys[1:])).as_py()
-    return bool(rising is not False or pc.count_distinct(keys).as_py() == len(keys))
 
 
 def _damaged(path: Path | BytesIO, found: str | None) -> StoreError:
