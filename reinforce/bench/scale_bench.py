@@ -71,8 +71,8 @@ def measure_scale(
         on_step: Called with a line of text before each step.
 
     Returns:
-        A row per step: `step`, `seconds`, `memory_mb` and `workers_mb` (highest memory above that after the imports, of the
-        process and of the largest of its workers), `parts` (seconds of parts of it, by name).
+        A row per step: `step`, `seconds`, `cpu_s` (with its workers), `memory_mb` and `workers_mb` (highest memory above that
+        after the imports, of the process and of the largest of its workers), `parts` (seconds of parts of it, by name).
 
     Raises:
         UsageError: fewer samples than three blocks have, of which one must be missing when it is resumed.
@@ -115,7 +115,7 @@ def parse_steps(text: str | None) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| step | seconds | memory, MB | workers, MB | of it, seconds |", "|---|---|---|---|---|"]
+    lines = ["| step | seconds | CPU seconds | memory, MB | workers, MB | of it, seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["parts"].items())
         lines.append(f"| {row['step']} | {row['seconds']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f} | {parts} |")

@@ -254,7 +254,13 @@ def _status(name: str) -> int:
 def _tell(said: Said, seconds: float) -> None:
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     own = (_status("VmHWM") - _IMPORTED) / 1024
-    told = {"seconds": seconds, "memory_mb": own, "workers_mb": max(0, children - _IMPORTED) / 1024, "parts": said}
+    told = {
+        "seconds": seconds,
+        "cpu_s": sum(os.times()[:4]) - _CPU,
+        "memory_mb": own,
+        "workers_mb": max(0, children - _IMPORTED) / 1024,
+        "parts": said,
+    }
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
 
@@ -263,6 +269,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     _IMPORTED = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory is counted from here on
-    _begin = time.perf_counter()
+    _begin, _CPU = time.perf_counter(), sum(os.times()[:4])
     _said = STEPS[sys.argv[2]](Path(sys.argv[1]))
     _tell(_said, time.perf_counter() - _begin)

@@ -121,9 +121,29 @@ def all_differ(items: pa.Array) -> bool:
         return False
     if pc.all(pc.less(items[:-1], items[1:])).as_py() is not False:
         return True
-    hashes = np.fromiter(map(hash, Column(items)), np.int64, len(items))  # Arrow's own count takes 300 bytes for each text
-    hashes.sort()
+    hashes = np.sort(_hashes(items))  # Arrow's own count takes 300 bytes for each text
     return not (hashes[1:] == hashes[:-1]).any() or bool(pc.count_distinct(items).as_py() == len(items))
+
+
+def find(wanted: pa.Array, items: pa.Array) -> np.ndarray:
+    """The place of each wanted text among `items`, which all differ: int64 `[n]`; -1: it is not there."""
+    if wanted.equals(items):
+        return np.arange(len(items))
+    if not len(items):
+        return np.full(len(wanted), -1)
+    hashes, of_wanted = _hashes(items), _hashes(wanted)
+    order = np.argsort(hashes)
+    places = order[np.minimum(np.searchsorted(hashes, of_wanted, sorter=order), len(items) - 1)]
+    there = hashes[places] == of_wanted
+    same = pc.equal(items.take(pa.array(places[there])), wanted.filter(pa.array(there)))
+    if pc.all(same).as_py() is False:  # two texts with one hash
+        found: np.ndarray = pc.index_in(wanted, value_set=items).fill_null(-1).to_numpy().astype(np.int64)
+        return found
+    return np.where(there, places, -1)
+
+
+def _hashes(items: pa.Array) -> np.ndarray:
+    return np.fromiter(map(hash, Column(items)), np.int64, len(items))
 
 
 def give_back() -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
-from reinforce.sources.column import Column, all_differ, numbers, texts
+from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
@@ -145,13 +145,18 @@ class Samples:
         reasons = column["reason"]
         failed = np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
         sides = [column[c].fill_null(0).to_numpy() for c in ("width", "height")]
+        labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
+        why = {i: reasons[i].as_py() for i in failed}
+        digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)
+        del table, column, filled, reasons, sides
+        give_back()
         return cls(
             key_column=keys,
-            labels=column["label"].fill_null(-1).to_numpy().astype(np.int64),
-            sha256=digests.reshape(-1, 32).copy(),
-            width_height=np.stack(sides, axis=1).astype(np.uint32),
+            labels=labels,
+            sha256=digests,
+            width_height=sizes,
             status=status,
-            reasons={i: reasons[i].as_py() for i in failed},
+            reasons=why,
             block=block,
             row=row,
         )

@@ -13,6 +13,8 @@ import pytest
 
 from reinforce.bench import rounds
 from reinforce.bench.rounds import measure, table
+from reinforce.bench.scale_bench import table as scale_table
+from reinforce.bench.scale_steps import STEPS
 from reinforce.generation.estimate import Rates, affordable_views, cost
 from reinforce.store.manifest import Environment
 from reinforce.store.probes import environment
@@ -189,3 +191,35 @@ def test_the_gpu_script_runs_on_a_cpu(images: Path, tmp_path: Path) -> None:
     assert "bare teacher" in done.stdout
     assert "replay" in done.stdout
     assert subprocess.run(["bash", script, "--images", tmp_path / "none"], capture_output=True).returncode == 2
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_bench_scale_takes_images_through_every_step(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("bench", "scale", "--samples", 1100, "--scratch", tmp_path, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    rows = {row["step"]: row for row in said["rows"]}
+    assert list(rows) == list(STEPS)
+    assert all(row["seconds"] > 0 and row["memory_mb"] >= 0 for row in rows.values())
+    assert rows["resume"]["parts"].keys() == {"to the first sample", "finish"}
+    assert said["conditions"]["samples"] == 1100
+    assert not list(tmp_path.iterdir())
+    assert "| open pack |" in scale_table(said["rows"])
+    runs: list[str | Path] = []
+    for samples in (1100, 11_000):
+        path = tmp_path / f"{samples}.json"
+        runs += ["--runs", path]
+        path.write_text(json.dumps({"conditions": {"samples": samples}, "rows": said["rows"]}))
+    code, _, err = cli("bench", "scale", "--plot", tmp_path / "scale.png", *runs)
+    assert (code, (tmp_path / "scale.png").read_bytes()[:4]) == (0, b"\x89PNG"), err
+
+
+def test_bench_scale_refuses_what_it_cannot_measure(cli: Cli) -> None:
+    for line, said in (
+        (("--samples", 1000), "is too few"),
+        (("--until", "lunch"), "There is no step"),
+        (("--plot", "a.png"), "belong together"),
+    ):
+        code, _, err = cli("bench", "scale", *line)
+        assert (code, said in err) == (2, True)

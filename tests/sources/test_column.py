@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reinforce.sources.column import Column, all_differ, numbers, texts
+from reinforce.sources.column import Column, all_differ, find, numbers, texts
 
 pytestmark = pytest.mark.unit
 ITEMS = st.one_of(st.lists(st.text(max_size=5)), st.lists(st.integers(-(1 << 63), (1 << 63) - 1)))
@@ -24,7 +24,8 @@ def column(items: list[Any]) -> Column[Any]:
 @given(ITEMS, st.data())
 def test_it_does_what_a_tuple_does(items: list[Any], data: st.DataObject) -> None:
     made, same = column(items), tuple(items)
-    assert (made, hash(made), len(made), list(made), repr(made)) == (same, hash(same), len(same), items, repr(same))
+    assert made == same
+    assert (hash(made), len(made), list(made), repr(made)) == (hash(same), len(same), items, repr(same))
     assert made == column(items)
     assert bool(made) == bool(same)
     cut = data.draw(st.slices(len(items)))
@@ -41,11 +42,11 @@ def test_it_does_what_a_tuple_does(items: list[Any], data: st.DataObject) -> Non
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    made = texts(["a", "b", "a"])
+    made: Column[Any] = texts(["a", "b", "a"])
     assert made.index("a", 1) == 2
     assert 7 not in made
     assert None not in made
-    assert "a" not in numbers([1])
+    assert "a" not in column([1])
     for absent in ("c", 7):
         with pytest.raises(ValueError, match="is not there"):
             made.index(absent)
@@ -65,13 +66,24 @@ def test_arrow_and_numpy_see_the_same_bytes() -> None:
     made = numbers([3, 1, 2])
     assert np.asarray(made).ctypes.data == made.array.buffers()[1].address
     assert pa.array(texts(["a", "b"]), pa.string()).equals(pa.array(["a", "b"]))
-    assert texts(made := texts(["a"])) is made
+    same = texts(["a"])
+    assert texts(same) is same
 
 
 @given(st.lists(st.text(max_size=2)))
 def test_whether_all_differ(items: list[str]) -> None:
     assert all_differ(pa.array(items, pa.string())) == (len(set(items)) == len(items))
     assert not all_differ(pa.array([*items, None], pa.string()))
+
+
+@given(st.sets(st.text(max_size=2)), st.lists(st.text(max_size=2)), st.booleans())
+def test_where_texts_are(items: set[str], wanted: list[str], one_hash: bool) -> None:
+    given, asked = list(items), [*items, *wanted]
+    with pytest.MonkeyPatch.context() as patch:
+        if one_hash:
+            patch.setattr("reinforce.sources.column.hash", lambda text: 7, raising=False)
+        found = find(pa.array(asked, pa.string()), pa.array(given, pa.string()))
+    assert found.tolist() == [given.index(text) if text in items else -1 for text in asked]
 
 
 def test_texts_with_one_hash_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
