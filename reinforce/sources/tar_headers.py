@@ -1,77 +1,74 @@
 """Tar headers: reads the headers of plain members fast, and leaves a shard with any other header to tarfile.
 
-A shard of webdataset has millions of members that are all alike: `ustar` headers of plain files with short names. Whatever is
+A shard of webdataset has thousands of members that are all alike: `ustar` headers of plain files with short names. Whatever is
 not exactly that, valid or not, raises `UnusualHeaderError`: what is accepted and what is refused is tarfile's affair.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+AHEAD = 8192
+"""Bytes that are read at once: a header, and often the headers of the small members that follow."""
 _BLOCK = 512
-_OCTAL = b"01234567 \0"
 _ZEROS = bytes(_BLOCK)
+_PLAIN = re.compile(
+    rb"(?:[0-7]{7}\0|[0-7]{6} \0){3}"  # mode, user, group, from byte 100 on
+    rb"([0-7]{11})[\0 ][0-7]{11}[\0 ]"  # size, time
+    rb"([0-7]{6})(?:\0 | \0)"  # checksum
+    rb"[0\0].{100}ustar.{67}"  # a plain file; the name of a link, magic, version, names of user and group
+    rb"(?:[0-7]{7}\0|[0-7]{6} \0|\0{8}){2}\0",  # device; no first part of a long name
+    re.DOTALL,
+)
 
 
 class UnusualHeaderError(Exception):
     """A header that is read by tarfile."""
 
 
-class _Reader(Protocol):
-    def seek(self, offset: int, /) -> int: ...
-    def read(self, size: int, /) -> bytes: ...
+class TarMember(NamedTuple):
+    """A file in a tar: its name, where its bytes are, and these themselves where they are few and were read with the header."""
+
+    name: str
+    offset: int
+    size: int
+    content: bytes | None = None
 
 
-def plain_members(file: _Reader, size: int) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each member of a tar.
+class _File(Protocol):
+    @property
+    def size(self) -> int: ...
+    def read(self, offset: int, length: int, /) -> bytes: ...
 
-    Args:
-        file: The tar.
-        size: Its size in bytes.
+
+def plain_members(file: _File, small: int) -> Iterator[TarMember]:
+    """The members of a tar, with the content of those of at most `small` bytes if it is at hand.
 
     Raises:
         UnusualHeaderError: something in it is not plain.
         OSError: it cannot be read.
     """
-    at = 0
+    at, start, held = 0, 0, b""
     while True:
-        file.seek(at)
-        header = file.read(_BLOCK)
+        if at + _BLOCK > start + len(held):
+            start, held = at, file.read(at, max(0, min(AHEAD, file.size - at))) if at < file.size else b""
+        header = held[at - start : at - start + _BLOCK]
         if header == _ZEROS:
             return
-        name, length = _plain(header)
-        if at + _BLOCK + length > size:
-            raise UnusualHeaderError(name)
-        yield name, at + _BLOCK, length
-        at += _BLOCK + -(-length // _BLOCK) * _BLOCK
-
-
-def _plain(header: bytes) -> tuple[str, int]:
-    """Name and size of a member, by its header of 512 bytes."""
-    is_plain = (
-        len(header) == _BLOCK
-        and header[257:262] == b"ustar"
-        and header[156] in b"0\0"
-        and not header[345]  # no prefix of a long name
-        and not header[100:156].translate(None, _OCTAL)
-        and not header[329:345].translate(None, _OCTAL)
-    )
-    if not is_plain:
-        raise UnusualHeaderError
-    try:
-        fields = (header[100:108], header[108:116], header[116:124], header[136:148], header[329:337], header[337:345])
-        for field in fields:
-            _number(field)
-        size, stated = _number(header[124:136]), _number(header[148:156])
-        name = header[:100].partition(b"\0")[0].decode()
-    except ValueError:
-        raise UnusualHeaderError from None
-    # The checksum is over the header with its own field as spaces.
-    if stated != sum(header) - sum(header[148:156]) + 8 * 32 or name.endswith("/"):
-        raise UnusualHeaderError
-    return name, size
-
-
-def _number(field: bytes) -> int:
-    return int(field.partition(b"\0")[0].strip() or b"0", 8)
+        fields = _PLAIN.match(header, 100)
+        if len(header) < _BLOCK or fields is None:
+            raise UnusualHeaderError
+        # The checksum is over the header with its own field as spaces.
+        size, total = int(fields[1], 8), sum(header) - sum(header[148:156]) + 8 * 32
+        try:
+            name = header[: header.find(b"\0", 0, 100) if 0 in header[:100] else 100].decode()
+        except ValueError:
+            raise UnusualHeaderError from None
+        at += _BLOCK
+        if int(fields[2], 8) != total or at + size > file.size or name[-1:] == "/":
+            raise UnusualHeaderError
+        content = held[at - start : at - start + size] if size <= small else None
+        yield TarMember(name, at, size, content if content is not None and len(content) == size else None)
+        at += -(-size // _BLOCK) * _BLOCK

@@ -20,13 +20,12 @@ from reinforce.errors import SourceError
 from reinforce.files import write_atomic
 from reinforce.sources.location import File, cache_root
 from reinforce.sources.source import IMAGE_SUFFIXES, check_texts
-from reinforce.sources.tar_headers import UnusualHeaderError, plain_members
+from reinforce.sources.tar_headers import AHEAD, TarMember, UnusualHeaderError, plain_members
 
 MAX_HEADER = 1 << 20
 """Longest extended header (long names and the like) that is read, in bytes."""
 MAX_LABEL = 32
 """Longest `.cls` member, in bytes."""
-_AHEAD = 8192  # bytes read at once: a header, and often the headers of the small members that follow
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -69,7 +68,7 @@ class _Window(io.RawIOBase):
             return b""
         if not self.start <= self.at <= self.at + size <= self.start + len(self.held):
             self.start = self.at
-            self.held = self.file.read(self.at, min(max(size, _AHEAD), self.file.size - self.at))
+            self.held = self.file.read(self.at, min(max(size, AHEAD), self.file.size - self.at))
         content = self.held[self.at - self.start :][:size]
         self.at += len(content)
         return content
@@ -97,7 +96,7 @@ def scan(file: File) -> pa.Table:
     """
     try:
         try:
-            members = list(plain_members(_Window(file), file.size))
+            members = list(plain_members(file, MAX_LABEL))
         except UnusualHeaderError:  # tarfile knows all kinds of headers, and takes ten times as long for each
             members = _members(file)
         return _table(file, members)
@@ -111,8 +110,8 @@ def scan(file: File) -> pa.Table:
         ) from None
 
 
-def _members(file: File) -> list[tuple[str, int, int]]:
-    """Name, offset and size of each file in a tar."""
+def _members(file: File) -> list[TarMember]:
+    """Each file in a tar."""
     members = []
     with tarfile.open(fileobj=_Window(file), mode="r:") as tar:
         for member in tar:
@@ -123,19 +122,19 @@ def _members(file: File) -> list[tuple[str, int, int]]:
                 raise tarfile.ReadError(f"{member.name!r} is no plain file")
             if member.offset_data + member.size > file.size:
                 raise tarfile.ReadError(f"{member.name!r} ends past the end of the file")
-            members.append((member.name, member.offset_data, member.size))
+            members.append(TarMember(member.name, member.offset_data, member.size))
         end = file.read(tar.offset, max(0, min(512, file.size - tar.offset)))
         if len(end) < 512 or any(end):
             raise tarfile.ReadError("it ends in the middle")
     return members
 
 
-def _table(file: File, members: list[tuple[str, int, int]]) -> pa.Table:
-    window = _Window(file)
+def _table(file: File, members: list[TarMember]) -> pa.Table:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     reins: dict[str, tuple[int, int]] = {}
-    for name, offset, size in members:
+    for member in members:
+        name, offset, size, _ = member
         if is_meta(name):
             continue
         key, extension = split_name(name)
@@ -144,7 +143,7 @@ def _table(file: File, members: list[tuple[str, int, int]]) -> pa.Table:
                 raise tarfile.ReadError(f"two images have the key {key!r}")
             images[key] = (offset, size)
         elif extension == "cls":
-            labels[key] = _label(window, name, offset, size)
+            labels[key] = _label(file, member)
         elif extension == "rein":
             reins[key] = (offset, size)
     check_texts(list(images))
@@ -162,16 +161,16 @@ def split_name(name: str) -> tuple[str, str]:
 
 def is_meta(name: str) -> bool:
     """Whether a member is about the shard, such as `__index__/...`, and no part of a sample."""
-    return any(part.startswith("__") and part.endswith("__") for part in name.split("/")[:1])
+    return name.startswith("__") and name.partition("/")[0].endswith("__")
 
 
-def _label(window: _Window, name: str, offset: int, size: int) -> int:
-    if size > MAX_LABEL:
-        raise ValueError(f"{name!r} of {size} bytes is no class id")
-    window.seek(offset)
-    label = int(window.read(size).decode("ascii"))
+def _label(file: File, member: TarMember) -> int:
+    if member.size > MAX_LABEL:
+        raise ValueError(f"{member.name!r} of {member.size} bytes is no class id")
+    content = file.read(member.offset, member.size) if member.content is None else member.content
+    label = int(content.decode("ascii"))
     if not -(1 << 63) <= label < 1 << 63:
-        raise ValueError(f"{name!r} is no class id: {label}")
+        raise ValueError(f"{member.name!r} is no class id: {label}")
     return label
 
 
