@@ -14,6 +14,7 @@ from reinforce.cli import (
     bench_generate,
     bench_loader,
     bench_modes,
+    bench_scale,
     bench_step,
     bench_store,
     demo,
@@ -31,7 +32,9 @@ from reinforce.cli import (
 )
 from reinforce.cli import list as listing
 from reinforce.cli.lazy import SETTINGS, add_command
+from reinforce.cli.progress import Progress
 from reinforce.cli.renamed import renamed
+from reinforce.long_work import listen
 
 _MANY_VALUES = ("--teacher-kwargs", "--student-kwargs")
 
@@ -47,7 +50,16 @@ app = typer.Typer(
 for module in (generate, train, estimate, inspect, verify, show, pack, publish, pull, import_, export, listing, demo):
     add_command(app, module)
 bench = typer.Typer(help="Run a measurement and print its results and conditions.", no_args_is_help=True)
-for measurement in (bench_modes, bench_codec, bench_loader, bench_step, bench_generate, bench_engines, bench_store):
+for measurement in (
+    bench_modes,
+    bench_codec,
+    bench_loader,
+    bench_step,
+    bench_generate,
+    bench_engines,
+    bench_store,
+    bench_scale,
+):
     add_command(bench, measurement)
 app.add_typer(bench, name="bench")
 
@@ -91,4 +103,5 @@ def run(arguments: list[str]) -> None:
     known, notes = renamed(arguments)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    listen(lambda name, unit: Progress(name, unit, quiet="--json" in known))
     app(spread(known))

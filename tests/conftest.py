@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import urllib3.util.connection  # noqa: F401 - its import binds a socket, to see whether there is IPv6
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reinforce.generation.block_labels import block_samples
+from reinforce.long_work import long_work
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.store.block import Block, block_path
@@ -29,9 +30,10 @@ def finish(source: Source, settings: Settings, env: Environment, out: Path) -> M
         out: Its folder, with all blocks.
     """
     spec = pixel_spec(settings.policy, settings.size)
-    table = Samples.empty(source.keys, [source.label(i) for i in range(len(source))])
+    table = Samples.empty(source.keys, source.labels)
     sums = LabelSums()
     files: dict[str, str] = {}
+    shown = long_work("finish", "blocks")
     for number in range(settings.num_blocks):
         samples = block_samples(settings, number)
         block = Block(block_path(out, number), len(samples), settings.views, len(spec.fields), settings.stripe_views)
@@ -39,6 +41,7 @@ def finish(source: Source, settings: Settings, env: Environment, out: Path) -> M
         notes = read_notes(out, number)
         if notes is None:
             notes = take_notes(out, number, block, [source.label(s) for s in samples.tolist()], settings)
+        shown(number, settings.num_blocks)
         sums += notes.sums
         files |= {f"blocks/{block.path.name}/{name}": sha256 for name, sha256 in notes.files.items()}
     manifest = write_manifest(out, settings, env, table, sums, files)

@@ -22,6 +22,7 @@ from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source, check_outside
 from reinforce.store.block import committed_blocks, remove_staging
 from reinforce.store.block_notes import NOTES, remove_notes
+from reinforce.store.listed import check_list_fits
 from reinforce.store.manifest import Job, Manifest, check_same_settings
 from reinforce.store.probes import environment
 from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
@@ -60,7 +61,7 @@ def generate(
         on_rates: Called, before progress is told, with the images per second of each device, where there are several.
 
     Raises:
-        UsageError: there is no such engine, a block would be too large, or `out` is inside of the source.
+        UsageError: there is no such engine, a block or the manifest would be too large, or `out` is inside of the source.
         SettingsError: `out` was made with other settings.
         BusyError: another process is writing `out`.
         StoreError: `out` holds something else, or the disk is full.
@@ -109,6 +110,7 @@ def _run(work: Work, share: Share | None, on_progress: Progress) -> Manifest | N
     out = work.out
     check_outside(work.source, out)
     _check_params_fit(work.settings)
+    check_list_fits(work.settings)
     with writing(out):
         check_output(out, marks=(MANIFEST, JOB), allowed=("blocks", NOTES))
         (out / "blocks").mkdir(parents=True, exist_ok=True)

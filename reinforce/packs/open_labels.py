@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from reinforce.errors import SourceError, StoreError
 from reinforce.packs.packed_store import PackedStore
+from reinforce.sources.column import find, texts
 from reinforce.sources.open_source import open_source
 from reinforce.sources.pack_manifest import PACK
 from reinforce.sources.shards import Shards
@@ -78,7 +78,4 @@ def match_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.nda
 
 def find_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.ndarray:
     """Position in `source` of each of the store's `samples`, found by key: int64 `[n]`; -1: it is not there."""
-    wanted = store.samples.key_column.take(pa.array(samples))
-    index = pc.index_in(wanted, value_set=pa.array(source.keys, pa.string()))
-    found: np.ndarray = index.fill_null(-1).to_numpy().astype(np.int64)
-    return found
+    return find(store.samples.key_column.take(pa.array(samples)), texts(source.keys).array)

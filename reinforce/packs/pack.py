@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
@@ -30,7 +32,7 @@ from reinforce.sources.location import File
 from reinforce.sources.pack_folder import INDEX_SCHEMA
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shard
 from reinforce.sources.source import Source, check_outside
-from reinforce.sources.tar_members import Member, scan
+from reinforce.sources.tar_members import scan
 from reinforce.store.probes import read_checked
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 from reinforce.views.decode import decode
@@ -101,20 +103,19 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
     write_atomic(out / JOB, job.encode())
     order = Order.of(source, store)
     contents = _Contents(source, store, order, options)
-    place_of = {item.key: number for number, item in enumerate(order.items)}
     shards: list[Shard] = []
-    rows: list[tuple[int, Member]] = []
+    tables: list[pa.Table] = []
     done = 0
-    while done < len(order.items):
+    while done < len(order):
         path = out / f"shards-{len(shards):06d}.tar"
         if not path.exists():
-            _write_shard(path, contents, order, done, options.shard_bytes)
+            _write_shard(path, contents, order, done, options.shard_bytes, on_progress)
         members = scan(File.open(str(path)))
-        rows += [(len(shards), member) for member in members]
+        tables.append(members)
         shards.append(Shard(name=path.name, sha256=file_sha256(path), bytes=path.stat().st_size, samples=len(members)))
-        done = place_of[unescaped(members[-1].key)] + 1
-        on_progress(done, len(order.items))
-    files = _side_files(source, store, rows)
+        done = order.end_of([unescaped(key) for key in members["key"].to_pylist()], done)
+        on_progress(done, len(order))
+    files = _side_files(source, store, tables)
     for name, content in files.items():
         make_folder((out / name).parent)
         write_atomic(out / name, content)
@@ -122,7 +123,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
     if store is not None:
         manifest = store.manifest.model_copy(update={"files": {SAMPLES: hashlib.sha256(files[SAMPLES]).hexdigest()}})
     made = Pack(
-        num_samples=len(rows),
+        num_samples=sum(map(len, tables)),
         resize=options.resize,
         quality=options.quality if options.resize else None,
         labels=None if manifest is None else manifest.model_dump(mode="json"),
@@ -143,7 +144,7 @@ def _job(source: Source, store: Store | None, options: Options) -> str:
     return json.dumps({"source": source.index_sha256(), "labels": labels, **sizes})
 
 
-def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shard_bytes: int) -> None:
+def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shard_bytes: int, on_progress: Progress) -> None:
     """Write the shard that begins with item `first`."""
     tar = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT", "user": "", "group": ""}
     with (
@@ -151,10 +152,11 @@ def _write_shard(path: Path, contents: _Contents, order: Order, first: int, shar
         open(temporary, "wb") as file,
         webdataset.TarWriter(file, **tar) as writer,
     ):
-        for number in range(first, len(order.items)):
-            item = order.items[number]
+        for number in range(first, len(order)):
+            on_progress(number, len(order))
+            item = order.item(number)
             writer.write({"__key__": escaped(item.key), **contents.members(item)})
-            if file.tell() >= shard_bytes and number + 1 in order.ends:
+            if file.tell() >= shard_bytes and order.may_end(number + 1):
                 break
 
 
@@ -211,12 +213,16 @@ def suffix_of(encoded: bytes) -> str:
     return next((suffix for start, suffix in _SUFFIXES if encoded.startswith(start)), "jpg")
 
 
-def _side_files(source: Source, store: Store | None, rows: list[tuple[int, Member]]) -> dict[str, bytes]:
-    """Content of the files beside the shards, except for the manifest."""
-    columns = [[unescaped(m.key) for _, m in rows], [shard for shard, _ in rows]]
-    columns += [[getattr(m, name) for _, m in rows] for name in INDEX_SCHEMA.names[2:]]
+def _side_files(source: Source, store: Store | None, tables: list[pa.Table]) -> dict[str, bytes]:
+    """Content of the files beside the shards, except for the manifest; `tables` are the members of each shard."""
+    members = pa.concat_tables(tables).combine_chunks()
+    keys = members["key"]
+    if pc.any(pc.match_substring(keys, "%")).as_py():
+        keys = pa.array([unescaped(key) for key in keys.to_pylist()], pa.string())
+    shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
+    columns = [keys, pa.array(shard), *(members[name] for name in INDEX_SCHEMA.names[2:])]
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA).combine_chunks(), sink, compression="zstd")
     files = {INDEX: sink.getvalue()}
     names = source.class_names if store is None else store.settings.source.class_names
     if names:

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from reinforce.errors import SourceError
+from reinforce.errors import SourceError, StoreError
 from reinforce.packs.open_labels import match_keys
 from reinforce.packs.rein_file import make_rein
+from reinforce.sources.column import texts
 from reinforce.sources.source import Source
+from reinforce.sources.tar_members import is_meta
 from reinforce.store.store import Store
 from reinforce.views.seeds import choice_rng
 
 WINDOW_BLOCKS = 64
 """Number of blocks whose samples are shuffled together; their params are in memory while they are packed."""
+_NO_NAME = r"^/|(^|/)\.{0,2}(/|$)"  # a part of the path that is empty, `.` or `..`
 
 
 class PackItem(NamedTuple):
@@ -29,10 +34,21 @@ class PackItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """All items in order, and the numbers of items after which a shard may end."""
+    """The n samples to pack, in order.
 
-    items: list[PackItem]
-    ends: set[int]
+    Attributes:
+        keys: Key of each, string `[n]`.
+        positions: Its position in the source: int64 `[n]`.
+        samples: Its index in the store: int64 `[n]`.
+        windows: Number of its window, rising: int64 `[n]`.
+        whole_windows: Whether a shard ends only where a window does, and not behind any sample.
+    """
+
+    keys: pa.StringArray
+    positions: np.ndarray
+    samples: np.ndarray
+    windows: np.ndarray
+    whole_windows: bool
 
     @classmethod
     def of(cls, source: Source, store: Store | None) -> Order:
@@ -46,30 +62,66 @@ class Order:
             SourceError: a sample is not in the source, or a key cannot be the name of a member of a tar.
         """
         rng = choice_rng(0)
+        mixes = store is not None and store.settings.policy.mix is not None
         if store is None:
             samples, windows = rng.permutation(len(source)), np.zeros(len(source), np.int64)
             positions = samples
         else:
-            mixes = store.settings.policy.mix is not None
             blocks = store.blocks if mixes else rng.permutation(store.blocks).tolist()
+            ok = np.zeros(len(store.samples), bool)
+            ok[store.ok_samples] = True
             parts, step = [], 1 if mixes else WINDOW_BLOCKS
             for first in range(0, len(blocks), step):
-                group = blocks[first : first + step]
-                inside = np.concatenate([np.intersect1d(store.samples_of(b), store.ok_samples) for b in group])
+                group = [store.samples_of(block) for block in blocks[first : first + step]]
+                inside = np.concatenate([np.sort(own[ok[own]]) for own in group])
                 parts.append(inside if mixes else rng.permutation(inside))
             samples = np.concatenate(parts)
             windows = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
             positions = match_keys(store, source, samples)
-        keys = [source.keys[p] for p in positions]
-        for key in keys:
-            if key.startswith("/") or not {"", ".", ".."}.isdisjoint(key.split("/")):
-                raise SourceError(
-                    "A key is no name for a member of a tar.", found=repr(key), expected="a relative path", fix="rename it"
-                )
-        items = [PackItem(*each) for each in zip(keys, positions.tolist(), samples.tolist(), windows.tolist(), strict=True)]
-        if store is None or store.settings.policy.mix is None:
-            return cls(items, set(range(1, len(items) + 1)))
-        return cls(items, {*(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(items)})
+        keys = texts(source.keys).array.take(pa.array(positions))
+        bad = np.flatnonzero(pc.match_substring_regex(keys, _NO_NAME).to_numpy(zero_copy_only=False))
+        if len(bad):
+            found = repr(keys[bad[0]].as_py())
+            raise SourceError(
+                "A key is no name for a member of a tar.", found=found, expected="a relative path", fix="rename it"
+            )
+        return cls(keys, positions, samples, windows, mixes)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def item(self, number: int) -> PackItem:
+        """One of them."""
+        places = (int(values[number]) for values in (self.positions, self.samples, self.windows))
+        return PackItem(self.keys[number].as_py(), *places)
+
+    def end_of(self, keys: list[str], first: int) -> int:
+        """The number of items up to the end of a shard, by the keys in it, the first of which is of item `first`.
+
+        Raises:
+            StoreError: other samples than these: a shard of another pack.
+        """
+        end = first + 1 + int(pc.index(self.keys[first:], keys[-1]).as_py())
+        wanted = self.keys[first:end].to_pylist()
+        if wanted != keys and [key for key in wanted if not is_meta(key)] != keys:
+            raise StoreError(
+                "A shard that is there already is not of this pack.",
+                found=f"{len(keys)} samples, {keys[0]!r} to {keys[-1]!r}",
+                expected=f"{self.keys[first].as_py()!r} and those behind it",
+                cause="shards of another pack in --out",
+                fix="remove the shards, or choose another --out",
+            )
+        return end
+
+    def may_end(self, number: int) -> bool:
+        """Whether a shard may end after so many samples."""
+        return not self.whole_windows or number == len(self) or bool(self.windows[number - 1] != self.windows[number])
+
+    def in_window(self, window: int) -> list[int]:
+        """Indices of the samples of a window in the store, in order."""
+        first, last = np.searchsorted(self.windows, [window, window + 1])
+        found: list[int] = self.samples[first:last].tolist()
+        return found
 
 
 class ReinFiles:
@@ -80,9 +132,7 @@ class ReinFiles:
 
     def __init__(self, store: Store, order: Order) -> None:
         self.store = store
-        self.samples: dict[int, list[int]] = {}
-        for item in order.items:
-            self.samples.setdefault(item.window, []).append(item.sample)
+        self.order = order
         self.window = -1
         self.made: dict[int, bytes] = {}
 
@@ -90,7 +140,7 @@ class ReinFiles:
         """The `.rein` of one item."""
         if item.window != self.window:
             self.window = item.window
-            self.made = self._make(self.samples[item.window])
+            self.made = self._make(self.order.in_window(item.window))
         return self.made[item.sample]
 
     def _make(self, samples: list[int]) -> dict[int, bytes]:

@@ -9,13 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from reinforce.errors import ReplayError, StoreError, UsageError
 from reinforce.packs.pair_files import PairFiles, mixing_path
 from reinforce.packs.rein_file import ReinFile
 from reinforce.settings import read_model
+from reinforce.sources.column import find, texts
 from reinforce.sources.pack_folder import PackFolder
 from reinforce.sources.pack_manifest import CLASS_NAMES, PACK, Pack
 from reinforce.sources.shards import Shards
@@ -55,10 +54,10 @@ class PackedStore(LabelStore):
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
         self._mixes = settings.policy.mix is not None
-        found = pc.index_in(self.samples.key_column, value_set=pa.array(source.keys, pa.string()))
-        self._position = found.fill_null(-1).to_numpy().astype(np.int64)
+        self._position = find(self.samples.key_column, texts(source.keys).array)
         self._pairs = PairFiles(self.folder)
         self._ok_samples = self._present()
+        self._blocks: list[int] = np.unique(self.samples.block[self._ok_samples]).tolist()  # a tenth of a second for ImageNet
         self._rein = lru_cache(maxsize=2)(self._read_rein)  # callers ask for label and params of a sample in turn
 
     def __getstate__(self) -> dict[str, object]:
@@ -84,8 +83,7 @@ class PackedStore(LabelStore):
 
     @property
     def blocks(self) -> list[int]:
-        found: list[int] = np.unique(self.samples.block[self.ok_samples]).tolist()
-        return found
+        return self._blocks
 
     @property
     def sha256(self) -> str:

@@ -29,6 +29,7 @@ from reinforce.sources.source import Source, check_outside, index_sha256
 from reinforce.store.block import Block, BlockData, block_path, write_block
 from reinforce.store.completion import write_manifest
 from reinforce.store.label_means import LabelSums, sums_of
+from reinforce.store.listed import check_list_fits
 from reinforce.store.manifest import Manifest
 from reinforce.store.partners import check_partners
 from reinforce.store.probes import environment
@@ -134,6 +135,7 @@ def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on
     reader, source = matched.reader, matched.source
     names, labels = _hard_labels(source, reader.num_classes)
     settings = _settings(reader, source, names, labels)
+    check_list_fits(settings)
     spec = pixel_spec(settings.policy, settings.size)
     other = spec.column(Field.OTHER)
     table = Samples.empty(source.keys, labels)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from reinforce.errors import SourceError
+from reinforce.sources.column import texts
 from reinforce.sources.location import ServerDownError, is_remote, opened
 from reinforce.sources.remote_names import names_below
 from reinforce.sources.source import IMAGE_SUFFIXES, Source, check_index
@@ -45,11 +46,11 @@ class ImageFolder(Source):
         if not (paths or loose):
             raise SourceError(f"There are no images below {root}.", expected="files ending in " + " ".join(IMAGE_SUFFIXES))
         number = {name: i for i, name in enumerate(classes)}
-        labels = tuple(number[p.partition("/")[0]] for p in paths) if classes else None
+        labels = [number[p.partition("/")[0]] for p in paths] if classes else None
         paths = paths if classes else loose
         keys = [os.path.splitext(p)[0] for p in paths]
         check_index(keys, paths, classes)
-        return cls(root, tuple(keys), labels, tuple(classes), tuple(paths))
+        return cls(root, keys, labels, tuple(classes), texts(paths))
 
     def read(self, index: int) -> bytes:
         path = self.where(index)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from reinforce.errors import SourceError, StoreError, first_line
@@ -18,7 +19,7 @@ from reinforce.settings import MAX_BYTES, read_model
 from reinforce.sources.location import File, ServerDownError
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack
 from reinforce.sources.table_guard import BYTES_PER_ROW, MAX_TABLE, SPARE_BYTES, read_table
-from reinforce.sources.tar_members import Member
+from reinforce.sources.tar_members import lie_within
 
 MAX_MIXING = (1 << 30) + (1 << 21)
 """Largest file of pairs, in bytes: a block's params are at most 2^30, and the frame of each view has less than 32 more."""
@@ -135,8 +136,8 @@ def missing_shards(folder: PackFolder, locations: Sequence[str]) -> list[str]:
     return [shard.name for shard in folder.pack.shards if shard.name not in there]
 
 
-def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
-    """The images of each shard, from the pack's index instead of the shards' headers.
+def indexed(folder: PackFolder, shards: Sequence[File]) -> list[pa.Table]:
+    """The images of each shard, with the columns of the pack's index, read instead of the shards' headers.
 
     Raises:
         StoreError: a shard is not part of the pack, or the index does not fit the shards.
@@ -155,19 +156,25 @@ def indexed(folder: PackFolder, shards: Sequence[File]) -> list[list[Member]]:
                 fix="copy it again",
             )
         numbers.append(number)
-    by_shard: dict[int, list[Member]] = {number: [] for number in range(len(number_of))}
+    sizes, counts = (np.array([getattr(s, name) for s in folder.pack.shards], np.int64) for name in ("bytes", "samples"))
     try:
         table = read_table(io.BytesIO(folder.read(INDEX)), INDEX, folder.pack.num_samples, INDEX_SCHEMA)
-        for key, shard, *places in zip(*(table[name].to_pylist() for name in INDEX_SCHEMA.names), strict=True):
-            member = Member(key, *places)
-            if shard not in by_shard or not member.lies_within(folder.pack.shards[shard].bytes):
-                raise ValueError(f"{key} past the end of its shard")
-            by_shard[shard].append(member)
-        for number, shard in enumerate(folder.pack.shards):
-            if len(by_shard[number]) != shard.samples:
-                raise ValueError(f"{len(by_shard[number])} samples in {shard.name}, {shard.samples} by {PACK}")
+        if any(table[field.name].null_count for field in INDEX_SCHEMA if not field.nullable):
+            raise ValueError("a place that is missing")
+        own = table["shard"].to_numpy()
+        known = (own >= 0) & (own < len(sizes))
+        inside = known & lie_within(table, sizes[np.where(known, own, 0)])
+        if not inside.all():
+            raise ValueError(f"{table['key'][int(inside.argmin())].as_py()} past the end of its shard")
+        found = np.bincount(own, minlength=len(sizes))
+        if (wrong := np.flatnonzero(found != counts)).size:
+            shard = folder.pack.shards[wrong[0]]
+            raise ValueError(f"{found[wrong[0]]} samples in {shard.name}, {shard.samples} by {PACK}")
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise StoreError(
             f"{INDEX} is damaged.", found=first_line(error), expected="the table of FORMAT.md", fix="copy it again"
         ) from None
-    return [by_shard[number] for number in numbers]
+    if np.any(np.diff(own) < 0):
+        table = table.take(pa.array(np.argsort(own, kind="stable")))
+    ends = np.cumsum(counts)
+    return [table.slice(ends[number] - counts[number], counts[number]) for number in numbers]

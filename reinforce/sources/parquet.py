@@ -92,7 +92,7 @@ class Parquet(Source):
         check_index(keys, keys, names)
         where = np.concatenate(places).astype(np.int64)
         groups = np.unique(where[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
-        return cls(pattern, tuple(keys), tuple(labels) if labels else None, names, where, groups, files, column, largest)
+        return cls(pattern, keys, labels or None, names, where, groups, files, column, largest)
 
     @property
     def groups_at_once(self) -> int | None:

@@ -5,20 +5,27 @@ Shards are not unpacked: an image is read from its byte offset in the tar file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from reinforce.errors import SourceError, StoreError
+from reinforce.long_work import long_work
 from reinforce.settings import MAX_BYTES
+from reinforce.sources.column import give_back, numbers, texts
 from reinforce.sources.location import File, ServerDownError, is_remote
 from reinforce.sources.pack_folder import PackFolder, indexed, missing_shards, pack_beside, parse_class_names
 from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.patterns import expand
 from reinforce.sources.source import Source, check_index, numbered_classes
 from reinforce.sources.tar_members import tar_members
+
+_PLACE = ("offset", "size", "rein_offset", "rein_size")
+_LOCAL_THREADS = 4  # so that a disk has several requests at a time
 
 
 @dataclass(frozen=True)
@@ -69,25 +76,28 @@ class Shards(Source):
                 cause="an incomplete copy",
                 fix="copy them again; to use some shards only, name them, as in shards-{000000..000003}.tar",
             )
-        with ThreadPoolExecutor(8 if is_remote(pattern) else 1) as pool:
+        with ThreadPoolExecutor(8 if is_remote(pattern) else _LOCAL_THREADS) as pool:
             shards = tuple(pool.map(File.open, locations))
-            members = indexed(pack, shards) if pack else list(pool.map(tar_members, shards))
-        flat = [(number, member) for number, each in enumerate(members) for member in each]
-        keys = tuple(member.key for _, member in flat)
-        given = [m.label for _, m in flat if m.label is not None]
-        if given and len(given) != len(flat):
-            absent = next(m.key for _, m in flat if m.label is None)
+            members = indexed(pack, shards) if pack else _scanned(pool.map(tar_members, shards), len(shards))
+        table = pa.concat_tables(members).combine_chunks()
+        number = np.repeat(np.arange(len(members)), [len(each) for each in members])
+        keys, given = texts(table["key"]), table["label"].combine_chunks()
+        if 0 < given.null_count < len(given):
+            absent = keys[pc.index(given.is_null(), True).as_py()]
             raise SourceError(
                 "Some samples have a label and others have none.",
-                found=f"no .cls for {len(flat) - len(given)} of {len(flat)} images, such as {absent}",
+                found=f"no .cls for {given.null_count} of {len(given)} images, such as {absent}",
                 expected="KEY.cls for every image, or for none",
                 fix="pack the shards again",
             )
+        labels = None if given.null_count else numbers(given)
         named = _class_names(locations[0]) if pack is None else pack.class_names()
-        names = numbered_classes(given, named, pattern) if given else ()
-        check_index(keys, [f"{m.key} in {shards[s].location}" for s, m in flat], names)
-        places = np.array([(s, m.offset, m.size, m.rein_offset, m.rein_size) for s, m in flat], np.int64)
-        return cls(pattern, keys, tuple(given) if given else None, names, places, places[:, 0], shards, pack)
+        names = numbered_classes(labels, named, pattern) if labels else ()
+        check_index(keys, (f"{key} in {shards[s].location}" for key, s in zip(keys, number, strict=True)), names)
+        places = np.stack([number, *(table[name].to_numpy() for name in _PLACE)], axis=1)
+        del members, table, given
+        give_back()
+        return cls(pattern, keys, labels or None, names, places, number, shards, pack)
 
     @property
     def has_labels(self) -> bool:
@@ -112,6 +122,14 @@ class Shards(Source):
 
     def where(self, index: int) -> str:
         return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])].location}"
+
+
+def _scanned(tables: Iterator[pa.Table], total: int) -> list[pa.Table]:
+    shown, found = long_work("index", "shards"), []
+    for each in tables:
+        found.append(each)
+        shown(len(found), total)
+    return found
 
 
 def _class_names(first: str) -> Sequence[str] | None:

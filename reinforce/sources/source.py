@@ -8,14 +8,16 @@ what its `places` hold. All kinds pass the same tests (tests/sources/test_source
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pyarrow.compute as pc
 
 from reinforce.errors import SourceError, UsageError
+from reinforce.sources.column import Column, all_differ, numbers, texts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -26,8 +28,8 @@ class Source:
 
     Attributes:
         location: The text from which it was opened, as the user gave it.
-        keys: Key of every sample, unique, in index order.
-        labels: Class id of every sample; None if the source is unlabelled.
+        keys: Key of every sample, unique, in index order; a `Column`, whatever it was made from.
+        labels: Class id of every sample, likewise; None if the source is unlabelled.
         class_names: Name of every class; empty if the source is unlabelled.
         places: Where the bytes of each sample are; a sequence of length N.
         groups: int64 `[N]`: samples with the same number lie together and are quick to read one after the other; None: the
@@ -35,8 +37,8 @@ class Source:
     """
 
     location: str
-    keys: tuple[str, ...]
-    labels: tuple[int, ...] | None
+    keys: Sequence[str]
+    labels: Sequence[int] | None
     class_names: tuple[str, ...]
     places: Any
     groups: np.ndarray | None = None
@@ -47,6 +49,11 @@ class Source:
     """The suffix by which files of this kind are recognised, in lower case; None: they are not recognised by a suffix."""
     in_folders: ClassVar[bool] = False
     """Whether a user may give a folder and mean all files with that suffix in it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", texts(self.keys))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", numbers(self.labels))
 
     @classmethod
     def recognises(cls, text: str, names: Sequence[str]) -> bool:
@@ -123,21 +130,26 @@ class Source:
         rows = np.asarray(indices, np.int64)
         return replace(
             self,
-            keys=tuple(self.keys[i] for i in rows),
-            labels=None if self.labels is None else tuple(self.labels[i] for i in rows),
-            places=self.places[rows] if isinstance(self.places, np.ndarray) else tuple(self.places[i] for i in rows),
+            keys=texts(self.keys).take(rows),
+            labels=None if self.labels is None else numbers(self.labels).take(rows),
+            places=self._places_of(rows),
             groups=None if self.groups is None else self.groups[rows],
         )
 
+    def _places_of(self, rows: np.ndarray) -> Any:
+        if isinstance(self.places, Column):
+            return self.places.take(rows)
+        return self.places[rows] if isinstance(self.places, np.ndarray) else tuple(self.places[i] for i in rows)
+
     def index_sha256(self) -> str:
         """Hash of the index: class names, keys and labels in order. The bytes of each image have their own hash elsewhere."""
-        return index_sha256(self.class_names, self.keys, self.labels or [None] * len(self))
+        return index_sha256(self.class_names, self.keys, self.labels)
 
 
-def index_sha256(class_names: Sequence[str], keys: Sequence[str], labels: Sequence[int | None]) -> str:
-    """Hash over class names, keys and labels in order (FORMAT.md, "Manifest")."""
+def index_sha256(class_names: Sequence[str], keys: Iterable[str], labels: Iterable[int | None] | None) -> str:
+    """Hash over class names, keys and labels in order (FORMAT.md, "Manifest"); `labels` None: no sample has one."""
     digest = hashlib.sha256("\0".join(class_names).encode())
-    for key, label in zip(keys, labels, strict=True):
+    for key, label in zip(keys, labels, strict=True) if labels is not None else ((key, None) for key in keys):
         digest.update(f"\n{label}\0{key}".encode())
     return digest.hexdigest()
 
@@ -157,7 +169,7 @@ def check_outside(source: Source, out: Path, option: str = "--data") -> None:
         )
 
 
-def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence[str] = ()) -> None:
+def check_index(keys: Sequence[str], names: Iterable[str], class_names: Sequence[str] = ()) -> None:
     """Refuse an index in which a key does not identify one sample.
 
     Args:
@@ -170,14 +182,10 @@ def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence
     """
     if not len(keys):
         raise SourceError("There are no images.", expected="files ending in " + " ".join(IMAGE_SUFFIXES), fix="check --data")
-    for name in (*class_names, *keys):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise SourceError(
-                "A file name is not UTF-8.", found=ascii(name), expected="names that can be stored as text", fix="rename it"
-            ) from None
-    if len(set(keys)) == len(keys):
+    check_texts(class_names)
+    if not isinstance(keys, Column):
+        check_texts(keys)
+    if all_differ(keys.array) if isinstance(keys, Column) else len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}
     for key, name in zip(keys, names, strict=True):
@@ -191,13 +199,31 @@ def check_index(keys: Sequence[str], names: Sequence[str], class_names: Sequence
         seen[key] = name
 
 
+def check_texts(names: Iterable[str]) -> None:
+    """Refuse names of files that are no Unicode.
+
+    Raises:
+        SourceError: one is not.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                "A file name is not UTF-8.", found=ascii(name), expected="names that can be stored as text", fix="rename it"
+            ) from None
+
+
 def numbered_classes(labels: Sequence[int], names: Sequence[str] | None, location: str) -> tuple[str, ...]:
     """Names of the classes of a source whose labels are numbers: the given names, or the numbers from 0 to the highest label.
 
     Raises:
         SourceError: a label is negative or has no name.
     """
-    low, high = min(labels, default=0), max(labels, default=-1)
+    if isinstance(labels, Column) and len(labels):
+        low, high = (pc.min_max(labels.array)[end].as_py() for end in ("min", "max"))
+    else:
+        low, high = min(labels, default=0), max(labels, default=-1)
     count = high + 1 if names is None else len(names)
     if low < 0 or high >= min(count, 1 << 24):
         raise SourceError(

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from reinforce.errors import StoreError
+from reinforce.errors import StoreError, UsageError
+from reinforce.settings import MAX_BYTES, Settings, to_json
 from reinforce.store.manifest import Manifest
 from reinforce.store.zarr_layout import ARRAYS, STRIPE_ARRAYS, stripe_array
+
+MAX_BLOCKS = 1_000_000
+"""Their numbers have six digits."""
+_BESIDE_BYTES = 1 << 16  # counts, statistics and the like
 
 
 def check_listed(manifest: Manifest, name: str) -> None:
@@ -30,6 +35,26 @@ def check_listed(manifest: Manifest, name: str) -> None:
             expected="counts that fit each other, and every file of every block",
             cause="it was edited, or made to fill the memory",
             fix="get the data set again",
+        )
+
+
+def check_list_fits(settings: Settings) -> None:
+    """Refuse settings whose manifest could not be read again, before anything is made.
+
+    Raises:
+        UsageError: too many files of blocks would be listed, or there are more blocks than they have names for.
+    """
+    required, optional = _files_of_block(settings.num_stripes)
+    line = '    "blocks/000000.zarr/": "",\n'
+    each = sum(len(line) + len(name) + 64 for name in required | optional)
+    room = MAX_BYTES - len(to_json(settings)) - _BESIDE_BYTES
+    most = min(MAX_BLOCKS, max(1, room // each))
+    if settings.num_blocks > most:
+        raise UsageError(
+            "The manifest would be too large.",
+            found=f"{settings.num_blocks} blocks of {settings.block_size} samples, {len(required | optional)} files in each",
+            expected=f"at most {most} blocks, whose hashes fit in a file of {MAX_BYTES:,} bytes",
+            fix=f"--block-size {-(-settings.source.num_samples // most)}, or more views per stripe (--stripe-views)",
         )
 
 

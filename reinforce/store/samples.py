@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
+from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
 from reinforce.views.status import Status
@@ -62,22 +62,25 @@ class Samples:
     def __len__(self) -> int:
         return len(self.key_column)
 
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        """Key of each sample, as Python strings: this takes seconds and a hundred megabytes for a million samples."""
-        return tuple(self.key_column.to_pylist())
+    @property
+    def keys(self) -> Column[str]:
+        """Key of each sample."""
+        return texts(self.key_column)
 
     def key(self, sample: int) -> str:
         """Key of one sample."""
         return str(self.key_column[sample].as_py())
 
     @classmethod
-    def empty(cls, keys: tuple[str, ...], labels: Sequence[int | None]) -> Samples:
-        """A table in which no block has been filled in yet."""
+    def empty(cls, keys: Sequence[str], labels: Sequence[int | None] | None) -> Samples:
+        """A table in which no block has been filled in yet; `labels` None: no sample has one."""
         n = len(keys)
-        hard = np.array([-1 if label is None else label for label in labels], np.int64)
+        hard = np.full(n, -1, np.int64)
+        if labels is not None:
+            given = numbers(labels).array
+            hard[:] = given.fill_null(-1).to_numpy()
         digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
-        return cls(pa.array(keys, pa.string()), hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
+        return cls(texts(keys).array, hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
 
     def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
         """Copy the sample columns of block `number` into the table, at the indices `samples`, int64 `[S]`."""
@@ -88,17 +91,18 @@ class Samples:
 
     def to_parquet(self) -> bytes:
         """The file's bytes; with the same version of pyarrow, equal tables give equal bytes."""
-        n = len(self)
         failed = self.status != Status.OK
-        unread = np.logical_not(self.sha256.any(axis=1)).tolist()
+        names = pa.array([name.name.lower() for name in Status], pa.string())
+        why = np.full(len(self), -1)
+        why[list(self.reasons)] = np.arange(len(self.reasons))
         columns = [
             self.key_column,
             pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
-            pa.array([None if u else row.tobytes() for u, row in zip(unread, self.sha256, strict=True)], pa.binary(32)),
+            _digests(self.sha256),
             pa.array(self.width_height[:, 0], mask=failed),
             pa.array(self.width_height[:, 1], mask=failed),
-            pa.array([Status(s).name.lower() for s in self.status], pa.string()),
-            pa.array([self.reasons.get(i) for i in range(n)], pa.string()),
+            names.take(pa.array(np.searchsorted(list(Status), self.status))),
+            pa.array(list(self.reasons.values()), pa.string()).take(pa.array(why, mask=why < 0)),
             pa.array(self.block.astype(np.int32)),
             pa.array(self.row.astype(np.int32)),
         ]
@@ -134,31 +138,36 @@ class Samples:
             raise _damaged(path, "places (block and row) that are missing or occur twice")
         if not any_order and np.any(np.diff(block * block_size + row) != 1):
             raise _damaged(path, "samples are not in index order")
-        if np.any(status == 255) or not _all_differ(keys):
+        if np.any(status == 255) or not all_differ(keys):
             raise _damaged(path, "an unknown status, or a key that is missing or occurs twice")
         filled = column["sha256"].fill_null(bytes(32))
         digests = np.frombuffer(filled.buffers()[1], np.uint8)[32 * filled.offset :][: 32 * num_samples]
         reasons = column["reason"]
         failed = np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
         sides = [column[c].fill_null(0).to_numpy() for c in ("width", "height")]
+        labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
+        why = {i: reasons[i].as_py() for i in failed}
+        digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)
+        del table, column, filled, reasons, sides
+        give_back()
         return cls(
             key_column=keys,
-            labels=column["label"].fill_null(-1).to_numpy().astype(np.int64),
-            sha256=digests.reshape(-1, 32).copy(),
-            width_height=np.stack(sides, axis=1).astype(np.uint32),
+            labels=labels,
+            sha256=digests,
+            width_height=sizes,
             status=status,
-            reasons={i: reasons[i].as_py() for i in failed},
+            reasons=why,
             block=block,
             row=row,
         )
 
 
-def _all_differ(keys: pa.StringArray) -> bool:
-    """Whether no key is missing or occurs twice; fast if the keys are sorted, as those of a folder are."""
-    if keys.null_count:
-        return False
-    rising = pc.all(pc.less(keys[:-1], keys[1:])).as_py()
-    return bool(rising is not False or pc.count_distinct(keys).as_py() == len(keys))
+def _digests(sha256: np.ndarray) -> pa.Array:
+    """uint8 `[N, 32]` as a column; null where all are zero."""
+    known = pa.array(sha256.any(axis=1))
+    missing = len(sha256) - int(pc.sum(known).as_py() or 0)
+    buffers = [known.buffers()[1] if missing else None, pa.py_buffer(np.ascontiguousarray(sha256))]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(sha256), buffers, missing)
 
 
 def _damaged(path: Path | BytesIO, found: str | None) -> StoreError:

@@ -10,6 +10,7 @@ import numpy as np
 from reinforce.errors import ReinforceError
 from reinforce.packs.pack_order import unescaped
 from reinforce.packs.packed_store import PackedStore
+from reinforce.sources.location import File
 from reinforce.sources.pack_folder import missing_shards
 from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.shards import Shards
@@ -41,8 +42,7 @@ def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, 
         files.add(None if right else f"{shard.name}: sha256 {found[:16]}..., expected {shard.sha256[:16]}...")
         own = np.flatnonzero(source.places[:, 0] == done - 1).tolist()
         listed = {(source.keys[i], source.label(i), *source.places[i, 1:].tolist()) for i in own}
-        there = scan(file) if right else []
-        inside = {(unescaped(m.key), m.label, m.offset, m.size, m.rein_offset, m.rein_size) for m in there} if right else listed
+        inside = _members(file) if right else listed
         members.add(None if inside == listed else f"{shard.name}: the index has other places, keys or labels")
         on_progress("shards", done, len(source.shards))
     if files.failed or pack.labels is None:
@@ -68,6 +68,14 @@ def verify_pack(source: Shards, on_progress: CheckProgress = lambda name, done, 
     for block in store.blocks if store.settings.policy.mix else []:
         params.add(_failure(partial(_check_pairs, store, block)))
     return [files, members, table, params, labels]
+
+
+def _members(file: File) -> set[tuple[object, ...]]:
+    """Key, label and places of each sample of a shard, by its headers."""
+    table = scan(file)
+    keys = map(unescaped, table["key"].to_pylist())
+    others = (table[name].to_pylist() for name in ("label", "offset", "size", "rein_offset", "rein_size"))
+    return set(zip(keys, *others, strict=True))
 
 
 def _check_pairs(store: PackedStore, block: int) -> None:

@@ -13,8 +13,12 @@ import pytest
 
 from reinforce.bench import rounds
 from reinforce.bench.rounds import measure, table
+from reinforce.bench.scale_bench import make_images
+from reinforce.bench.scale_bench import table as scale_table
+from reinforce.bench.scale_steps import STEPS
 from reinforce.cli.estimate import _limit
 from reinforce.generation.estimate import Rates, affordable_views, cost, throughput
+from reinforce.store.block import committed_blocks
 from reinforce.store.manifest import Environment
 from reinforce.store.probes import environment
 from tests.conftest import SIZE, TEACHER, Cli
@@ -219,3 +223,53 @@ def test_the_gpu_script_runs_on_a_cpu(images: Path, tmp_path: Path) -> None:
     assert "bare teacher" in done.stdout
     assert "replay" in done.stdout
     assert subprocess.run(["bash", script, "--images", tmp_path / "none"], capture_output=True).returncode == 2
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_bench_scale_measures_and_plots(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli("bench", "scale", "--samples", 1100, "--until", "generate", "--scratch", tmp_path, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert [row["step"] for row in said["rows"]] == ["index", "index again", "generate"]
+    assert all(row["seconds"] > 0 and row["cpu_s"] > 0 and row["memory_mb"] >= 0 for row in said["rows"])
+    assert said["conditions"]["samples"] == 1100
+    assert not list(tmp_path.iterdir())
+    assert "| index again |" in scale_table(said["rows"])
+    runs: list[str | Path] = []
+    for samples in (1100, 11_000):
+        path = tmp_path / f"{samples}.json"
+        runs += ["--runs", path]
+        path.write_text(json.dumps({"conditions": {"samples": samples}, "rows": said["rows"]}))
+    code, _, err = cli("bench", "scale", "--plot", tmp_path / "scale.png", *runs)
+    assert (code, (tmp_path / "scale.png").read_bytes()[:4]) == (0, b"\x89PNG"), err
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_every_step_of_bench_scale_follows_those_before_it(tmp_path: Path) -> None:
+    make_images(tmp_path, 1100)
+    (tmp_path / "about.json").write_text(json.dumps({"generated": 512, "block_size": 512}))
+    for name, step in STEPS.items():
+        if name == "generate":
+            line = [sys.executable, "-m", "reinforce.bench.scale_steps", str(tmp_path), name]
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            assert (done.returncode, json.loads(done.stdout)["seconds"] > 0) == (-9, True), done.stderr
+            assert committed_blocks(tmp_path / "labels") == {0}
+        else:
+            said = step(tmp_path)
+            assert all(seconds > 0 for seconds in said.values())
+        if name == "copy":
+            assert committed_blocks(tmp_path / "labels") == {0, 1}
+        if name == "resume":
+            assert said.keys() == {"to the first sample", "finish"}
+
+
+def test_bench_scale_refuses_what_it_cannot_measure(cli: Cli) -> None:
+    for line, said in (
+        (("--samples", 1000), "is too few"),
+        (("--until", "lunch"), "There is no step"),
+        (("--plot", "a.png"), "belong together"),
+    ):
+        code, _, err = cli("bench", "scale", *line)
+        assert (code, said in err) == (2, True)

@@ -11,8 +11,10 @@ import torch
 
 from reinforce import ReinforcedDataset
 from reinforce.errors import UsageError
+from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate, limit_source
 from reinforce.sources.folder import ImageFolder
+from reinforce.store import listed
 from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
@@ -32,6 +34,34 @@ def test_a_block_that_no_reader_would_read_is_not_begun(
     with pytest.raises(UsageError, match="A block would be too large"):
         generate(source, teacher, make_settings(source, teacher), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_that_no_reader_would_read_is_not_begun(
+    images: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ImageFolder.open(images)
+    settings = make_settings(source, teacher, views=5, stripe_views=2)
+    generate(source, teacher, settings, tmp_path / "made", Execution(64, 0))
+    size = (tmp_path / "made" / "manifest.json").stat().st_size
+    monkeypatch.setattr(listed, "_BESIDE_BYTES", 1000)
+    monkeypatch.setattr(listed, "MAX_BYTES", size + 1000)
+    listed.check_list_fits(settings)
+    monkeypatch.setattr(listed, "MAX_BYTES", size - 1000)
+    with pytest.raises(UsageError, match=r"The manifest would be too large(?s:.*)4 blocks(?s:.*)--block-size 8"):
+        generate(source, teacher, settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    listed.check_list_fits(settings.model_copy(update={"block_size": 8}))
+
+
+def test_there_are_no_more_blocks_than_names_for_them(images: Path, teacher: Teacher) -> None:
+    settings = make_settings(ImageFolder.open(images), teacher)
+    many = settings.source.model_copy(update={"num_samples": 1 << 31})
+    with pytest.raises(UsageError, match="The manifest would be too large"):
+        listed.check_list_fits(settings.model_copy(update={"source": many}))
+    imagenet = settings.source.model_copy(update={"num_samples": 14_197_122})
+    listed.check_list_fits(
+        settings.model_copy(update={"source": imagenet, "block_size": 512, "views": 300, "stripe_views": 64})
+    )
 
 
 @pytest.mark.process

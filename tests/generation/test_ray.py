@@ -32,7 +32,11 @@ from tests.conftest import SIZE, TEACHER, Cli, content, make_settings
 from tests.generation.faulty_sources import NODE, Biting, Local
 from tests.generation.faulty_teachers import Faulty, Held, Locked
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:No node of the cluster makes blocks now"),  # a busy machine starts actors slowly
+]
 
 ON_RAY = Execution(16, 0, "ray")
 

@@ -55,7 +55,7 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(
         if fresh:
             raise KeyboardInterrupt
 
-    for _ in range(20):
+    for _ in range(40):
         try:
             pack(source, labels("alone"), out, SMALL, stop)
             break

@@ -92,8 +92,8 @@ class Broken(Listing):
     def open(cls, location: str) -> Source:
         cls.reads.append(0)
         made: Any = super().open(location)
-        changes = {
-            "keys are not unique": {"keys": made.keys[:1] * len(made.keys)},
+        changes: dict[str, dict[str, Any]] = {
+            "keys are not unique": {"keys": tuple(made.keys[:1]) * len(made.keys)},
             "labels are not class ids": {"labels": (99,) * len(made.keys)},
             "both not": {"labels": None},
             "another index": {"keys": tuple(f"{len(cls.reads)}{key}" for key in made.keys)},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from reinforce.errors import SourceError
+from reinforce.sources.column import Column
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.open_source import open_source
 from reinforce.testing.sources import check_source
@@ -89,6 +90,7 @@ def made(request: pytest.FixtureRequest, places: Callable[[str], Made]) -> Made:
 def test_a_source_gives_what_was_put_in(made: Made) -> None:
     source = open_source(made.data)
     assert list(source.keys) == made.keys
+    assert {type(source.keys), type(source.labels)} <= {Column, type(None)}, "bytes that processes share, not objects"
     assert (None if source.labels is None else list(source.labels)) == made.labels
     labels: Sequence[int | None] = made.labels or [None] * len(source)
     assert [source.label(i) for i in range(len(source))] == labels
