@@ -12,6 +12,7 @@ from reinforce.settings import MAX_BYTES, Settings, SourceInfo
 from reinforce.sharing import fetch, publication
 from reinforce.sources import pack_folder, parquet_pages, remote_names, s3_session, server, table_guard
 from reinforce.store import stripe, zarr_layout
+from reinforce.views.decode import MAX_PIXELS
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +42,7 @@ def _most(field: str) -> int:
     ("`manifest.json`", [MAX_BYTES]),
     ("`zarr.json` of a block's group", [stripe._MAX_METADATA, stripe._MAX_ARRAY_METADATA]),
     ("samples; views", [_most("num_samples"), _most("views"), _most("num_classes"), _most("block_size")]),
+    ("pixels of an image", [MAX_PIXELS]),
     ("params of a block", [zarr_layout.MAX_PARAMS_BYTES]),
     ("rows of a row group", [table_guard.MAX_GROUP_ROWS]),
     ("all columns of such a table", [table_guard.BYTES_PER_ROW, table_guard.SPARE_BYTES]),
@@ -62,4 +64,4 @@ def test_bounds_that_are_sums() -> None:
     assert sum(row("a file of pairs")) == pack_folder.MAX_MIXING
     assert row("content of a `sqrt` record")[0] == sqrt.MAX_CONTENT
     assert s3_session.MAX_ANSWER == server.MAX_PAGE
-    assert len(ROWS) == 20  # a new row needs its line above
+    assert len(ROWS) == 21  # a new row needs its line above

@@ -18,6 +18,7 @@ from reinforce.files import check_plain
 from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
 from reinforce.sources.table_guard import read_table
 from reinforce.store.block import Block
+from reinforce.views.decode import MAX_PIXELS
 from reinforce.views.status import Status
 
 SCHEMA = pa.schema(
@@ -145,6 +146,8 @@ class Samples:
         reasons = column["reason"]
         failed = np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
         sides = [column[c].fill_null(0).to_numpy() for c in ("width", "height")]
+        if num_samples and int((sides[0].astype(np.uint64) * sides[1]).max()) > MAX_PIXELS:
+            raise _damaged(path, f"an image of more than {MAX_PIXELS} pixels")
         labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
         why = {i: reasons[i].as_py() for i in failed}
         digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)

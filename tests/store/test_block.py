@@ -239,6 +239,8 @@ def test_the_sample_table_survives_its_file(tmp_path: Path) -> None:
         (lambda rows: rows[:-1], "5 rows for 6 samples"),
         (lambda rows: [*rows[:-1], {**rows[-1], "key": "a"}], "a key that is missing or occurs twice"),
         (lambda rows: [*rows[:-1], {**rows[-1], "status": "fine"}], "an unknown status"),
+        (lambda rows: [{**rows[0], "width": 1 << 31}, *rows[1:]], "an image of more than 178956970 pixels"),
+        (lambda rows: [{**rows[0], "width": 20_000, "height": 20_000}, *rows[1:]], "an image of more than 178956970 pixels"),
     ],
 )
 def test_a_changed_sample_table_is_refused(tmp_path: Path, change: Any, message: str) -> None:
