@@ -39,7 +39,7 @@ def command(given: _Options, rounds: o.Rounds = 3, as_json: o.Json = False) -> N
         f"{many} processes": [["--processes", str(many)]],
         f"{many} shares": [["--share", f"{i + 1}/{many}"] for i in range(many)],
     }
-    if importlib.util.find_spec("ray") and "ray" in _engines():
+    if importlib.util.find_spec("ray"):
         several[f"ray, {many} actors"] = [["--engine", "ray", "--processes", str(many)]]
     with tempfile.TemporaryDirectory() as scratch:
         runs = contenders(_line(given), several, Path(scratch), lambda text: typer.echo(text, err=True), 2 * many)
@@ -62,12 +62,6 @@ def command(given: _Options, rounds: o.Rounds = 3, as_json: o.Json = False) -> N
         return
     typer.echo(table(rows, "images/s", digits=2))
     typer.echo(", ".join(f"{k} {v}" for k, v in about.items()))
-
-
-def _engines() -> list[str]:
-    from reinforce.generation.engines import ENGINES
-
-    return list(ENGINES)
 
 
 def _line(given: _Options) -> list[str]:

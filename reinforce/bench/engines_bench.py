@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from reinforce.bench.rounds import Run
@@ -36,11 +37,14 @@ def contenders(line: list[str], several: dict[str, list[list[str]]], scratch: Pa
         def run(number: int) -> float:
             out = scratch / f"{name.replace(' ', '-')}-{number}"
             started, begun = time.time(), time.perf_counter()
-            running = [_start([*line, *more, "--out", str(out)]) for more in commands]
-            for process in running:
-                _, said = process.communicate()
-                if process.returncode:
-                    raise ReinforceError(f"{name} failed.", found=said.decode(errors="replace").strip()[-500:])
+            with ExitStack() as stack:
+                running = [stack.enter_context(_start([*line, *more, "--out", str(out)])) for more in commands]
+                for process in running:  # if one fails, the others are killed before they are waited for
+                    stack.callback(process.kill)
+                for process in running:
+                    _, said = process.communicate()
+                    if process.returncode:
+                        raise ReinforceError(f"{name} failed.", found=said.decode(errors="replace").strip()[-500:])
             rate, first = _rate(out, skipped, started)
             say(f"{name}: {rate:.2f} images/s, {time.perf_counter() - begun:.1f} s in all, {first:.1f} s to the first block")
             shutil.rmtree(out)

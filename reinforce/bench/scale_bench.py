@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from reinforce.bench.plot import new_figure
 from reinforce.bench.scale_steps import CLASSES, SIZE, STEPS
 from reinforce.errors import UsageError
 from reinforce.sources.pack_manifest import CLASS_NAMES
@@ -132,11 +133,7 @@ def plot_scale(runs: list[dict[str, Any]], path: Path) -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib.", fix="pip install matplotlib") from None
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = new_figure(11, 5)
     runs = sorted(runs, key=lambda run: int(run["conditions"]["samples"]))
     for axes, name in zip(figure.subplots(1, 2), ("seconds", "memory_mb"), strict=True):
         for step in STEPS:

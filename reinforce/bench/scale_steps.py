@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -132,21 +133,13 @@ def copied(root: Path) -> Said:
         path, samples = block_path(root / "labels", number), block_samples(settings, number)
         if path.is_dir():
             continue
-        _link(block_path(root / "labels", number % made), path)
+        shutil.copytree(block_path(root / "labels", number % made), path, copy_function=os.link)
         chunk = path / "sha256" / "c" / "0" / "0"
         chunk.unlink()
         chunk.write_bytes(b"".join(hashlib.sha256(source.read(s)).digest() for s in samples.tolist()))
         block = Block(path, len(samples), VIEWS, len(spec.fields), settings.stripe_views)
         take_notes(root / "labels", number, block, [source.label(s) for s in samples.tolist()], settings)
     return {}
-
-
-def _link(source: Path, target: Path) -> None:
-    for folder, _, names in os.walk(source):
-        below = target / Path(folder).relative_to(source)
-        below.mkdir()
-        for name in names:
-            os.link(Path(folder, name), below / name)
 
 
 def resumed(root: Path) -> Said:

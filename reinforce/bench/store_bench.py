@@ -7,6 +7,7 @@ sample is really read. Only the page cache is used less than with a real store, 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reinforce.bench.plot import new_figure
 from reinforce.errors import UsageError
 from reinforce.files import write_atomic
 from reinforce.labels.codec import encode_stripes
@@ -104,11 +106,7 @@ def plot_costs(rows: list[dict[str, Any]], path: Path) -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib.", fix="pip install matplotlib") from None
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     seconds, micro = figure.subplots(1, 2)
     total = [row["samples"] * row["views"] for row in rows]
     for name in ("opening_s", "first_epoch_s", "epoch_s"):
@@ -157,7 +155,7 @@ def synthesise(out: Path, samples: int, views: int, classes: int) -> dict[str, f
             sizes["labels"] += sum(map(len, data.records)) * (number < _REAL_BLOCKS)
             write_block(out, number, data)
         else:
-            _link(block_path(out, kind), block_path(out, number))
+            shutil.copytree(block_path(out, kind), block_path(out, number), copy_function=os.link)
         rows = np.arange(number * BLOCK, number * BLOCK + count)
         table.block[rows], table.row[rows] = number, np.arange(count)
         table.width_height[rows] = 500, 375
@@ -209,14 +207,6 @@ def _random_block(rng: np.random.Generator, count: int, settings: Settings, fiel
         data.set_records(row, encode_stripes(codec, probs, settings.stripe_views))
         data.sha256[row] = 1
     return data
-
-
-def _link(source: Path, target: Path) -> None:
-    for folder, _, names in os.walk(source):
-        below = target / Path(folder).relative_to(source)
-        below.mkdir()
-        for name in names:
-            os.link(Path(folder, name), below / name)
 
 
 def _teacher(classes: int) -> TeacherInfo:

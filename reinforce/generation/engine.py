@@ -67,11 +67,14 @@ class Engine(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
 
-    def require(self) -> None:
-        """Refuse to begin where something is missing that it needs.
+    def require(self, execution: Execution | None = None) -> None:
+        """Refuse to begin where something is missing that it needs; nothing has been written then.
+
+        Args:
+            execution: How it is to run; None: not known yet.
 
         Raises:
-            UsageError: an extra is not installed.
+            UsageError: an extra is not installed, or what `execution` names is not there.
         """
         return
 

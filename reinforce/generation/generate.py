@@ -106,7 +106,7 @@ def generate_share(
 
 
 def _run(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
-    engine_of(work.execution.engine)  # before anything is written
+    engine_of(work.execution.engine).require(work.execution)  # before anything is written
     out = work.out
     check_outside(work.source, out)
     _check_params_fit(work.settings)

@@ -21,7 +21,7 @@ import torch
 from reinforce.errors import UsageError, first_line
 from reinforce.files import Progress
 from reinforce.generation.block_labels import block_samples
-from reinforce.generation.engine import Engine, Work
+from reinforce.generation.engine import Engine, Execution, Work
 from reinforce.generation.ray_blocks import RayBlocks
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -37,13 +37,15 @@ class RayEngine(Engine):
     name = "ray"
     description = "a Ray cluster: an actor per GPU that holds the teacher, a task per block; nodes may come and go"
 
-    def require(self) -> None:
+    def require(self, execution: Execution | None = None) -> None:
         found = find_spec("ray")
         if found is None or found.origin is None:  # a folder that happens to be called ray has no origin
             raise UsageError(
                 "--engine ray needs Ray.",
                 fix='pip install "reinforce[ray]"; without it, --engine local or job arrays (--share)',
             )
+        if execution is not None:
+            _knock(_address(execution))
 
     def make_blocks(self, work: Work, missing: list[int], on_progress: Progress) -> None:
         done = len(work.source) - sum(len(block_samples(work.settings, block)) for block in missing)
@@ -72,13 +74,7 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
     if ray.is_initialized():  # a program of the user's, which is connected already
         yield ray
         return
-    address = work.execution.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith("ray://"):
-        raise UsageError(
-            f"--ray-address {address} is that of a Ray client.",
-            expected="auto or HOST:PORT, on a node of the cluster",
-            fix="run the command on a node, as `ray job submit` does",
-        )
+    address = _address(work.execution)
     # Whatever it is asked, Ray prints the last lines of a lost node's log to stdout; what happens to nodes is told by us.
     said = vars(ray._private.worker)
     handler, aloud = signal.getsignal(signal.SIGTERM), said.get("_worker_logs_enabled", True)
@@ -91,15 +87,9 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
             more["num_gpus"] = 0
         try:
             try:
-                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **more)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                raise UsageError(
-                    "Ray cannot be reached." if not local else "Ray cannot be started.",
-                    found=first_line(error),
-                    expected=f"a cluster at {address}" if not local else "a cluster on this machine",
-                    fix="--ray-address auto on a node of a cluster, --ray-address HOST:PORT, or --ray-address local",
-                ) from None
+                raise _no_cluster(address, error) from None
             yield ray
         finally:
             ray.shutdown()
@@ -108,11 +98,41 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
                 signal.signal(signal.SIGTERM, handler)
 
 
+def _address(execution: Execution) -> str:
+    """Where the cluster is; `local`: it is started here.
+
+    Raises:
+        UsageError: the address is that of a Ray client.
+    """
+    address = execution.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"--ray-address {address} is that of a Ray client.",
+            expected="auto or HOST:PORT, on a node of the cluster",
+            fix="run the command on a node, as `ray job submit` does",
+        )
+    return address
+
+
 def _knock(address: str) -> None:
     """Fail soon where nobody listens: Ray asks for two minutes, and prints what it tries."""
     host, colon, port = address.rpartition(":")
-    if colon:
+    if not colon:
+        return
+    try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (ValueError, OverflowError, OSError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    local = address == "local"
+    return UsageError(
+        "Ray cannot be started." if local else "Ray cannot be reached.",
+        found=first_line(error),
+        expected="a cluster on this machine" if local else f"a cluster at {address}",
+        fix="--ray-address auto on a node of a cluster, --ray-address HOST:PORT, or --ray-address local",
+    )
 
 
 @contextmanager

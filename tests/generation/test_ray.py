@@ -262,6 +262,7 @@ def test_options_that_do_not_fit(images: Path, weights: Path, tmp_path: Path, cl
     assert (code, "Ray client" in said) == (2, True)
     code, _, said = cli(*line, "--ray-address", "127.0.0.1:1")
     assert (code, "a cluster at 127.0.0.1:1" in said, "Connection refused" in said) == (2, True, True)
+    assert not (tmp_path / "out").exists()
     code, _, said = cli(*line, "--device", "cuda:0")
     assert (code, "auto, cpu or cuda" in said) == (2, True)
     code, _, said = cli(*line, "--engine", "local", "--ray-address", "auto")
