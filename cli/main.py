@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 Handler = Callable[[int, FrameType | None], object]
+_MOMENT = 0.01
+"""Seconds until an interrupt that Python dropped comes again."""
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
 
         keep_freed_memory()
         _handle_interrupts(_leave, _interrupt)
+        sys.unraisablehook = _interrupt_again
         run(sys.argv[1:])
     except KeyboardInterrupt:
         _end_quietly()
@@ -70,6 +73,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
             _leave(number, frame)
         place = place.f_back
     signal.default_int_handler(number, frame)
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a destructor, or in a handler while it forks; Ctrl-C comes again, a moment later."""
+    if dropped.exc_type is KeyboardInterrupt:
+        from threading import Timer
+
+        again = Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _end_quietly() -> None:

@@ -116,6 +116,42 @@ def test_what_was_half_made_says_nothing(error: str, code: int) -> None:
         assert word not in done.stderr
 
 
+DROPPED = """
+import os, signal, sys, time, reinforce.cli.app
+
+class Destroyed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def while_forking(now=[True]):
+    if now:
+        now.clear()
+        signal.raise_signal(signal.SIGINT)
+
+def fork():
+    os.register_at_fork(after_in_parent=while_forking)
+    if not os.fork():
+        os._exit(0)
+
+def run(arguments):
+    {what}()
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+reinforce.cli.app.run = run
+from reinforce.cli.main import main
+main()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("what", ["Destroyed", "fork"])
+def test_an_interrupt_that_python_drops_comes_again(what: str) -> None:
+    """Found by the kill harness: Ctrl-C while a worker is forked."""
+    done = subprocess.run([sys.executable, "-c", DROPPED.format(what=what)], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
