@@ -21,8 +21,11 @@ NAME = "generate"
 def command(
     given: GenerationOptions,
     out: Annotated[
-        Path,
-        typer.Option(help="Folder to write; if it has an interrupted run, that run is continued.", rich_help_panel=o.OUTPUT),
+        str,
+        typer.Option(
+            help="Folder to write, or s3://BUCKET/PATH; if it has an interrupted run, that run is continued.",
+            rich_help_panel=o.OUTPUT,
+        ),
     ],
     share: Annotated[
         str | None,
@@ -39,17 +42,22 @@ def command(
     from reinforce.generation.generate import generate, generate_share
     from reinforce.generation.share import Share
     from reinforce.labels.label_kind import kind_of
+    from reinforce.sharing.remote_place import open_place
+    from reinforce.sources.location import is_remote
+    from reinforce.store.folder_place import FolderPlace
     from reinforce.verification.summary import summarise
 
+    place = open_place(out) if is_remote(out) else FolderPlace(Path(out))
     part = None if share is None else Share.parse(share)
     source, teacher, settings, execution = prepare(given)
     progress = Progress("generate", "images", quiet=as_json)
     if part is None:
-        manifest = generate(source, teacher, settings, out, execution, progress, progress.rates)
+        manifest = generate(source, teacher, settings, place, execution, progress, progress.rates)
     else:
-        found = generate_share(source, teacher, settings, out, part, execution, progress, progress.rates)
+        found = generate_share(source, teacher, settings, place, part, execution, progress, progress.rates)
         if found is None:
-            _tell_share(out, part, settings.num_blocks, as_json)
+            missing = settings.num_blocks - len(place.committed(settings))
+            _tell_share(out, part, settings.num_blocks, missing, as_json)
             return
         manifest = found
     if as_json:
@@ -64,11 +72,8 @@ def command(
         typer.echo(f"the teacher's top class is the hard label in {100 * agreement:.1f} % of the {unit}")
 
 
-def _tell_share(out: Path, share: Share, blocks: int, as_json: bool) -> None:
+def _tell_share(out: str, share: Share, blocks: int, missing: int, as_json: bool) -> None:
     """What one share says when it has made its blocks and the data set is not complete yet."""
-    from reinforce.store.block import committed_blocks
-
-    missing = blocks - len(committed_blocks(out))
     if as_json:
         typer.echo(json.dumps({"share": str(share), "blocks": blocks, "missing_blocks": missing}))
     elif missing:

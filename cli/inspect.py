@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ NAME = "inspect"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, complete or not.")],
+    root: Annotated[str, typer.Argument(metavar="DIR|URL", help="Reinforced dataset, complete or not, or published.")],
     as_json: o.Json = False,
 ) -> None:
     """Show teacher, policy, views, bytes per view, label statistics and completeness."""

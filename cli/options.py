@@ -104,3 +104,4 @@ Rounds = Annotated[int, Option(min=1, help="How often each contender is run; the
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 Dataset = Annotated[Path, Argument(metavar="DIR", help="Reinforced dataset.")]
+AnyDataset = Annotated[str, Argument(metavar="DIR|URL", help="Reinforced dataset, or URL of a published one.")]

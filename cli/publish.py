@@ -31,12 +31,12 @@ def command(
 
     from reinforce.errors import UsageError
     from reinforce.sharing.publication import NAME as VALID
-    from reinforce.sharing.publication import PUBLICATION, Licences
+    from reinforce.sharing.publication import PUBLICATION, Licences, name_of
     from reinforce.sharing.publish import list_pack, list_publication, publish
     from reinforce.sharing.publish_pack import publish_pack
     from reinforce.sources.pack_manifest import PACK
 
-    called = name if name is not None else re.sub(r"[^a-z0-9._-]+", "-", to.rstrip("/").rpartition("/")[2].lower())
+    called = name if name is not None else name_of(to)
     if not re.fullmatch(VALID, called):
         raise UsageError(
             f"{called!r} is no name of a data set.", expected="a-z, 0-9, dot, dash and underscore", fix="--name NAME"

@@ -13,7 +13,7 @@ NAME = "show"
 
 
 def command(
-    root: o.Dataset,
+    root: o.AnyDataset,
     data: Annotated[str, typer.Option(help="The images that the labels were generated from.")],
     sample: Annotated[str, typer.Option(help="Key of the sample: its path in the source, without suffix.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
@@ -25,10 +25,12 @@ def command(
     from reinforce.files import writing
     from reinforce.replay.contact_sheet import contact_sheet
     from reinforce.replay.dataset import ReinforcedDataset
+    from reinforce.sharing.cached import with_sample
+    from reinforce.sources.location import is_remote
 
     if out.suffix != ".png":
         raise UsageError(f"{out} is no PNG file.", expected="--out NAME.png")
-    dataset = ReinforcedDataset(root, data, check=False)
+    dataset = ReinforcedDataset(with_sample(root, sample) if is_remote(root) else root, data, check=False)
     image = contact_sheet(dataset, sample, views, top)
     with writing(out):
         image.save(out)

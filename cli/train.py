@@ -138,10 +138,12 @@ def _say_what_is_shown(config: TrainConfig) -> None:
     """Print a note if the student's pixels are not exactly those that the teacher saw."""
     from reinforce.labels.label_kind import kind_of
     from reinforce.store.store import MANIFEST, read_manifest
+    from reinforce.train.training_data import labels_here
 
-    if config.labels is None or config.mode != "replay" or not (Path(config.labels) / MANIFEST).exists():
+    labels = labels_here(config)
+    if labels is None or config.mode != "replay" or not (Path(labels) / MANIFEST).exists():
         return
-    settings = read_manifest(Path(config.labels)).settings
+    settings = read_manifest(Path(labels)).settings
     if note := kind_of(settings.codec).note:
         typer.echo(note)
     elif settings.origin:

@@ -16,7 +16,12 @@ NAME = "verify"
 
 
 def command(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Reinforced dataset, or a folder that `reinforce pack` made.")],
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|URL", help="Reinforced dataset, also a published one, or a folder that `reinforce pack` made."
+        ),
+    ],
     data: Annotated[str | None, typer.Option(help="Images of the dataset: hash each one and replay the stored probes.")] = None,
     views: Annotated[
         str, typer.Option(metavar="N|all", help="Also replay stripes with so many views, and compare every byte.")
@@ -38,6 +43,8 @@ def command(
     from reinforce.errors import UsageError
     from reinforce.packs.open_labels import open_pack
     from reinforce.packs.packed_store import PackedStore
+    from reinforce.sharing.cached import fetched
+    from reinforce.sources.location import is_remote
     from reinforce.sources.pack_manifest import PACK
     from reinforce.store.store import MANIFEST
     from reinforce.verification.verify import verify_labels, verify_pixels, verify_store
@@ -46,6 +53,7 @@ def command(
     if not (views == "all" or (views.isdecimal() and len(views) < 19)):
         raise UsageError(f"--views {views} is not possible.", expected="a number of views, or all")
     count = None if views == "all" else int(views)
+    root = Path(given) if not is_remote(given) else fetched(given, on_progress=Progress("fetch", "bytes", quiet=as_json))
     shown: dict[str, Progress] = {}
 
     def on_progress(name: str, done: int, total: int) -> None:

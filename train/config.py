@@ -39,7 +39,8 @@ class LabelsConfig:
     """The teacher's labels, and how the student learns from them."""
 
     labels: str | Path | None = Field(
-        default=None, description="Reinforced dataset; not needed where --data is shards that have labels."
+        default=None,
+        description="Reinforced dataset, or URL of a published one; not needed where --data is shards that have labels.",
     )
     mode: Mode = Field(
         default="replay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import CropLabels, DrawnLabels, HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
+from reinforce.sharing.cached import fetched, is_published
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source, check_outside
 from reinforce.store.label_store import LabelStore
@@ -66,6 +68,19 @@ def open_training_data(config: TrainConfig) -> TrainingData:
     return TrainingData(source, store, _policy(config, store), size, views, class_names)
 
 
+def labels_here(config: TrainConfig) -> str | Path | None:
+    """The value of `--labels`; labels that were published at a URL are fetched first, as far as the run needs them.
+
+    Raises:
+        ReinforceError: they cannot be fetched, or are not what was published.
+    """
+    labels = config.labels
+    if labels is None or not is_published(str(labels)):
+        return labels
+    # A map is one label per image, and modes other than replay read nothing but the table of samples.
+    return fetched(str(labels), views=config.views if config.mode == "replay" else 1)
+
+
 def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Validation]:
     """Validation sets by the prefix of their metrics; the prefix of the main set is empty."""
     folders = {**({"": config.val} if config.val is not None else {}), **{f"{k}_": v for k, v in config.more_val.items()}}
@@ -88,7 +103,8 @@ def open_validations(config: TrainConfig, data: TrainingData) -> dict[str, Valid
 def _store(config: TrainConfig, source: Source) -> LabelStore | None:
     in_shards = config.mode == "replay" and source.has_labels
     if config.labels is not None or in_shards:
-        store = packed(source) if config.labels is None else open_labels(config.labels, source)
+        labels = labels_here(config)
+        store = packed(source) if labels is None else open_labels(labels, source)
         if config.policy is not None and not store.kind.of_any_crop:
             raise UsageError(
                 "--policy is given beside --labels.", expected="one of them: the labels belong to their own policy"

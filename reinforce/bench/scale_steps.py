@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from reinforce.generation.block_labels import block_samples
-from reinforce.generation.engine import Execution
+from reinforce.generation.engine import Execution, planned
 from reinforce.generation.generate import generate
 from reinforce.labels.codecs import NAMED_CODECS
 from reinforce.packs.open_labels import packed
@@ -37,12 +37,11 @@ from reinforce.sharing.pull import pull
 from reinforce.sources.open_source import open_source
 from reinforce.sources.shards import Shards
 from reinforce.sources.source import Source
-from reinforce.store.block import Block, block_path
-from reinforce.store.block_notes import take_notes
+from reinforce.store.block import block_path
+from reinforce.store.folder_place import FolderPlace
 from reinforce.store.store import Store
 from reinforce.teachers.teacher import Teacher
 from reinforce.verification.verify import require, verify_store
-from reinforce.views.layout import pixel_spec
 from reinforce.views.policy_text import parse_policy
 from reinforce.views.seeds import choice_rng
 
@@ -128,7 +127,7 @@ def copied(root: Path) -> Said:
     source = open_source(f"{root}/images")
     about = _about(root)
     settings = settings_of(source, about["block_size"])
-    made, spec = about["generated"] // about["block_size"], pixel_spec(settings.policy, SIZE)
+    made = about["generated"] // about["block_size"]
     for number in range(made, settings.num_blocks - 1):
         path, samples = block_path(root / "labels", number), block_samples(settings, number)
         if path.is_dir():
@@ -137,8 +136,7 @@ def copied(root: Path) -> Said:
         chunk = path / "sha256" / "c" / "0" / "0"
         chunk.unlink()
         chunk.write_bytes(b"".join(hashlib.sha256(source.read(s)).digest() for s in samples.tolist()))
-        block = Block(path, len(samples), VIEWS, len(spec.fields), settings.stripe_views)
-        take_notes(root / "labels", number, block, [source.label(s) for s in samples.tolist()], settings)
+        next(FolderPlace(root / "labels").notes([planned(source, settings, number)]))
     return {}
 
 

@@ -13,13 +13,10 @@ from contextlib import closing
 from itertools import chain
 
 from reinforce.errors import DeadWorkerError
-from reinforce.generation.block_labels import block_items, block_samples, label_block, most_views
+from reinforce.generation.block_labels import block_items, label_block, most_views
 from reinforce.generation.engine import Work
-from reinforce.store.block import Block, block_path, write_block
-from reinforce.store.block_notes import take_notes
 from reinforce.teachers.fitting import Fitting
 from reinforce.teachers.teacher import labeller_of
-from reinforce.views.layout import pixel_spec
 from reinforce.views.pixels import SampleViews, ViewMaker, ViewRange, views_loader
 
 
@@ -55,7 +52,7 @@ class BlockStream:
             self._make(chain(again, self.blocks))
 
     def _make(self, blocks: Iterator[int]) -> None:
-        source, _, settings, out, execution, _ = self.work
+        source, _, settings, place, execution, _ = self.work
         asked: deque[ViewRange] = deque()
 
         def items() -> Iterator[ViewRange]:
@@ -77,13 +74,6 @@ class BlockStream:
             for first in stream:
                 block = self.open[0]
                 data = label_block(chain([first], stream), block, self.labeller, settings, execution.batch_size)
-                write_block(out, block, data)
-                self._note(block)
+                place.commit(self.work.planned(block), data)
                 self.open.popleft()
                 self.on_block(block)
-
-    def _note(self, number: int) -> None:
-        source, settings, out = self.work.source, self.work.settings, self.work.out
-        samples, columns = block_samples(settings, number), len(pixel_spec(settings.policy, settings.size).fields)
-        block = Block(block_path(out, number), len(samples), settings.views, columns, settings.stripe_views)
-        take_notes(out, number, block, [source.label(s) for s in samples.tolist()], settings)

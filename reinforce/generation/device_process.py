@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from reinforce.memory import keep_freed_memory, out_of_memory
 from reinforce.orphan import end, end_with_parent
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
+from reinforce.store.place import Place
 from reinforce.teachers.shared_teacher import attach, mapped
 from reinforce.teachers.teacher import Teacher
 
@@ -35,7 +35,7 @@ class Orders(NamedTuple):
 
     source: Source
     settings: Settings
-    out: Path
+    place: Place
     execution: Execution
     skeleton: Teacher
     device: str
@@ -72,7 +72,7 @@ def _serve(parent: _Parent, weights: int) -> None:
     os.close(weights)
     teacher.move(device)
     execution = dataclasses.replace(orders.execution, devices=(orders.device,))
-    work = Work(orders.source, teacher, orders.settings, orders.out, execution)
+    work = Work(orders.source, teacher, orders.settings, orders.place, execution)
 
     def claimed() -> Iterator[int]:
         while True:

@@ -28,7 +28,6 @@ from reinforce.files import Progress
 from reinforce.generation.block_labels import block_samples
 from reinforce.generation.device_process import Orders
 from reinforce.generation.engine import Work
-from reinforce.store.block import committed_blocks
 from reinforce.teachers.shared_teacher import SharedTeacher, not_sent
 
 RESTARTS = 3
@@ -112,7 +111,7 @@ class DeviceProcesses:
         orders = Orders(
             source=work.source,
             settings=work.settings,
-            out=work.out.absolute(),
+            place=work.place,
             execution=work.execution,
             skeleton=self.teacher.skeleton,
             device=devices[number],
@@ -168,7 +167,7 @@ class DeviceProcesses:
         del self.processes[process.connection]
         _stop(process)
         code, name = process.running.returncode, self.names[process.number]
-        there = committed_blocks(self.work.out)
+        there = self.work.committed()
         kept = [block for block in process.claimed if block in there]  # it died between the commit and its report
         self.done += sum(len(block_samples(self.work.settings, block)) for block in kept)
         back = sorted(process.claimed - there)

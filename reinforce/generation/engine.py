@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from reinforce.files import Progress
+from reinforce.generation.block_labels import block_samples
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
+from reinforce.store.place import Place, Planned
 from reinforce.teachers.teacher import Teacher
 
 AS_SUITS = -1
@@ -46,14 +47,27 @@ Rates = Callable[[dict[str, float]], None]
 
 
 class Work(NamedTuple):
-    """What blocks are made from, and where they go; `on_rates` is called before progress is told."""
+    """What blocks are made from, and the place where they go; `on_rates` is called before progress is told."""
 
     source: Source
     teacher: Teacher
     settings: Settings
-    out: Path
+    place: Place
     execution: Execution
     on_rates: Rates = lambda rates: None
+
+    def planned(self, block: int) -> Planned:
+        """One of its blocks."""
+        return planned(self.source, self.settings, block)
+
+    def committed(self) -> set[int]:
+        """Numbers of the blocks that are there."""
+        return self.place.committed(self.settings)
+
+
+def planned(source: Source, settings: Settings, block: int) -> Planned:
+    """A block of the data set that these settings make from this source."""
+    return Planned(block, [source.label(s) for s in block_samples(settings, block).tolist()], settings)
 
 
 class Engine(ABC):

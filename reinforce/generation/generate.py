@@ -10,22 +10,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from reinforce.errors import BusyError, Interrupted, StoreError, UsageError
-from reinforce.files import Progress, check_output, write_atomic, write_once, writing
+from reinforce.files import Progress
 from reinforce.generation.block_labels import block_samples
 from reinforce.generation.engine import Execution, Rates, Work
 from reinforce.generation.engines import engine_of
 from reinforce.generation.finish import finish
 from reinforce.generation.resume import check_same_pixels
-from reinforce.generation.share import Share, writing_share
-from reinforce.locks import only_writer
+from reinforce.generation.share import Share
 from reinforce.settings import Settings, to_json
 from reinforce.sources.source import Source, check_outside
-from reinforce.store.block import committed_blocks, remove_staging
-from reinforce.store.block_notes import NOTES, remove_notes
+from reinforce.store.folder_place import FolderPlace
 from reinforce.store.listed import check_list_fits
 from reinforce.store.manifest import Job, Manifest, check_same_settings
+from reinforce.store.place import Place
 from reinforce.store.probes import environment
-from reinforce.store.store import JOB, MANIFEST, read_job, read_manifest
+from reinforce.store.store import JOB, MANIFEST
 from reinforce.store.zarr_layout import MAX_PARAMS_BYTES
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.layout import pixel_spec
@@ -44,7 +43,7 @@ def generate(
     source: Source,
     teacher: Teacher,
     settings: Settings,
-    out: Path,
+    out: Path | Place,
     execution: Execution | None = None,
     on_progress: Progress = lambda done, total: None,
     on_rates: Rates = lambda rates: None,
@@ -55,7 +54,7 @@ def generate(
         source: The images; their index must be the one in `settings`.
         teacher: Gives float32 `[B, C]` for uint8 `[B, 3, H, W]`.
         settings: What to make.
-        out: Directory to write; may hold an interrupted run of the same settings.
+        out: Folder to write, or another place; may hold an interrupted run of the same settings.
         execution: Engine, devices, batch size and workers.
         on_progress: Called after each sample with samples done and in all; existing blocks count as done.
         on_rates: Called, before progress is told, with the images per second of each device, where there are several.
@@ -67,7 +66,7 @@ def generate(
         StoreError: `out` holds something else, or the disk is full.
         Interrupted: Ctrl-C.
     """
-    work = Work(source, teacher, settings, out, execution or Execution(), on_rates)
+    work = Work(source, teacher, settings, _place(out), execution or Execution(), on_rates)
     made = _run(work, None, on_progress)
     assert made is not None
     return made
@@ -77,7 +76,7 @@ def generate_share(
     source: Source,
     teacher: Teacher,
     settings: Settings,
-    out: Path,
+    out: Path | Place,
     share: Share,
     execution: Execution | None = None,
     on_progress: Progress = lambda done, total: None,
@@ -89,7 +88,7 @@ def generate_share(
         source: As of `generate`, and so are all the others.
         teacher: As of `generate`.
         settings: As of `generate`.
-        out: A folder that all jobs see.
+        out: A folder that all jobs see, or another place.
         share: Which blocks.
         execution: As of `generate`.
         on_progress: Called with the samples of this share that are done, and all of them.
@@ -99,29 +98,32 @@ def generate_share(
         The manifest if the data set is complete now; None: other shares have blocks to make, or another job is finishing it.
 
     Raises:
-        BusyError: another job has the same share, or the plain command is writing `out`.
+        BusyError: another job has the same share, or the plain command is writing `out`; an object store cannot tell, and
+            then both make the same bytes.
         ReinforceError: as of `generate`.
     """
-    return _run(Work(source, teacher, settings, out, execution or Execution(), on_rates), share, on_progress)
+    return _run(Work(source, teacher, settings, _place(out), execution or Execution(), on_rates), share, on_progress)
+
+
+def _place(out: Path | Place) -> Place:
+    return out if isinstance(out, Place) else FolderPlace(out)
 
 
 def _run(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
     engine_of(work.execution.engine).require(work.execution)  # before anything is written
-    out = work.out
-    check_outside(work.source, out)
+    place = work.place
+    check_outside(work.source, place.name)
     _check_params_fit(work.settings)
     check_list_fits(work.settings)
-    with writing(out):
-        check_output(out, marks=(MANIFEST, JOB), allowed=("blocks", NOTES))
-        (out / "blocks").mkdir(parents=True, exist_ok=True)
-        try:
-            with writing_share(out, share):
-                return _run_locked(work, share, on_progress)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "Generation was interrupted; committed blocks are kept.",
-                fix="the same command continues with the missing blocks",
-            ) from None
+    place.prepare()
+    try:
+        with place.locked(None if share is None else f"{share.number}-of-{share.of}"):
+            return _run_locked(work, share, on_progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Generation was interrupted; committed blocks are kept.",
+            fix="the same command continues with the missing blocks",
+        ) from None
 
 
 def _check_params_fit(settings: Settings) -> None:
@@ -138,72 +140,69 @@ def _check_params_fit(settings: Settings) -> None:
 
 
 def _run_locked(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
-    source, settings, out = work.source, work.settings, work.out
-    if (out / MANIFEST).exists() and (manifest := _complete(settings, out, share)) is not None:
+    source, settings, place = work.source, work.settings, work.place
+    if (manifest := place.manifest()) is not None and _complete(manifest, settings, place, share):
         return manifest
-    job = _job(settings, out)
+    job = _job(settings, place)
     if share is None:
-        remove_staging(out)
-    check_same_pixels(source, settings, job.environment, out)
+        place.tidy(complete=False)
+    check_same_pixels(source, settings, job.environment, place)
     every = list(range(settings.num_blocks))
     mine = every if share is None else share.blocks_of(every)
-    missing = sorted(set(mine) - committed_blocks(out))
+    missing = sorted(set(mine) - work.committed())
     others = len(source) - sum(len(block_samples(settings, block)) for block in mine)
     # Of a share, the samples of other shares count neither as done nor as to be done.
     engine_of(work.execution.engine).make_blocks(work, missing, lambda done, total: on_progress(done - others, total - others))
     if share is None:
-        remove_staging(out)  # of processes and nodes that were lost
-        return finish(source, settings, job.environment, out)
-    if set(every) - committed_blocks(out):
+        place.tidy(complete=False)  # of processes and nodes that were lost
+        return finish(source, settings, job.environment, place)
+    if set(every) - work.committed():
         return None
     try:
-        with only_writer(out):
-            remove_staging(out)
-            complete = (out / MANIFEST).exists()  # another share may just have finished it
-            return read_manifest(out) if complete else finish(source, settings, job.environment, out)
+        with place.finishing():
+            place.tidy(complete=False)
+            # Another share may just have finished it.
+            return place.manifest() or finish(source, settings, job.environment, place)
     except BusyError:
         return None
 
 
-def _complete(settings: Settings, out: Path, share: Share | None) -> Manifest | None:
-    """The manifest, if nothing is missing; else the folder becomes an unfinished one."""
-    manifest = read_manifest(out)
+def _complete(manifest: Manifest, settings: Settings, place: Place, share: Share | None) -> bool:
+    """Whether nothing is missing of a data set that was complete; else it becomes an unfinished one."""
     if manifest.part_of is not None:
         raise StoreError(
-            f"{out} is a part of another data set.",
+            f"{place.name} is a part of another data set.",
             expected="a data set that was generated here",
             fix="`reinforce pull` fetches the rest; or choose another --out",
         )
-    check_same_settings(manifest.settings, settings, str(out))
-    if set(range(settings.num_blocks)) <= committed_blocks(out):
-        (out / JOB).unlink(missing_ok=True)  # it is left over if the last run was killed just before its end
-        remove_notes(out)
-        return manifest
+    check_same_settings(manifest.settings, settings, place.name)
+    if set(range(settings.num_blocks)) <= place.committed(settings):
+        place.tidy(complete=True)
+        return True
     # Someone removed a damaged block: the data set is not complete any more, and that block is made again.
     if share is not None:
         raise StoreError(
-            f"{out} is complete, but blocks are missing.",
+            f"{place.name} is complete, but blocks are missing.",
             cause="a damaged block was removed",
             fix="the same command without --share makes it again",
         )
-    write_atomic(out / JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
-    (out / MANIFEST).unlink()
-    return None
+    place.reopen(manifest)
+    return False
 
 
-def _job(settings: Settings, out: Path) -> Job:
+def _job(settings: Settings, place: Place) -> Job:
     """The settings of this run, as they were written down when it began."""
-    job = read_job(out)
+    job = place.job()
     if job is None:
-        if committed_blocks(out):
+        if place.committed(settings):
             raise StoreError(
-                f"{out} has blocks, and nothing that says what they are.",
+                f"{place.name} has blocks, and nothing that says what they are.",
                 expected=f"{JOB} or {MANIFEST} beside them",
                 cause="a file was removed",
                 fix="choose another --out",
             )
-        write_once(out / JOB, to_json(Job(settings=settings, environment=environment())).encode())
-        job = read_job(out)
+        place.write_once(JOB, to_json(Job(settings=settings, environment=environment())).encode())
+        job = place.job()
         assert job is not None
-    check_same_settings(job.settings, settings, str(out))
+    check_same_settings(job.settings, settings, place.name)
     return job

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from reinforce.errors import ReplayError, SourceError, StoreError, TeacherError
-from reinforce.files import read_small, remove
+from reinforce.errors import ReinforceError, ReplayError, SourceError, StoreError, TeacherError, first_line
 from reinforce.generation.engine import Work
 from reinforce.store.manifest import Environment
+from reinforce.store.place import Place
 from reinforce.store.probes import environment, pixels_differ
 from reinforce.views.pixels import ViewMaker, ViewRange, pixel_crc
 from reinforce.views.status import Status
@@ -69,13 +68,11 @@ def probes_of(work: Work) -> list[Probe]:
 def expected(work: Work) -> Iterator[Expected]:
     """What all machines must see, as this one sees it; a file lies in the folder while the context lasts."""
     token = f".seen-{uuid4().hex}"
-    path = _token(work.out, token)
     try:
-        path.write_text(token)
+        work.place.write(_token(token), token.encode())
         yield Expected(probes_of(work), environment(), token)
     finally:
-        for left in work.out.glob(f"{token}*"):
-            remove(left)
+        work.place.remove(token)
 
 
 def prove(work: Work, wanted: Expected, node: str) -> str:
@@ -98,46 +95,46 @@ def prove(work: Work, wanted: Expected, node: str) -> str:
     _check_teacher(work, node)
     for mine, theirs in zip(probes_of(work), wanted.probes, strict=True):
         _check_probe(mine, theirs, wanted.environment, work, node)
-    if _content(_token(work.out, wanted.token)) != wanted.token:
-        raise _other_folder(node, work.out, "a folder without the file that this run wrote there")
+    if _content(work.place, wanted.token) != wanted.token:
+        raise _other_place(node, work.place, "a place without the file that this run wrote there")
     answer = f"{wanted.token}-{uuid4().hex}"
     try:
-        _token(work.out, answer).write_text(answer)
-    except OSError as error:
-        raise _other_folder(node, work.out, f"a folder that it cannot write: {error.strerror or error}") from None
+        work.place.write(_token(answer), answer.encode())
+    except (OSError, StoreError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise _other_place(node, work.place, f"a place that it cannot write: {why}") from None
     return answer
 
 
-def check_answer(out: Path, answer: str, node: str) -> None:
-    """Check, where the run was started, that the answer of a machine has come to the same folder.
+def check_answer(place: Place, answer: str, node: str) -> None:
+    """Check, where the run was started, that the answer of a machine has come to the same place.
 
     Raises:
         StoreError: it has not.
     """
-    if _content(_token(out, answer)) != answer:
-        raise _other_folder(node, out, "a folder from which nothing comes here, such as a copy")
+    if _content(place, answer) != answer:
+        raise _other_place(node, place, "a place from which nothing comes here, such as a copy")
 
 
-def _token(out: Path, name: str) -> Path:
-    return out / f"{name}.partial"  # an ending that leftovers of killed writers have
+def _token(name: str) -> str:
+    return f"{name}.partial"  # an ending that leftovers of killed writers have
 
 
-def _content(path: Path) -> str | None:
+def _content(place: Place, name: str) -> str | None:
     for look in range(_LOOKS):
         time.sleep(_PAUSE_S if look else 0)
-        try:
-            return read_small(path).decode()
-        except (OSError, ValueError):
-            continue
+        with suppress(OSError, ReinforceError):
+            if (content := place.read(_token(name))) is not None:
+                return content.decode(errors="replace")
     return None
 
 
-def _other_folder(node: str, out: Path, found: str) -> StoreError:
+def _other_place(node: str, place: Place, found: str) -> StoreError:
     return StoreError(
         f"Node {node} does not see --out.",
         found=found,
-        expected=f"{out}, one folder for all nodes",
-        fix="a file server that is mounted at the same path on all nodes",
+        expected=f"{place.name}, one place for all nodes",
+        fix="a file server that is mounted at the same path on all nodes, or s3://BUCKET/PATH, with credentials on all of them",
     )
 
 

@@ -82,7 +82,7 @@ class RayActor:
             device, workers = torch.device(orders.device), orders.execution.workers
             workers = default_workers(device, self.beside) if workers == AS_SUITS else workers
             execution = dataclasses.replace(orders.execution, devices=(), workers=workers)
-            work = Work(orders.source, attach(orders.skeleton, memory), orders.settings, orders.out, execution)
+            work = Work(orders.source, attach(orders.skeleton, memory), orders.settings, orders.place, execution)
             answer = prove(work, wanted, self.node)
         except ReinforceError as error:
             return error

@@ -23,7 +23,6 @@ from reinforce.generation.engine import Work
 from reinforce.generation.proof import check_answer, expected
 from reinforce.generation.ray_actor import CALLS, Failure, RayActor
 from reinforce.generation.ray_nodes import Node, Seat, needs_of, nodes_of, not_started
-from reinforce.store.block import committed_blocks
 from reinforce.teachers.shared_teacher import SharedTeacher, mapped, not_sent
 
 SILENT_S = 60.0
@@ -91,7 +90,7 @@ class RayBlocks:
                 Orders(
                     source=work.source,
                     settings=work.settings,
-                    out=work.out.absolute(),
+                    place=work.place,
                     execution=work.execution,
                     skeleton=teacher.skeleton,
                     device=self.needs.device,
@@ -211,7 +210,7 @@ class RayBlocks:
         try:
             if isinstance(told, ReinforceError):
                 raise told
-            check_answer(self.work.out, told, seat.node.name)
+            check_answer(self.work.place, told, seat.node.name)
         except ReinforceError as error:
             self._refuse(seat, error)
             return
@@ -238,7 +237,7 @@ class RayBlocks:
 
     def _not_there(self, blocks: set[int]) -> list[int]:
         """Those of some blocks that were not committed before their process ended, the last first; the others are made."""
-        there = committed_blocks(self.work.out)
+        there = self.work.committed()
         for block in blocks & there:
             self._count(block)
         return sorted(blocks - there, reverse=True)

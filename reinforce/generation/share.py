@@ -7,14 +7,9 @@ other; the plain command has the lock of the whole folder. Whoever holds one of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from reinforce.errors import UsageError
-from reinforce.files import is_lock
-from reinforce.locks import check_not_held, only_writer
 
 _MOST = 1_000_000
 
@@ -48,22 +43,3 @@ class Share(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
-
-
-@contextmanager
-def writing_share(out: Path, share: Share | None) -> Iterator[None]:
-    """Hold the lock of a share, or, without one, of the whole folder.
-
-    Raises:
-        BusyError: another process has the same share, or one has the whole folder while the other has a share.
-    """
-    if share is None:
-        with only_writer(out):
-            for path in sorted(out.iterdir()):
-                if path.name.startswith(".share-") and is_lock(path.name):
-                    check_not_held(out, path)
-            yield
-    else:
-        with only_writer(out, out / f".share-{share.number}-of-{share.of}.lock"):
-            check_not_held(out, out / ".lock")
-            yield

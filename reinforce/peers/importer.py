@@ -20,7 +20,7 @@ import numpy as np
 from reinforce.errors import ImageError, StoreError
 from reinforce.files import Progress, check_output, writing
 from reinforce.locks import new_folder
-from reinforce.orphan import end_with_parent
+from reinforce.orphan import end_with_parent, interrupts_held
 from reinforce.peers.exactness import SAMPLES, Apart, compare, summary
 from reinforce.peers.places import Matched
 from reinforce.peers.reader import Reader, reading
@@ -152,7 +152,7 @@ def _write(matched: Matched, out: Path, samples: Iterator[tuple[int, _Done]], on
         write_block(out, number, _cut(data, rows))
         samples = np.array(ordered[number * BLOCK_SIZE :])
         reader_ = Block(block_path(out, number), rows, settings.views, len(spec.fields), settings.stripe_views)
-        table.fill(number, samples, reader_)
+        table.fill(number, samples, reader_.sample_columns(), reader_.reasons)
         statistics += sums_of(reader_, [labels[s] for s in samples.tolist()], settings)
         data = None
 
@@ -231,7 +231,8 @@ def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int
     with _telling_of_dead_processes(), ProcessPoolExecutor(workers, initializer=_begin, initargs=(work,)) as pool:
         waiting: deque[tuple[int, Future[_Done]]] = deque()
         for position, content in places:
-            waiting.append((position, pool.submit(_go, position, content)))
+            with interrupts_held():  # the first call starts the processes
+                waiting.append((position, pool.submit(_go, position, content)))
             if len(waiting) > 8 * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()

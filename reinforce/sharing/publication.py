@@ -90,6 +90,11 @@ class Known(Model):
     licences: Licences
 
 
+def name_of(location: str) -> str:
+    """The name that a data set at a location has if none is given: the last part of it."""
+    return re.sub(r"[^a-z0-9._-]+", "-", location.rstrip("/").rpartition("/")[2].lower()).lstrip("._-")[:96] or "labels"
+
+
 def bundle_path(block: int, stripe: int) -> str:
     """The path of a bundle at a location."""
     return f"blocks/{block:06d}.{stripe:03d}.zip"

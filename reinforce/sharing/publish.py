@@ -6,6 +6,7 @@ import datetime
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from reinforce.errors import StoreError, UsageError
 from reinforce.files import Progress, file_sha256
@@ -24,9 +25,10 @@ from reinforce.sharing.publication import (
     Publication,
     bundle_path,
 )
-from reinforce.sharing.target import open_target
+from reinforce.sharing.target import Target, open_target
 from reinforce.sources.pack_manifest import PACK, Pack
 from reinforce.store.block import block_path
+from reinforce.store.manifest import Manifest
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 
@@ -106,20 +108,51 @@ def publish(
             bundles.append(Bundle(block=block, stripe=stripe, sha256=_sha256(content), bytes=len(content)))
             target.put(bundles[-1].path, content)
         plain = {MANIFEST: (root / MANIFEST).read_bytes(), SAMPLES: (root / SAMPLES).read_bytes(), PREVIEW: preview(store)}
-        size = sum(map(len, plain.values())) + sum(b.bytes for b in bundles)
-        described = {path: plain[path] for path in (SAMPLES, PREVIEW)}
-        plain[CROISSANT] = croissant(manifest, name, licences, described, to, datetime.date.today().isoformat())
-        plain[CARD] = card(manifest, name, licences, size, to).encode()
-        for path, content in plain.items():
-            target.put(path, content)
-        files = {path: Entry(sha256=_sha256(content), bytes=len(content)) for path, content in plain.items()}
-        publication = Publication(name=name, licences=licences, files=files, bundles=bundles)
-        target.put(PUBLICATION, to_json(publication).encode())
+        publication = put_description(target, Description(name, licences, to, bundles), manifest, plain)
         on_progress(len(wanted), len(wanted))
         target.finish()
     except BaseException:
         target.abandon()
         raise
+    return publication
+
+
+class Description(NamedTuple):
+    """What a publisher says of a data set, and the bundles that were put.
+
+    Attributes:
+        name: Name of the data set, `[a-z0-9._-]`.
+        licences: Licences of labels, images and teacher.
+        location: Where it is published.
+        bundles: All of them.
+    """
+
+    name: str
+    licences: Licences
+    location: str
+    bundles: list[Bundle]
+
+
+def put_description(target: Target, about: Description, manifest: Manifest, plain: dict[str, bytes]) -> Publication:
+    """Put all files that are no bundles, `publication.json` last.
+
+    Args:
+        target: Where the bundles are already.
+        about: What card and Croissant metadata say.
+        manifest: Of the data set.
+        plain: Content of the manifest's file, the table of samples and the preview, by path.
+    """
+    name, licences, to, bundles = about
+    size = sum(map(len, plain.values())) + sum(b.bytes for b in bundles)
+    described = {path: plain[path] for path in (SAMPLES, PREVIEW)}
+    files = dict(plain)
+    files[CROISSANT] = croissant(manifest, name, licences, described, to, datetime.date.today().isoformat())
+    files[CARD] = card(manifest, name, licences, size, to).encode()
+    for path, content in files.items():
+        target.put(path, content)
+    entries = {path: Entry(sha256=_sha256(content), bytes=len(content)) for path, content in files.items()}
+    publication = Publication(name=name, licences=licences, files=entries, bundles=bundles)
+    target.put(PUBLICATION, to_json(publication).encode())
     return publication
 
 

@@ -184,7 +184,7 @@ def _pull_locked(
         done, fetched = done + bytes_, fetched + bytes_
         on_progress(done, todo)
 
-    fetch_all(jobs, [partial(_pull_block, location, wanted[block], inside, out) for block in missing], count)
+    fetch_all(jobs, [partial(fetch_block, location, wanted[block], inside, out) for block in missing], count)
     write_atomic(out / MANIFEST, final)
     (out / PULL).unlink()
     return Pulled(manifest, fetched, total)
@@ -197,8 +197,22 @@ def _leave_nothing(out: Path, created: bool) -> None:
             remove(out / name)
 
 
-def _pull_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:
-    """Fetch one block and commit it; returns the bytes fetched."""
+def fetch_block(location: str, bundles: list[Bundle], inside: dict[tuple[int, int], dict[str, str]], out: Path) -> int:
+    """Fetch one block, or some stripes of one, and commit it.
+
+    Args:
+        location: Folder or URL of the publication.
+        bundles: Those of the block.
+        inside: sha256 of the files in each bundle, by block and stripe, by path in the block.
+        out: Folder of the data set; it has a folder `blocks`.
+
+    Returns:
+        The bytes that were fetched.
+
+    Raises:
+        StoreError: a bundle does not have its published hash, or other files.
+        SourceError: it cannot be read.
+    """
     with replacing(block_path(out, bundles[0].block)) as staging:
         for bundle in bundles:
             with tempfile.TemporaryFile(dir=out) as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,6 +98,15 @@ class UrlTarget:
 
     def put(self, path: str, content: bytes) -> None:
         self._tried(lambda: self.fs.pipe_file(f"{self.base}/{path}", content))
+
+    def remove(self, path: str) -> None:
+        """Remove one file; one that is absent is no error."""
+
+        def gone() -> None:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(f"{self.base}/{path}")
+
+        self._tried(gone)
 
     def put_file(self, path: str, file: Path) -> None:
         self._tried(lambda: self.fs.put_file(str(file), f"{self.base}/{path}"))

@@ -70,8 +70,10 @@ class ImageFolder(Source):
     def where(self, index: int) -> str:
         return f"{self.location.rstrip('/')}/{self.places[index]}"
 
-    def looks_in(self, path: Path) -> bool:
-        return not is_remote(self.location) and path.resolve().is_relative_to(Path(self.location).resolve())
+    def looks_in(self, path: str | Path) -> bool:
+        if is_remote(self.location) or is_remote(str(path)):
+            return f"{path}/".startswith(f"{self.location.rstrip('/')}/")
+        return Path(path).resolve().is_relative_to(Path(self.location).resolve())
 
 
 def _local(root: str) -> tuple[list[str], list[str], list[str]]:

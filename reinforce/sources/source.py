@@ -121,7 +121,7 @@ class Source:
         """Where a sample is, as text for messages."""
         return f"{self.keys[index]} in {self.location}"
 
-    def looks_in(self, path: Path) -> bool:
+    def looks_in(self, path: str | Path) -> bool:
         """Whether what is written at `path` could be found as images or classes when the source is opened again."""
         return False
 
@@ -154,7 +154,7 @@ def index_sha256(class_names: Sequence[str], keys: Iterable[str], labels: Iterab
     return digest.hexdigest()
 
 
-def check_outside(source: Source, out: Path, option: str = "--data") -> None:
+def check_outside(source: Source, out: str | Path, option: str = "--data") -> None:
     """Refuse to write into the source: the folder that is written would be a class when the images are read again.
 
     Raises:

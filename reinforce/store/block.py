@@ -93,13 +93,18 @@ def write_block(root: Path, block: int, data: BlockData) -> None:
     path = block_path(root, block)
     try:
         with replacing(path, shared=True, synced=True) as staging:
-            _write_group(staging, data)
+            write_group(staging, data)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not path.is_dir():
             raise
 
 
-def _write_group(path: Path, data: BlockData) -> None:
+def write_group(path: Path, data: BlockData) -> None:
+    """Write the files of a block into a new folder, without syncing them.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
     samples, views, _ = data.params.shape
     reasons = {str(row): reason for row, reason in sorted(data.reasons.items())}
     group = zarr.create_group(path, zarr_format=3, attributes={"reinforce": {"reasons": reasons}})

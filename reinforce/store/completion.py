@@ -38,14 +38,20 @@ def write_manifest(
     """
     known = known or {}
     write_atomic(root / SAMPLES, table.to_parquet())
-    manifest = Manifest(
+    files = {path: known.get(path) or file_sha256(root / path) for path in list_files(root) if is_store_path(path)}
+    manifest = manifest_of(settings, env, table, statistics, files)
+    write_atomic(root / MANIFEST, to_json(manifest).encode())
+    Store(root)
+    return manifest
+
+
+def manifest_of(settings: Settings, env: Environment, table: Samples, statistics: LabelSums, files: dict[str, str]) -> Manifest:
+    """The manifest of a complete data set; `files`: sha256 of each file, by its path."""
+    return Manifest(
         settings=settings,
         environment=env,
         counts=Counts(**{s.name.lower(): int((table.status == s).sum()) for s in Status}),
         statistics=statistics.means(),
         params_fields=list(pixel_spec(settings.policy, settings.size).fields),
-        files={path: known.get(path) or file_sha256(root / path) for path in list_files(root) if is_store_path(path)},
+        files=dict(sorted(files.items())),
     )
-    write_atomic(root / MANIFEST, to_json(manifest).encode())
-    Store(root)
-    return manifest

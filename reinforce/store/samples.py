@@ -17,7 +17,6 @@ from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
 from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
 from reinforce.sources.table_guard import read_table
-from reinforce.store.block import Block
 from reinforce.views.decode import MAX_PIXELS
 from reinforce.views.status import Status
 
@@ -83,11 +82,18 @@ class Samples:
         digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
         return cls(texts(keys).array, hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
 
-    def fill(self, number: int, samples: np.ndarray, block: Block) -> None:
-        """Copy the sample columns of block `number` into the table, at the indices `samples`, int64 `[S]`."""
-        for name, values in block.sample_columns().items():
+    def fill(self, number: int, samples: np.ndarray, columns: dict[str, np.ndarray], reasons: dict[int, str]) -> None:
+        """Put the samples of block `number` into the table, at the indices `samples`, int64 `[S]`.
+
+        Args:
+            number: Of the block.
+            samples: Their indices, row by row.
+            columns: As of `Block.sample_columns`.
+            reasons: Why a sample is not ok, by its row.
+        """
+        for name, values in columns.items():
             getattr(self, name)[samples] = values
-        self.reasons.update({int(samples[row]): reason for row, reason in block.reasons.items()})
+        self.reasons.update({int(samples[row]): reason for row, reason in reasons.items()})
         self.block[samples], self.row[samples] = number, np.arange(len(samples))
 
     def to_parquet(self) -> bytes:

@@ -12,6 +12,7 @@ from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate, generate_share
 from reinforce.generation.share import Share
 from reinforce.sources.folder import ImageFolder
+from reinforce.store.place import Place
 from reinforce.teachers.open_teacher import load_teacher
 from reinforce.teachers.teacher import Teacher
 from reinforce.teachers.teacher_spec import TeacherSpec
@@ -22,7 +23,7 @@ SAMPLES, VIEWS, COLUMNS = 6, 16, 14
 """The shape of a block's params."""
 
 
-def generate_small(images: Path, weights: Path, out: Path, workers: int = 1, file_size: int | None = None) -> None:
+def generate_small(images: Path, weights: Path, out: Path | Place, workers: int = 1, file_size: int | None = None) -> None:
     """Four blocks of six samples. No file may be longer than `file_size` bytes, as if the disk were full."""
     source = ImageFolder.open(images)
     teacher = _teacher(weights)

@@ -44,8 +44,8 @@ class Meddling(Backwards):
     name = "meddling"
 
     def make_blocks(self, work: Work, missing: list[int], on_progress: Progress) -> None:
-        for block in committed_blocks(work.out):
-            shutil.rmtree(block_path(work.out, block))
+        for block in work.committed():
+            shutil.rmtree(block_path(Path(work.place.name), block))
         super().make_blocks(work, list(range(work.settings.num_blocks)), on_progress)
 
 

@@ -11,6 +11,7 @@ from reinforce.errors import ReinforceError, ReplayError, SourceError, StoreErro
 from reinforce.generation.engine import Execution, Work
 from reinforce.generation.proof import check_answer, expected, prove
 from reinforce.sources.folder import ImageFolder
+from reinforce.store.folder_place import FolderPlace
 from reinforce.teachers.teacher import Teacher
 from reinforce.views import pixels
 from reinforce.views.apply import apply
@@ -24,16 +25,16 @@ pytestmark = pytest.mark.unit
 def work(images: Path, teacher: Teacher, tmp_path: Path) -> Work:
     source = Local(**vars(ImageFolder.open(images)))
     (tmp_path / "out").mkdir()
-    return Work(source, teacher, make_settings(source, teacher), tmp_path / "out", Execution())
+    return Work(source, teacher, make_settings(source, teacher), FolderPlace(tmp_path / "out"), Execution())
 
 
 def test_the_same_machine_sees_the_same_and_nothing_stays(work: Work) -> None:
     with expected(work) as wanted:
         assert [probe.sample for probe in wanted.probes] == [0, 11, 23]
         assert len({probe.crc for probe in wanted.probes}) == 3
-        check_answer(work.out, prove(work, wanted, "a"), "a")
-        assert len(content(work.out)) == 2
-    assert not content(work.out)
+        check_answer(work.place, prove(work, wanted, "a"), "a")
+        assert len(content(Path(work.place.name))) == 2
+    assert not content(Path(work.place.name))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +69,18 @@ def test_a_node_with_another_folder(work: Work, tmp_path: Path) -> None:
     with expected(work) as wanted:
         (tmp_path / "empty").mkdir()
         with pytest.raises(StoreError, match=r"Node a does not see --out(.|\n)*without the file"):
-            prove(work._replace(out=tmp_path / "empty"), wanted, "a")
-        shutil.copytree(work.out, tmp_path / "copy")
-        answer = prove(work._replace(out=tmp_path / "copy"), wanted, "a")
+            prove(work._replace(place=FolderPlace(tmp_path / "empty")), wanted, "a")
+        shutil.copytree(work.place.name, tmp_path / "copy")
+        answer = prove(work._replace(place=FolderPlace(tmp_path / "copy")), wanted, "a")
         with pytest.raises(StoreError, match=r"Node a does not see --out(.|\n)*such as a copy"):
-            check_answer(work.out, answer, "a")
+            check_answer(work.place, answer, "a")
 
 
 def test_a_folder_that_cannot_be_written(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(self: Path, text: str) -> int:
+    def refused(self: Path, content: bytes) -> int:
         raise PermissionError(13, "Permission denied")
 
     with expected(work) as wanted:
-        monkeypatch.setattr(Path, "write_text", refused)
+        monkeypatch.setattr(Path, "write_bytes", refused)
         with pytest.raises(StoreError, match=r"cannot write: Permission denied"):
             prove(work, wanted, "a")

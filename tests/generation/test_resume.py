@@ -28,7 +28,7 @@ from tests.generation.generator import BLOCKS, COLUMNS, SAMPLES, VIEWS, generate
 
 pytestmark = pytest.mark.unit
 
-COMMITS = Point("reinforce.generation.block_stream:write_block", after=True)
+COMMITS = Point("reinforce.store.folder_place:write_block", after=True)
 WRITING = Point("zarr:Group.create_array", call=4)  # half of a block is there
 # Whatever lasts is written beside its place, synced, renamed and its folder synced: job.json, blocks, table, manifest.
 WRITTEN = Point("reinforce.files:_sync")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import BusyError, StoreError, UsageError
-from reinforce.generation import generate as stage_one
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate, generate_share
 from reinforce.generation.share import Share
@@ -17,6 +16,7 @@ from reinforce.locks import only_writer
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.block import block_path, committed_blocks
 from reinforce.store.block_notes import NOTES
+from reinforce.store.folder_place import FolderPlace
 from reinforce.store.store import JOB, MANIFEST
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
@@ -65,7 +65,7 @@ def test_who_may_write_while_another_does(images: Path, weights: Path, teacher: 
     out, source = tmp_path / "out", ImageFolder.open(images)
     settings = make_settings(source, teacher, block_size=6, views=16)  # those of `generator`
     busy = Execution(8, 0)
-    at = Point("reinforce.generation.block_stream:write_block", act="hold")
+    at = Point("reinforce.store.folder_place:write_block", act="hold")
     with Child(share_small, images, weights, out, "1/3", at=at) as job:
         job.wait_until_held()
         with pytest.raises(BusyError):
@@ -87,11 +87,11 @@ def test_only_one_job_finishes(images: Path, teacher: Teacher, tmp_path: Path, m
     settings = make_settings(source, teacher, block_size=12)
     assert generate_share(source, teacher, settings, out, Share(1, 2), ALONE) is None
 
-    def taken(folder: Path) -> object:
+    def taken(place: FolderPlace) -> object:
         raise BusyError("another job is finishing it")
 
     with monkeypatch.context() as busy:
-        busy.setattr(stage_one, "only_writer", taken)
+        busy.setattr(FolderPlace, "finishing", taken)
         assert generate_share(source, teacher, settings, out, Share(2, 2), ALONE) is None
     assert not (out / MANIFEST).exists()
     assert generate_share(source, teacher, settings, out, Share(2, 2), ALONE) is not None
@@ -103,8 +103,8 @@ def test_killed_shares_lose_no_block_and_leave_nothing_half(images: Path, weight
     points = [
         Point("reinforce.files:_sync"),
         Point("zarr:Group.create_array", call=4),
-        Point("reinforce.generation.block_stream:write_block", after=True),
-        Point("reinforce.generation.block_stream:take_notes"),
+        Point("reinforce.store.folder_place:write_block", after=True),
+        Point("reinforce.store.folder_place:take_notes"),
         Point("reinforce.store.completion:write_atomic", call=2),
     ]
     before: dict[int, object] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ def test_half_floats_that_sum_to_a_little_over_one_are_scaled(images: Path, tmp_
     options = ("--data", images, "--num-classes", 3, "--workers", 0, "--out", tmp_path / "out")
     assert cli("import", "imagenet-plus", files, *options)[0] == 0
     assert dense(Store(tmp_path / "out"), 0).min() >= 0
+
+
+@pytest.mark.process
+def test_an_interrupt_is_for_the_process_that_was_started_first(
+    images: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the kill harness: Ctrl-C goes to the whole group, and its processes said so in tracebacks."""
+    write_ml_dr(tmp_path / "labels.tar.gz", ImageFolder.open(images), False)
+    monkeypatch.setattr("reinforce.peers.importer.end_with_parent", lambda: os.kill(os.getpid(), signal.SIGINT))
+    options = ("--data", images, "--num-classes", 3, "--workers", 1, "--out", tmp_path / "out")
+    assert cli("import", "imagenet-plus", tmp_path / "labels.tar.gz", *options)[0] == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 @pytest.mark.process
