@@ -26,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_training_fetches_the_stripes_that_it_needs(
@@ -88,7 +88,7 @@ def test_what_is_there_is_shown_verified_and_drawn(
         assert cli("show", whole, "--data", images, "--sample", key, "--out", tmp_path / "here.png")[0] == 0
         assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
         code, _, said = cli("show", served.url, "--data", images, "--sample", "no such", "--out", tmp_path / "x.png")
-        assert (code, "no such" in said) == (1, True)
+        assert (code, "no such" in said) == (2, True)
 
         code, said, _ = cli("verify", served.url, "--data", images, "--views", "all")
         assert (code, "FAILED" in said) == (0, False)

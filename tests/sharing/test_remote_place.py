@@ -180,3 +180,14 @@ def test_a_server_that_is_away_ends_it(images: Path, teacher: Teacher, monkeypat
     source = ImageFolder.open(images)
     with pytest.raises(SourceError, match="s3://nowhere/x"):
         generate(source, teacher, small(source, teacher), RemotePlace("s3://nowhere/x"), ALONE)
+
+
+def test_ray_puts_blocks_there(bucket: str, images: Path, weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    given = ("--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 3)
+    line = ("generate", *given, "--block-size", 6, "--device", "cpu", "--batch-size", 16)
+    done = run_cli(*line, "--engine", "ray", "--ray-address", "local", "--out", f"{bucket}/ray")
+    assert done.returncode == 0, done.stderr
+    assert run_cli(*line, "--workers", 0, "--out", tmp_path / "whole").returncode == 0
+    assert pulled(f"{bucket}/ray", tmp_path / "back") == content(tmp_path / "whole")
+    assert not [name for name in names(f"{bucket}/ray") if name.startswith(".")], "no tokens of nodes stay"
