@@ -14,7 +14,8 @@ from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import CropLabels, DrawnLabels, HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
-from reinforce.sharing.cached import fetched, is_published
+from reinforce.sharing.cached import fetched
+from reinforce.sharing.published import is_published
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source, check_outside
 from reinforce.store.label_store import LabelStore

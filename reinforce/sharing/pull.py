@@ -6,13 +6,11 @@ the same command fetches the blocks that are missing.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -33,11 +31,11 @@ from reinforce.locks import only_writer
 from reinforce.settings import read_model, to_json
 from reinforce.sharing.bundle import files_by_bundle, unpack_bundle
 from reinforce.sharing.fetch import differs, fetch_all, fetch_pieces, fetch_small
-from reinforce.sharing.part import check_bundles, part_of
-from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, PUBLICATION, Bundle, Publication
+from reinforce.sharing.part import part_of
+from reinforce.sharing.publication import CARD, CROISSANT, PREVIEW, Bundle
+from reinforce.sharing.published import Published, check_samples, published
 from reinforce.store.block import block_path, committed_blocks, remove_staging
 from reinforce.store.manifest import Manifest
-from reinforce.store.samples import Samples
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
 
 PULL = "pull.json"
@@ -97,16 +95,9 @@ def pull(
         Interrupted: Ctrl-C; what was fetched is kept.
     """
     location = location.rstrip("/")
-    text = fetch_small(f"{location}/{PUBLICATION}", None)
-    digest = hashlib.sha256(text).hexdigest()
-    if expected is not None and digest != expected:
-        raise differs(PUBLICATION, digest, expected)
-    publication = read_model(Publication, text, PUBLICATION)
-    manifest_text = fetch_small(f"{location}/{MANIFEST}", publication.files[MANIFEST])
-    whole = read_model(Manifest, manifest_text, MANIFEST)
-    check_bundles(whole, publication)
-    manifest = part_of(whole, hashlib.sha256(manifest_text).hexdigest(), views, blocks)
-    state = PullState(publication_sha256=digest, views=manifest.settings.views, blocks=manifest.blocks)
+    there = published(location, expected)
+    manifest = part_of(there.manifest, there.manifest_sha256, views, blocks)
+    state = PullState(publication_sha256=there.digest, views=manifest.settings.views, blocks=manifest.blocks)
     with writing(out):
         check_output(out, marks=(MANIFEST, PULL), allowed=("blocks",))
         created, new = not (out / PULL).exists() and not (out / MANIFEST).exists(), not out.exists()
@@ -114,7 +105,7 @@ def pull(
         try:
             with only_writer(out):
                 try:
-                    return _pull_locked(location, publication, whole, manifest, manifest_text, state, out, jobs, on_progress)
+                    return _pull_locked(location, there, manifest, state, out, jobs, on_progress)
                 except StoreError:
                     _leave_nothing(out, created)
                     raise
@@ -126,15 +117,14 @@ def pull(
 
 def _pull_locked(
     location: str,
-    publication: Publication,
-    whole: Manifest,
+    there: Published,
     manifest: Manifest,
-    manifest_text: bytes,
     state: PullState,
     out: Path,
     jobs: int,
     on_progress: Progress,
 ) -> Pulled:
+    publication, _, whole, manifest_text = there
     total = sum(e.bytes for e in publication.files.values()) + sum(b.bytes for b in publication.bundles)
     final = manifest_text if manifest is whole else to_json(manifest).encode()
     if (out / MANIFEST).exists():
@@ -169,10 +159,7 @@ def _pull_locked(
     for path, entry in plain.items():
         content = fetch_small(f"{location}/{path}", entry)
         if path == SAMPLES:
-            source = whole.settings.source
-            Samples.from_parquet(BytesIO(content), source.num_samples, whole.settings.block_size, whole.settings.any_order)
-            if entry.sha256 != whole.files.get(SAMPLES):
-                raise differs(SAMPLES, entry.sha256, whole.files.get(SAMPLES, "0" * 64))
+            check_samples(content, there)
         write_atomic(out / path, content)
         done, fetched = done + entry.bytes, fetched + entry.bytes
         on_progress(done, todo)

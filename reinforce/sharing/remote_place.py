@@ -24,11 +24,11 @@ from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.files import writing
 from reinforce.settings import MAX_BYTES, Settings, to_json
 from reinforce.sharing.bundle import files_by_bundle, make_bundle
-from reinforce.sharing.cached import published
 from reinforce.sharing.part import part_of
 from reinforce.sharing.preview import VIEWS, preview
 from reinforce.sharing.publication import PREVIEW, PUBLICATION, Bundle, Licences, bundle_path, name_of
 from reinforce.sharing.publish import Description, put_description
+from reinforce.sharing.published import published
 from reinforce.sharing.pull import fetch_block
 from reinforce.sharing.target import UrlTarget
 from reinforce.sources.location import exists, pieces, unreadable
@@ -203,7 +203,7 @@ class RemotePlace(Place):
             return preview(Store(folder))
 
     def manifest(self) -> Manifest | None:
-        return published(self.name)[1] if exists(f"{self.name}/{PUBLICATION}") else None
+        return published(self.name).manifest if exists(f"{self.name}/{PUBLICATION}") else None
 
     def reopen(self, manifest: Manifest) -> None:
         self.write(JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())

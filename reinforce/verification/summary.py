@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from reinforce.packs.packed_store import labels_manifest
 from reinforce.settings import Settings, read_model
-from reinforce.sharing.cached import published
-from reinforce.sharing.fetch import fetch_small, published_pack
+from reinforce.sharing.fetch import published_pack
+from reinforce.sharing.published import published, published_samples
 from reinforce.sharing.remote_place import RemotePlace
 from reinforce.sources.location import is_remote
 from reinforce.sources.pack_manifest import PACK, Pack
@@ -50,15 +49,13 @@ def _summarise_remote(url: str) -> dict[str, Any]:
     place = RemotePlace(url)
     if place.manifest() is None and (job := place.job()) is not None:
         return _unfinished(job, len(place.committed(job.settings)))
-    publication, manifest, _ = published(url)
-    source, table = manifest.settings.source, fetch_small(f"{url}/{SAMPLES}", publication.files[SAMPLES])
-    settings = manifest.settings
-    samples = Samples.from_parquet(BytesIO(table), source.num_samples, settings.block_size, settings.any_order)
-    bytes_ = {"bundles": sum(b.bytes for b in publication.bundles), "table": len(table)}
-    bytes_["metadata"] = publication.files[MANIFEST].bytes
-    views = max(1, manifest.counts.ok * settings.views)
+    there = published(url)
+    manifest, files = there.manifest, there.publication.files
+    bytes_ = {"bundles": sum(b.bytes for b in there.publication.bundles), "table": files[SAMPLES].bytes}
+    bytes_["metadata"] = files[MANIFEST].bytes
+    views = max(1, manifest.counts.ok * manifest.settings.views)
     sizes = {name: size / views for name, size in bytes_.items()} | {"total": sum(bytes_.values()) / views}
-    return _complete(manifest, samples, sizes)
+    return _complete(manifest, published_samples(url, there), sizes)
 
 
 def _unfinished(job: Job, done: int) -> dict[str, Any]:

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from reinforce.errors import StoreError
+from reinforce.packs.pack import Options, pack
+from reinforce.settings import to_json
 from reinforce.sharing.cached import fetched
-from reinforce.store.store import Store
+from reinforce.sharing.remote_place import RemotePlace
+from reinforce.sources.folder import ImageFolder
+from reinforce.store.manifest import Job
+from reinforce.store.store import JOB, Store, read_manifest
 from tests.conftest import Cli, content
 from tests.servers import serve_http, serve_s3
 from tests.sharing.conftest import EXTRA
@@ -107,8 +112,36 @@ def test_damage_is_refused_and_nothing_of_it_is_kept(own: Path, images: Path, tm
         assert fetched(served.url, views=2).is_dir(), "the stripe is not needed"
 
 
-def test_where_nothing_was_published(tmp_path: Path, images: Path, cli: Cli) -> None:
+def test_where_nothing_was_published(tmp_path: Path, images: Path, whole: Path, cli: Cli) -> None:
     with serve_http(tmp_path) as served:
-        for line in (("inspect", served.url), ("verify", served.url)):
+        url = served.url
+        lines = [
+            ("inspect", url),
+            ("verify", url),
+            ("show", url, "--data", images, "--sample", "x", "--out", tmp_path / "x.png"),
+            (*TRAIN, "--data", images, "--labels", url, "--out", tmp_path / "run"),
+            ("pull", url, "--out", tmp_path / "pulled"),
+        ]
+        for line in lines:
             code, _, said = cli(*line)
-            assert (code, "publication.json" in said, "no such file" in said) == (1, True, True)
+            assert (code, f"No labels are published at {url}." in said) == (1, True), line
+        manifest = read_manifest(whole)
+        (tmp_path / JOB).write_text(to_json(Job(settings=manifest.settings, environment=manifest.environment)))
+        for line in lines[1:]:
+            code, _, said = cli(*line)
+            assert (code, f"{url} is not complete yet." in said) == (1, True), line
+        assert {path.name for path in tmp_path.iterdir()} <= {JOB, "cache"}
+
+
+def test_what_an_unfinished_place_has_is_told(whole: Path, tmp_path: Path, cli: Cli) -> None:
+    manifest = read_manifest(whole)
+    place = RemotePlace(f"memory://{tmp_path}")
+    place.write(JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
+    code, said, _ = cli("inspect", place.name)
+    assert (code, "no: 0 of 4 blocks" in said) == (0, True)
+
+
+def test_shards_at_a_url_are_told_too(whole: Path, images: Path, tmp_path: Path, cli: Cli) -> None:
+    pack(ImageFolder.open(images), whole, tmp_path / "shards", Options())
+    with serve_http(tmp_path / "shards") as served:
+        assert cli("inspect", served.url)[1] == cli("inspect", tmp_path / "shards")[1]

@@ -91,7 +91,7 @@ def test_a_pull_that_broke_off_goes_on_where_it_was(
 
 
 HALF = Point("reinforce.sharing.pull:unpack_bundle", after=True)  # the first of the block's three stripes is there
-WHOLE = Point("reinforce.sharing.pull:_pull_block", after=True)
+WHOLE = Point("reinforce.sharing.pull:fetch_block", after=True)
 
 
 @pytest.mark.network

@@ -55,7 +55,7 @@ def test_a_server_that_stays_so_is_told(whole: Path, tmp_path: Path, quick: None
             publish(whole, f"{bucket}/digits", "digits", LICENCES)
         assert len(served.turns) == 99 - 5, "tried 5 times"
         served.turns = []
-        with pytest.raises(SourceError, match="no such file"):
+        with pytest.raises(StoreError, match="No labels are published at"):
             pull(f"{bucket}/digits", tmp_path / "back")
         publish(whole, f"{bucket}/digits", "digits", LICENCES)
         served.turns = [SLOW_DOWN] * 99
