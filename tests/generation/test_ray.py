@@ -128,7 +128,8 @@ def test_nodes_are_lost_and_others_join(
         generate(own, slow, settings, tmp_path / "ray", Execution(4, 0, "ray"))
     events.join()
     assert {p.name for p in diary.iterdir()} == {"head", "left", "right", "new"}
-    (said,) = {str(w.message) for w in told if issubclass(w.category, UserWarning)}
+    notes = {str(w.message) for w in told if issubclass(w.category, UserWarning)}
+    (said,) = {note for note in notes if not note.startswith("No node of the cluster")}  # which a busy machine has
     assert re.search(r"A node is left out(.|\n)*on node odd(.|\n)*CRC-32", said)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
     assert capfd.readouterr() == ("", "")  # Ray says nothing
