@@ -119,7 +119,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| step | seconds | CPU seconds | memory, MB | workers, MB | of it, seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["parts"].items())
-        lines.append(f"| {row['step']} | {row['seconds']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f} | {parts} |")
+        used = f"{row['seconds']:.1f} | {row['cpu_s']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f}"
+        lines.append(f"| {row['step']} | {used} | {parts} |")
     return "\n".join(lines)
 
 
