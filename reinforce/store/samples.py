@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
 from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
-from reinforce.sources.table_guard import read_table
+from reinforce.sources.table_guard import read_table, repeated
 from reinforce.store.block import Block
 from reinforce.views.decode import MAX_PIXELS
 from reinforce.views.status import Status
@@ -108,7 +108,8 @@ class Samples:
             pa.array(self.row.astype(np.int32)),
         ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="zstd")
+        table = pa.Table.from_arrays(columns, schema=SCHEMA)
+        pq.write_table(table, sink, compression="zstd", use_dictionary=repeated(SCHEMA))
         return sink.getvalue()
 
     @classmethod
