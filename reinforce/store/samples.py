@@ -126,8 +126,11 @@ class Samples:
                 raise _damaged(path, error.strerror) from None
         table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA)
         try:
-            column = {name: table[name].combine_chunks() for name in SCHEMA.names}
             table.validate(full=True)
+            column = {}
+            for name in SCHEMA.names:  # one after the other is copied and dropped, so that the table is not in memory twice
+                column[name] = table[name].combine_chunks()
+                table = table.drop_columns([name])
         except (ValueError, pa.ArrowException) as error:
             raise _damaged(path, first_line(error)) from None
         keys, status = column["key"], np.full(num_samples, 255, np.uint8)
@@ -152,7 +155,7 @@ class Samples:
         labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
         why = {i: reasons[i].as_py() for i in failed}
         digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)
-        del table, column, filled, reasons, sides
+        del column, filled, reasons, sides
         give_back()
         return cls(
             key_column=keys,
