@@ -1,8 +1,8 @@
 """Tar headers: reads the headers of plain members fast, and leaves a shard with any other header to tarfile.
 
-A shard of webdataset has thousands of members that are all alike: `ustar` headers of plain files. Their names are short, or in a
-header before theirs: one of pax, which webdataset also writes for fractions of a second, or one of GNU. Whatever is not exactly
-that, valid or not, raises `UnusualHeaderError`: what is accepted and what is refused is tarfile's affair.
+A shard of webdataset has thousands of members that are all alike: `ustar` headers of plain files. Their names are short, or in
+a header before theirs: one of pax, which webdataset also writes for fractions of a second, or one of GNU. Whatever is not
+exactly that, valid or not, raises `UnusualHeaderError`: what is accepted and what is refused is tarfile's affair.
 """
 
 from __future__ import annotations
