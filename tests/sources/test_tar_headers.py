@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reinforce.errors import SourceError
 from reinforce.sources import tar_members
 from reinforce.sources.location import File
-from reinforce.sources.tar_headers import UnusualHeaderError
+from reinforce.sources.tar_headers import TarMember, UnusualHeaderError
 from reinforce.sources.tar_members import scan
 
 pytestmark = pytest.mark.unit
@@ -117,7 +117,12 @@ def test_records_of_pax_that_mean_more_are_left_to_tarfile(tmp_path: Path, monke
 
     asked: list[str] = []
     real = tar_members._members
-    monkeypatch.setattr(tar_members, "_members", lambda file: asked.append(file.location) or real(file))
+
+    def by_library(file: File) -> list[TarMember]:
+        asked.append(file.location)
+        return real(file)
+
+    monkeypatch.setattr(tar_members, "_members", by_library)
     path = tmp_path / "a.tar"
     for records in ({"mtime": "1.5"}, {"path": "b/c.jpg"}, {"comment": "x=y\n1 z=", "atime": "7"}, {"path": "ü" * 70 + ".jpg"}):
         assert isinstance(found(path, of(records)), pa.Table)
