@@ -73,7 +73,8 @@ def measure_scale(
 
     Returns:
         A row per step: `step`, `seconds`, `cpu_s` (with its workers), `memory_mb` and `workers_mb` (highest memory above that
-        after the imports, of the process and of the largest of its workers), `parts` (seconds of parts of it, by name).
+        after the imports, of the process and of the largest of its workers), `parts` (seconds of parts of it, by
+        name, and of the longest time without progress).
 
     Raises:
         UsageError: fewer samples than three blocks have, of which one must be missing when it is resumed.
