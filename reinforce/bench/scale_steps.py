@@ -102,16 +102,11 @@ def settings_of(source: Source, block_size: int) -> Settings:
             class_names=list(source.class_names),
             index_sha256=source.index_sha256(),
         ),
-        teachers=_ColourTeacher().infos,
-        precision="fp32",
-        policy=parse_policy("rrc"),
-        size=SIZE,
-        views=VIEWS,
-        seed=0,
+        teachers=_ColourTeacher().infos, precision="fp32", policy=parse_policy("rrc"), size=SIZE, views=VIEWS, seed=0,
         codec=NAMED_CODECS["sqrt"].to_dict(),
         num_classes=CLASSES,
         block_size=block_size,
-    )
+    )  # fmt: skip
 
 
 def _generate(root: Path, on_progress: Callable[[int, int], None]) -> None:
