@@ -204,7 +204,10 @@ def test_bench_scale_measures_and_plots(cli: Cli, tmp_path: Path) -> None:
     assert all(row["seconds"] > 0 and row["cpu_s"] > 0 and row["memory_mb"] >= 0 for row in said["rows"])
     assert said["conditions"]["samples"] == 1100
     assert not list(tmp_path.iterdir())
-    assert "| index again |" in scale_table(said["rows"])
+    assert all(0 < row["parts"]["longest silence"] < row["seconds"] + 1 for row in said["rows"])
+    lines = [[cell.strip() for cell in line.split("|")] for line in scale_table(said["rows"]).splitlines()]
+    assert {len(line) for line in lines} == {8}, "as many cells as the header says"
+    assert lines[3][1:4] == ["index again", *(f"{said['rows'][1][name]:.1f}" for name in ("seconds", "cpu_s"))]
     runs: list[str | Path] = []
     for samples in (1100, 11_000):
         path = tmp_path / f"{samples}.json"

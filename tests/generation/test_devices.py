@@ -90,7 +90,7 @@ def test_one_that_dies_again_and_again_ends_the_run_and_what_is_committed_stays(
     dying = Faulty(teacher, "killed", diary, times=99)
     with pytest.raises(DeadWorkerError, match=r"cpu #\d died 2 times"), pytest.warns(UserWarning, match="started again"):
         generate(source, dying, settings, tmp_path / "out", TWO)
-    assert 2 <= len(list(diary.iterdir())) <= 3
+    assert 2 <= len(list(diary.iterdir())) <= 4  # the other one may die a second time before the run has ended
     generate(source, teacher, settings, tmp_path / "out", Execution(16, 0))
     generate(source, teacher, settings, tmp_path / "whole", Execution(16, 0))
     assert content(tmp_path / "out") == content(tmp_path / "whole")
