@@ -102,6 +102,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         if found != job:
             raise SettingsError(f"{out} has another pack.", found=found, expected=job, fix="choose another --out")
     write_atomic(out / JOB, job.encode())
+    on_progress(0, len(source) if store is None else len(store.ok_samples))
     order = Order.of(source, store)
     contents = _Contents(source, store, order, options)
     shards: list[Shard] = []
