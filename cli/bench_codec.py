@@ -14,7 +14,11 @@ NAME = "codec"
 
 
 def command(
-    logits: Annotated[Path, typer.Option(help="An .npz file with an array `logits` [images, views, classes].")],
+    logits: Annotated[Path | None, typer.Option(help="An .npz file with an array `logits` [images, views, classes].")] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=1 << 24, help="Made-up labels of this many classes instead of --logits, to measure times."),
+    ] = None,
     codec: Annotated[
         list[str] | None,
         typer.Option(help="Codec to measure, may be repeated; default: all named ones, and topk 5, 10 and 20."),
@@ -26,16 +30,22 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Encode and decode soft labels; print bytes per view, KL, biases, how often the top class is kept, and times."""
-    from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, table
+    from reinforce.bench.codec_bench import DEFAULT, bench, load_probs, random_probs, table
+    from reinforce.errors import UsageError
     from reinforce.store.probes import environment
 
+    if (logits is None) == (classes is None) or (classes is not None and top1 is not None):
+        raise UsageError("What to encode is not clear.", expected="--logits FILE, or --classes N without --top1")
     chosen = codec or list(DEFAULT)
-    probs, about = load_probs(logits, views=views, top1=top1)
+    if logits is not None:
+        probs, about = load_probs(logits, views=views, top1=top1)
+    else:
+        probs, about = random_probs(classes or 1, views)
     rows = []
     for name in chosen:
         rows += bench(name, probs)
         typer.echo(f"{name}: {rows[-1]['bytes_per_view']:.1f} bytes per view", err=True)
-    conditions = {"logits": logits.name, **about, **environment().model_dump()}
+    conditions = {"logits": "made up" if logits is None else logits.name, **about, **environment().model_dump()}
     if as_json:
         typer.echo(json.dumps({"conditions": conditions, "rows": rows}, indent=2))
         return

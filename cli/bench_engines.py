@@ -29,23 +29,27 @@ class _Options(GenerationOptions):
 
 
 def command(given: _Options, rounds: o.Rounds = 3, as_json: o.Json = False) -> None:
-    """Compare one process with several and with as many shares, in images per second; takes generate's options."""
-    from reinforce.bench.engines_bench import contenders
-    from reinforce.bench.rounds import measure, table
-    from reinforce.store.probes import environment
+    """Compare one process with several, with as many shares, and with Ray, in images per second; takes generate's options.
 
-    many = given.processes
-    several = {
-        f"{many} processes": [["--processes", str(many)]],
-        f"{many} shares": [["--share", f"{i + 1}/{many}"] for i in range(many)],
-    }
-    if importlib.util.find_spec("ray"):
-        several[f"ray, {many} actors"] = [["--engine", "ray", "--processes", str(many)]]
+    On GPUs the first of them is compared with all, --processes on each; on the CPU one process with --processes.
+    """
+    from reinforce.bench.engines_bench import contenders, ways
+    from reinforce.bench.rounds import measure, table
+    from reinforce.errors import UsageError
+    from reinforce.store.probes import environment
+    from reinforce.teachers.device import resolve_devices
+
+    if given.engine != "local":
+        raise UsageError(f"--engine {given.engine} is of no use here.", found="all engines are compared", fix="leave it out")
+    devices = list(map(str, resolve_devices(given.device)))
+    address = [] if given.ray_address is None else ["--ray-address", given.ray_address]
+    of = ways(devices, given.processes, address if importlib.util.find_spec("ray") else None)
     with tempfile.TemporaryDirectory() as scratch:
-        runs = contenders(_line(given), several, Path(scratch), lambda text: typer.echo(text, err=True), 2 * many)
+        skipped = 2 * given.processes * len(devices)
+        runs = contenders(_line(given), of, Path(scratch), lambda text: typer.echo(text, err=True), skipped)
         rows = measure(runs, rounds)
     about = {
-        "device": given.device,
+        "device": ",".join(devices),
         "teacher": ", ".join(given.teacher),
         "policy": given.policy or "default",
         "images": given.limit,
@@ -69,7 +73,7 @@ def _line(given: _Options) -> list[str]:
     line: list[str] = []
     for field in dataclasses.fields(given):
         value = getattr(given, field.name)
-        if field.name in ("processes", "engine") or value is None or value is False:
+        if field.name in ("device", "processes", "engine", "ray_address") or value is None or value is False:
             continue
         option = "--" + field.name.replace("_", "-")
         for each in value if isinstance(value, list) else [value]:

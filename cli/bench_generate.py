@@ -29,9 +29,18 @@ def command(given: _Options, rounds: o.Rounds = 5, as_json: o.Json = False) -> N
     from reinforce.bench.generate_bench import contenders, precision_error
     from reinforce.bench.rounds import measure, table
     from reinforce.cli.generation import prepare
+    from reinforce.errors import UsageError
+    from reinforce.generation.estimate import in_this_process
     from reinforce.store.probes import environment
 
+    if given.engine != "local" or given.processes > 1 or "," in given.device:
+        raise UsageError(
+            "`bench generate` compares one process on one device.",
+            found=f"--engine {given.engine} --processes {given.processes} --device {given.device}",
+            fix="`reinforce bench engines` compares processes, devices, shares and Ray",
+        )
     source, teacher, settings, execution = prepare(given)
+    execution = in_this_process(execution, teacher.device)  # on the first of several GPUs
     with tempfile.TemporaryDirectory() as scratch:
         runs = contenders(source, teacher, settings, execution, Path(scratch))
         rows = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))

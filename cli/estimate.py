@@ -35,7 +35,10 @@ def command(
     devices: Annotated[
         int | None,
         typer.Option(
-            min=1, max=4096, help="Estimate for so many devices like this one, in one machine.", rich_help_panel=_ESTIMATE
+            min=1,
+            max=4096,
+            help="Estimate for so many devices like this one, in one machine; default: those of --device.",
+            rich_help_panel=_ESTIMATE,
         ),
     ] = None,
     cores: Annotated[
@@ -45,7 +48,10 @@ def command(
     seconds: Annotated[float, typer.Option(min=1, help="Approximate time to measure for.", rich_help_panel=_ESTIMATE)] = 45,
     as_json: o.Json = False,
 ) -> None:
-    """Run stage one on a few images; print the hours and bytes for all, and when it pays off. Takes the options of generate."""
+    """Run stage one on a few images; print the hours and bytes for all, and when it pays off. Takes the options of generate.
+
+    The trial runs in one process here, with --engine ray too, whose devices it cannot know: --devices says for how many.
+    """
     from reinforce.cli.generation import prepare
     from reinforce.errors import UsageError
     from reinforce.generation.estimate import affordable_views, cost, measure_rates, throughput
@@ -55,6 +61,8 @@ def command(
         raise UsageError("--gpu-hours and --gpu-rate belong together.", fix="--gpu-hours 24 --gpu-rate 4000")
     source, teacher, settings, execution = prepare(given)
     rates = measure_rates(source, teacher, settings, execution, seconds)
+    if devices is None and execution.engine == "local" and len(gpus := set(execution.devices) - {"cpu"}) > 1:
+        devices = len(gpus)
     count, views = samples or len(source), settings.views
     decoding, on_cpu = cores or usable_cores(), teacher.device.type == "cpu"
     reached = throughput(rates, devices or 1, decoding, on_cpu) if devices or cores else None
@@ -66,7 +74,7 @@ def command(
         result |= {"rates": dataclasses.asdict(rates), "cost": dataclasses.asdict(found), "several": several}
         typer.echo(json.dumps(result, indent=2))
         return
-    typer.echo(f"measured     {rates.images} images x {views} views on {teacher.device}")
+    typer.echo(f"measured     {rates.images} images x {views} views on {teacher.device}, in one process")
     typer.echo(
         f"generate     {rates.generate:.1f} views/s, the teacher alone {rates.teacher:.1f}, a core decodes {rates.decode:.1f}"
     )

@@ -15,10 +15,12 @@ from reinforce.errors import DataError, UsageError
 from reinforce.labels.codecs import NAMED_CODECS, parse_codec
 from reinforce.labels.fidelity import Fidelity, compare
 from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.views.seeds import choice_rng
 
 DEFAULT = (*NAMED_CODECS, "topk:5", "topk:10", "topk:20")
 _BATCH = 256
 _REPEATS = 5
+_RANDOM_IMAGES, _RANDOM_VIEWS = 8, 64
 
 
 def load_probs(path: Path, views: int | None = None, top1: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -51,6 +53,25 @@ def load_probs(path: Path, views: int | None = None, top1: float | None = None) 
     probs = np.stack([_softmax(image, temperature) for image in logits])
     about = dict(zip(("images", "views", "classes"), probs.shape, strict=True))
     return probs, {**about, "temperature": round(temperature, 4), "mean_top1": round(float(probs.max(axis=-1).mean()), 4)}
+
+
+def random_probs(classes: int, views: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Made-up probabilities of a few images for any number of classes, to measure times: their errors are of no teacher.
+
+    The views of an image share fifty likely classes and differ in which is the likeliest; the others have all classes a little.
+
+    Returns:
+        float32 `[images, views, classes]`, 64 views by default, and what `load_probs` says of its own.
+    """
+    rng, images = choice_rng(0), []
+    for _ in range(_RANDOM_IMAGES):
+        logits = np.repeat(rng.normal(-4, 1, (1, classes)), views or _RANDOM_VIEWS, axis=0)
+        own = rng.choice(classes, min(classes, 50), replace=False)
+        logits[:, own] += rng.normal(0, 1.5, (len(logits), len(own))) + np.linspace(12, 6, len(own))
+        images.append(_softmax(logits, 1.0))
+    probs = np.stack(images)
+    sizes = dict(zip(("images", "views", "classes"), probs.shape, strict=True))
+    return probs, {**sizes, "temperature": 1.0, "mean_top1": round(float(probs.max(axis=-1).mean()), 4)}
 
 
 def _unreadable(path: Path, found: str) -> DataError:

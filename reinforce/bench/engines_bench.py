@@ -22,12 +22,31 @@ from reinforce.store.store import read_manifest
 Say = Callable[[str], None]
 
 
-def contenders(line: list[str], several: dict[str, list[list[str]]], scratch: Path, say: Say, skipped: int) -> dict[str, Run]:
+def ways(devices: list[str], processes: int, ray: list[str] | None) -> dict[str, list[list[str]]]:
+    """Options of the commands of each contender, by its name; the commands of one run at the same time.
+
+    Args:
+        devices: Torch devices, `cpu` or CUDA devices; the first contender has the first of them.
+        processes: On each device.
+        ray: Options for a Ray cluster; None: there is no Ray.
+    """
+    many, whole = len(devices) * processes, ["--processes", str(processes)]
+    each = [["--share", f"{i + 1}/{many}", "--device", devices[i % len(devices)]] for i in range(many)]
+    found = {"1 process": [["--device", devices[0]]]}
+    if many > 1:
+        found[f"{many} processes"] = [["--device", ",".join(devices), *whole]]
+    found[f"{many} shares"] = each
+    if ray is not None:
+        found[f"ray, {many} actors"] = [["--engine", "ray", "--device", devices[0].partition(":")[0], *whole, *ray]]
+    return found
+
+
+def contenders(line: list[str], of: dict[str, list[list[str]]], scratch: Path, say: Say, skipped: int) -> dict[str, Run]:
     """Functions that take a round's number and return images per second.
 
     Args:
-        line: Options of `generate`: those of the first contender, one process.
-        several: More options of each command of each other contender; its commands run at the same time.
+        line: Options of `generate` that are the same for all.
+        of: More options, as `ways` gives them.
         scratch: An empty folder.
         say: Called with a line about each run.
         skipped: How many blocks are committed before the time is taken.
@@ -52,7 +71,7 @@ def contenders(line: list[str], several: dict[str, list[list[str]]], scratch: Pa
 
         return run
 
-    return {"1 process": contender("1 process", [[]])} | {name: contender(name, each) for name, each in several.items()}
+    return {name: contender(name, each) for name, each in of.items()}
 
 
 def _start(options: list[str]) -> subprocess.Popen[bytes]:

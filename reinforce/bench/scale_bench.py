@@ -73,7 +73,8 @@ def measure_scale(
 
     Returns:
         A row per step: `step`, `seconds`, `cpu_s` (with its workers), `memory_mb` and `workers_mb` (highest memory above that
-        after the imports, of the process and of the largest of its workers), `parts` (seconds of parts of it, by name).
+        after the imports, of the process and of the largest of its workers), `parts` (seconds of parts of it, by
+        name, and of the longest time without progress).
 
     Raises:
         UsageError: fewer samples than three blocks have, of which one must be missing when it is resumed.
@@ -119,12 +120,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| step | seconds | CPU seconds | memory, MB | workers, MB | of it, seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["parts"].items())
-        lines.append(f"| {row['step']} | {row['seconds']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f} | {parts} |")
+        used = f"{row['seconds']:.1f} | {row['cpu_s']:.1f} | {row['memory_mb']:.0f} | {row['workers_mb']:.0f}"
+        lines.append(f"| {row['step']} | {used} | {parts} |")
     return "\n".join(lines)
 
 
 def plot_scale(runs: list[dict[str, Any]], path: Path) -> None:
-    """Draw seconds and memory of each step over the number of samples, all axes logarithmic.
+    """Draw CPU seconds and memory of each step over the number of samples, all axes logarithmic.
 
     Args:
         runs: What `bench scale --json` printed, one for each size.
@@ -133,16 +135,15 @@ def plot_scale(runs: list[dict[str, Any]], path: Path) -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    figure = new_figure(11, 5)
+    figure = new_figure(12, 5)
+    labels = {"cpu_s": "CPU seconds", "memory_mb": "memory above the imports, MB"}
     runs = sorted(runs, key=lambda run: int(run["conditions"]["samples"]))
-    for axes, name in zip(figure.subplots(1, 2), ("seconds", "memory_mb"), strict=True):
-        for step in STEPS:
+    for axes, name in zip(figure.subplots(1, 2), labels, strict=True):
+        for step, marker in zip(STEPS, "osD^v<>pPXh*", strict=True):
             found = [(run["conditions"]["samples"], row[name]) for run in runs for row in run["rows"] if row["step"] == step]
-            if found and step != "copy":
-                axes.plot(*zip(*found, strict=True), marker="o", label=step)
-        axes.set(
-            xscale="log", yscale="log", xlabel="samples", ylabel={"memory_mb": "memory above the imports, MB"}.get(name, name)
-        )
+            if len(found) > 1 and step != "copy":
+                axes.plot(*zip(*found, strict=True), marker=marker, label=step)
+        axes.set(xscale="log", yscale="log", xlabel="samples", ylabel=labels[name])
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)

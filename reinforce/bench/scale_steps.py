@@ -24,6 +24,7 @@ from reinforce.generation.block_labels import block_samples
 from reinforce.generation.engine import Execution, planned
 from reinforce.generation.generate import generate
 from reinforce.labels.codecs import NAMED_CODECS
+from reinforce.long_work import listen
 from reinforce.packs.open_labels import packed
 from reinforce.packs.pack import Options, pack
 from reinforce.peers.formats import writer_of
@@ -51,6 +52,21 @@ BATCHES = 20
 LICENCES = Licences(labels="not stated", images="not stated", teacher="not stated")
 Said = dict[str, float]
 """Seconds since the step began, by the name of a row of the table."""
+
+
+class _Silence:
+    """The longest time in which nothing was told to whoever waits."""
+
+    def __init__(self) -> None:
+        self.at, self.longest = time.perf_counter(), 0.0
+
+    def end(self, *_: object) -> None:
+        """Something was told now."""
+        now = time.perf_counter()
+        self.at, self.longest = now, max(self.longest, now - self.at)
+
+
+_SILENCE = _Silence()
 
 
 class _ColourTeacher(Teacher):
@@ -85,16 +101,11 @@ def settings_of(source: Source, block_size: int) -> Settings:
             class_names=list(source.class_names),
             index_sha256=source.index_sha256(),
         ),
-        teachers=_ColourTeacher().infos,
-        precision="fp32",
-        policy=parse_policy("rrc"),
-        size=SIZE,
-        views=VIEWS,
-        seed=0,
+        teachers=_ColourTeacher().infos, precision="fp32", policy=parse_policy("rrc"), size=SIZE, views=VIEWS, seed=0,
         codec=NAMED_CODECS["sqrt"].to_dict(),
         num_classes=CLASSES,
         block_size=block_size,
-    )
+    )  # fmt: skip
 
 
 def _generate(root: Path, on_progress: Callable[[int, int], None]) -> None:
@@ -109,6 +120,7 @@ def killed(root: Path) -> Said:
     first: list[float] = []
 
     def on_progress(done: int, total: int) -> None:
+        _SILENCE.end()
         first.append(time.perf_counter() - started) if not first else None
         if done > wanted and (done - 1) % size == 0:
             _tell({"to the first sample": first[0]}, time.perf_counter() - started)
@@ -144,13 +156,18 @@ def resumed(root: Path) -> Said:
     """Generate the last block, and finish."""
     started = time.perf_counter()
     at: list[float] = []
-    _generate(root, lambda done, total: at.append(time.perf_counter() - started))
+
+    def on_progress(done: int, total: int) -> None:
+        _SILENCE.end()
+        at.append(time.perf_counter() - started)
+
+    _generate(root, on_progress)
     return {"to the first sample": at[0], "finish": time.perf_counter() - started - at[-1]}
 
 
 def verified(root: Path) -> Said:
     """Check all files, the table, params and labels."""
-    require(verify_store(root / "labels"))
+    require(verify_store(root / "labels", _SILENCE.end))
     return {}
 
 
@@ -158,11 +175,21 @@ def epoch(root: Path) -> Said:
     """Open everything as `train` does, begin the first epoch, and make a few batches."""
     started = time.perf_counter()
     source = open_source(f"{root}/images")
-    return _batches(ReinforcedDataset(root / "labels", source), started)
+    return _batches(_Opened(root / "labels", source), started)
 
 
-def _batches(dataset: ReinforcedDataset, started: float) -> Said:
-    opened = time.perf_counter() - started
+class _Opened(ReinforcedDataset):
+    """A data set that says when it was open, before 32 MB of its images are hashed, which are as many at any size."""
+
+    at = 0.0
+
+    def check(self) -> int:
+        self.at = time.perf_counter()
+        return super().check()
+
+
+def _batches(dataset: _Opened, started: float) -> Said:
+    opened = dataset.at - started
     views = ReplayedViews(dataset)
     views.set_epoch(0)
     plan = batch_plan(0, 0, len(views), BATCH, groups=views.groups)
@@ -170,7 +197,7 @@ def _batches(dataset: ReinforcedDataset, started: float) -> Said:
     next(made)
     first = time.perf_counter() - started
     for _ in made:
-        pass
+        _SILENCE.end()
     return {"opening": opened, "to the first batch": first}
 
 
@@ -179,6 +206,7 @@ def packing(root: Path) -> Said:
     started, at = time.perf_counter(), list[float]()
 
     def on_progress(done: int, total: int) -> None:
+        _SILENCE.end()
         if done and not at:
             at.append(time.perf_counter() - started)
 
@@ -193,25 +221,25 @@ def opened_pack(root: Path) -> Said:
     source = Shards.open(f"{root}/pack/*.tar")
     indexed = time.perf_counter() - started
     store = packed(source)
-    return {"index": indexed} | _batches(ReinforcedDataset(store, source), started)
+    return {"index": indexed} | _batches(_Opened(store, source), started)
 
 
 def published(root: Path) -> Said:
     """Publish to a folder."""
-    publish(root / "labels", f"{root}/published", "scale", LICENCES)
+    publish(root / "labels", f"{root}/published", "scale", LICENCES, _SILENCE.end)
     return {}
 
 
 def pulled(root: Path) -> Said:
     """Pull from that folder."""
-    pull(f"{root}/published", root / "pulled")
+    pull(f"{root}/published", root / "pulled", on_progress=_SILENCE.end)
     return {}
 
 
 def exported(root: Path) -> Said:
     """Export to ml-dr, without writing the files."""
     for _ in writer_of("ml-dr")(Store(root / "pulled"), 10):
-        pass
+        _SILENCE.end()
     return {}
 
 
@@ -243,6 +271,7 @@ def _status(name: str) -> int:
 
 
 def _tell(said: Said, seconds: float) -> None:
+    _SILENCE.end()
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     own = (_status("VmHWM") - _IMPORTED) / 1024
     told = {
@@ -250,7 +279,7 @@ def _tell(said: Said, seconds: float) -> None:
         "cpu_s": sum(os.times()[:4]) - _CPU,
         "memory_mb": own,
         "workers_mb": max(0, children - _IMPORTED) / 1024,
-        "parts": said,
+        "parts": said | {"longest silence": _SILENCE.longest},
     }
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
@@ -260,6 +289,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     _IMPORTED = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory is counted from here on
+    listen(lambda name, unit: _SILENCE.end)
+    _SILENCE = _Silence()
     _begin, _CPU = time.perf_counter(), sum(os.times()[:4])
     _said = STEPS[sys.argv[2]](Path(sys.argv[1]))
     _tell(_said, time.perf_counter() - _begin)

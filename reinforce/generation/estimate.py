@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 import torch
 
 from reinforce.errors import SourceError
-from reinforce.generation.engine import Execution
+from reinforce.generation.engine import AS_SUITS, Execution
 from reinforce.generation.generate import generate
 from reinforce.generation.ready_batches import ready_batches
 from reinforce.settings import Settings
 from reinforce.sources.source import Source
 from reinforce.store.listing import bytes_per_view
+from reinforce.teachers.device import default_workers
 from reinforce.teachers.teacher import Teacher, labeller_of
 from reinforce.views.pixels import ViewMaker
 
@@ -81,8 +82,18 @@ class Cost:
     students: float
 
 
+def in_this_process(execution: Execution, device: torch.device) -> Execution:
+    """The same with one process, this one: others, and clusters, take longer to start than a trial takes."""
+    workers = default_workers(device) if execution.workers == AS_SUITS else execution.workers
+    return replace(execution, engine="local", devices=(), address=None, workers=workers)
+
+
 def measure_rates(source: Source, teacher: Teacher, settings: Settings, execution: Execution, seconds: float) -> Rates:
-    """Run stage one on a few images of `source` for about `seconds`, and the teacher alone for a fifth of that."""
+    """Run stage one on a few images of `source` for about `seconds`, and the teacher alone for a fifth of that.
+
+    It runs in this process, on the teacher's device, whatever `execution` says: `throughput` tells of several devices.
+    """
+    execution = in_this_process(execution, teacher.device)
     count = min(_FIRST_TRIAL, len(source))
     with tempfile.TemporaryDirectory() as scratch:
         while True:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections import defaultdict, deque
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from reinforce.errors import ReinforceError, first_line
+from reinforce.errors import ReinforceError, WorkerError, first_line
 from reinforce.files import Progress
 from reinforce.generation.block_faults import BlockFaults, Fault
 from reinforce.generation.block_labels import block_samples
@@ -22,6 +23,7 @@ from reinforce.generation.device_process import Orders
 from reinforce.generation.engine import Work
 from reinforce.generation.proof import check_answer, expected
 from reinforce.generation.ray_actor import CALLS, Failure, RayActor
+from reinforce.generation.ray_cluster import check_alive
 from reinforce.generation.ray_nodes import Node, Seat, needs_of, nodes_of, not_started
 from reinforce.teachers.shared_teacher import SharedTeacher, mapped, not_sent
 
@@ -76,8 +78,10 @@ class RayBlocks:
                     if time.monotonic() - self.looked >= _LOOK_EVERY:
                         self._look()
             finally:
-                for seat in self.seats:
-                    self.ray.kill(seat.actor)
+                with suppress(WorkerError):
+                    check_alive(self.ray)  # else each call would wait for the head
+                    for seat in self.seats:
+                        self.ray.kill(seat.actor)
         if self.faults.given_up:
             raise self.faults.error(len(self.left))
 
@@ -107,6 +111,7 @@ class RayBlocks:
     def _look(self) -> None:
         """See which nodes there are; ask actors what they have done."""
         self.looked = time.monotonic()
+        check_alive(self.ray)
         self.nodes = nodes_of(self.ray)
         for seat in [seat for seat in self.seats if seat.node.id not in self.nodes]:
             self._lose(seat)

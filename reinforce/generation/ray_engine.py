@@ -7,10 +7,8 @@ import os
 import signal
 import socket
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +21,7 @@ from reinforce.files import Progress
 from reinforce.generation.block_labels import block_samples
 from reinforce.generation.engine import Engine, Execution, Work
 from reinforce.generation.ray_blocks import RayBlocks
+from reinforce.generation.ray_cluster import Sigterm, folder_of_run
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """No statistics of use are sent, and no warning of what a later Ray will do with actors that have no GPU."""
@@ -77,25 +76,31 @@ def _connected(work: Work, cpus: int) -> Iterator[ModuleType]:
     address = _address(work.execution)
     # Whatever it is asked, Ray prints the last lines of a lost node's log to stdout; what happens to nodes is told by us.
     said = vars(ray._private.worker)
-    handler, aloud = signal.getsignal(signal.SIGTERM), said.get("_worker_logs_enabled", True)
+    aloud = said.get("_worker_logs_enabled", True)
     said["_worker_logs_enabled"] = False
     local = address == "local"
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch, _path_for_children(local):
-        # Logs of a cluster that is started here go with it. A short name: that of a socket below it has at most 107 letters.
-        more: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": scratch} if local else {}
-        if local and work.execution.devices[:1] == ("cpu",):
-            more["num_gpus"] = 0
+    with folder_of_run() if local else nullcontext("") as folder, _path_for_children(local):
+        sigterm = Sigterm(folder)
+        more: dict[str, Any] = {}
+        if local:
+            more = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": folder}
+            if work.execution.devices[:1] == ("cpu",):
+                more["num_gpus"] = 0
         try:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **more)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            except SystemExit as end:
+                if end.code == signal.SIGTERM:  # Ray's handler
+                    sigterm.end()
+                raise
+            except Exception as error:  # noqa: BLE001 - Ray raises a bare one if what it starts dies
                 raise _no_cluster(address, error) from None
+            sigterm.heed()
             yield ray
         finally:
             ray.shutdown()
+            sigterm.forget()
             said["_worker_logs_enabled"] = aloud
-            if threading.current_thread() is threading.main_thread() and handler is not None:
-                signal.signal(signal.SIGTERM, handler)
 
 
 def _address(execution: Execution) -> str:

@@ -18,7 +18,7 @@ from reinforce.errors import LabelError
 from reinforce.labels.box import WHOLE, Box
 from reinforce.labels.codec import class_id_bytes, damaged
 from reinforce.labels.sparse import SparseLabel
-from reinforce.labels.topk import KeepsK
+from reinforce.labels.topk import KeepsK, top_columns
 
 MAX_GRID = 255
 _HEADER = 2
@@ -110,7 +110,7 @@ class MapCodec(KeepsK):
             )
         scores = answers[0].astype(np.float64)
         k = min(self.k, scores.shape[-1])
-        ids = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+        ids = top_columns(scores.reshape(-1, scores.shape[-1]), k).reshape(*scores.shape[:2], k)
         kept = np.take_along_axis(scores, ids, axis=-1) - _level_of_the_rest(scores, ids)
         return self.pack(ids, np.clip(kept, -65504, 65504), scores.shape[-1])
 

@@ -48,14 +48,14 @@ def choose(probs: np.ndarray, delta: float, flat: np.ndarray | None = None) -> K
         flat: Views whose top class is kept in any case, bool `[V]`; of other views, where any class is kept.
     """
     views, unit = len(probs), delta * delta
-    roots = np.sqrt(probs) / delta
-    # A class below half a step in every view is never kept: this rules out most classes.
-    possible = roots.max(axis=0) >= 0.5
+    # A class below half a step in every view is never kept: this rules out most classes, whose roots are not needed.
+    possible = np.sqrt(probs.max(axis=0)) / delta >= 0.5
     top = probs.argmax(axis=1)
     if flat is not None:
         possible[top[flat]] = True
     candidates = np.flatnonzero(possible)
-    p, x = probs[:, candidates], roots[:, candidates]
+    p = probs[:, candidates]
+    x = np.sqrt(p) / delta
     steps = np.maximum(np.rint(x), 1).astype(np.int64)
     is_one = steps == 1
     value_bits = np.where(is_one, 0.5, np.log2(steps) + 1.5)

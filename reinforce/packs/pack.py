@@ -32,6 +32,7 @@ from reinforce.sources.location import File
 from reinforce.sources.pack_folder import INDEX_SCHEMA
 from reinforce.sources.pack_manifest import CLASS_NAMES, INDEX, PACK, Pack, Shard
 from reinforce.sources.source import Source, check_outside
+from reinforce.sources.table_guard import repeated
 from reinforce.sources.tar_members import scan
 from reinforce.store.probes import read_checked
 from reinforce.store.store import MANIFEST, SAMPLES, Store, read_small_file
@@ -101,6 +102,7 @@ def _pack_locked(source: Source, store: Store | None, out: Path, options: Option
         if found != job:
             raise SettingsError(f"{out} has another pack.", found=found, expected=job, fix="choose another --out")
     write_atomic(out / JOB, job.encode())
+    on_progress(0, len(source) if store is None else len(store.ok_samples))
     order = Order.of(source, store)
     contents = _Contents(source, store, order, options)
     shards: list[Shard] = []
@@ -222,7 +224,8 @@ def _side_files(source: Source, store: Store | None, tables: list[pa.Table]) -> 
     shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
     columns = [keys, pa.array(shard), *(members[name] for name in INDEX_SCHEMA.names[2:])]
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA).combine_chunks(), sink, compression="zstd")
+    table = pa.table(columns, schema=INDEX_SCHEMA).combine_chunks()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=repeated(INDEX_SCHEMA))
     files = {INDEX: sink.getvalue()}
     names = source.class_names if store is None else store.settings.source.class_names
     if names:

@@ -30,6 +30,10 @@ class PackedStore(LabelStore):
 
     If only some shards of a pack are given, the store has only their samples.
 
+    Attributes:
+        images: The shards.
+        positions: Position of each sample in them: int64 `[N]`; -1: it is not there.
+
     Args:
         source: The shards.
 
@@ -54,7 +58,7 @@ class PackedStore(LabelStore):
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
         super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
         self._mixes = settings.policy.mix is not None
-        self._position = find(self.samples.key_column, texts(source.keys).array)
+        self.positions = find(self.samples.key_column, texts(source.keys).array)
         self._pairs = PairFiles(self.folder)
         self._ok_samples = self._present()
         self._blocks: list[int] = np.unique(self.samples.block[self._ok_samples]).tolist()  # a tenth of a second for ImageNet
@@ -69,7 +73,7 @@ class PackedStore(LabelStore):
     def _present(self) -> np.ndarray:
         """Samples with labels whose shards were given; if samples are mixed, only samples of blocks that are complete."""
         ok = self.samples.status == Status.OK
-        here = ok & (self._position >= 0)
+        here = ok & (self.positions >= 0)
         if self._mixes:
             torn = np.unique(self.samples.block[ok & ~here])
             here &= ~np.isin(self.samples.block, torn)
@@ -92,7 +96,7 @@ class PackedStore(LabelStore):
     def _read_rein(self, sample: int) -> ReinFile:
         key = self.samples.key(sample)
         try:
-            rein = ReinFile.parse(self.images.read_rein(int(self._position[sample])))
+            rein = ReinFile.parse(self.images.read_rein(int(self.positions[sample])))
         except OSError as error:
             found = error.strerror or error
             raise ReplayError(f"Labels of {key} cannot be read.", found=found, fix="copy the shard again") from None

@@ -15,6 +15,7 @@ from PIL import Image
 from reinforce.errors import StoreError, first_line
 from reinforce.labels.codec import Codec
 from reinforce.labels.sparse import SparseLabel, SparseLabels
+from reinforce.labels.topk import top_columns
 from reinforce.policy import Policy
 from reinforce.settings import Origin
 
@@ -191,7 +192,7 @@ def reading() -> Iterator[None]:
 def top_of(label: SparseLabel, k: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The k likeliest classes of a decoded label and their probabilities: int64 `[k]`, float32 `[k]`."""
     dense = SparseLabels.stack([label], num_classes).dense()[0].numpy()
-    ids = np.argsort(-dense, kind="stable")[:k]
+    ids = top_columns(dense[None], min(k, num_classes))[0]
     return ids, dense[ids]
 
 

@@ -270,10 +270,16 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             ReplayError: an image changed, or this machine makes different pixels from it.
         """
         order = choice_rng(self.seed).permutation(len(self))
-        for index in order[:STARTUP_PROBES]:
+        shown = long_work("check", "views")
+        for done, index in enumerate(order[:STARTUP_PROBES]):
+            shown(done, STARTUP_PROBES)
             self.check_probe(int(index))
-        for index, stripe in self.covering_stripes():
+        shown = long_work("check", "stripes of views")
+        stripes = self.covering_stripes()
+        for done, (index, stripe) in enumerate(stripes):
+            shown(done, len(stripes))
             self.check_stripe(index, stripe)
+        shown = long_work("check", "bytes of images")
         budget = STARTUP_HASH_BYTES
         for index in order[STARTUP_PROBES:]:
             budget -= len(
@@ -281,4 +287,5 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             )
             if budget < 0:
                 break
+            shown(STARTUP_HASH_BYTES - budget, STARTUP_HASH_BYTES)
         return min(STARTUP_PROBES, len(self))

@@ -21,6 +21,7 @@ ENCODINGS = frozenset({0, 2, 3, 8})
 """PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY. DELTA_BYTE_ARRAY is none of them: it repeats a text in two bytes."""
 _MAGIC, _END = b"PAR1", 8
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_PLAIN = 0
 _BODY_OF, _ENCODING_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}, {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 _DEEPEST = 16  # structs and lists in each other
 _I32, _I64, _LIST, _STRUCT = 5, 6, 9, 12  # kinds of fields
@@ -33,8 +34,12 @@ class Group(NamedTuple):
     columns: list[tuple[int, int]]
 
 
-def check_table(file: BytesIO | FileIO, rows: int, most: int) -> None:
+def check_table(file: BytesIO | FileIO, rows: int, most: int) -> list[bool]:
     """Refuse a file of flat columns that has other rows, or whose pages unfold to more than `most` bytes.
+
+    Returns:
+        Of each column in the order of the file, whether its pages hold every value themselves (PLAIN, without a dictionary), so
+        that it takes no more memory than they unfold to.
 
     Raises:
         ValueError: it has, they do, they are in other encodings than `ENCODINGS`, or something is damaged.
@@ -44,8 +49,9 @@ def check_table(file: BytesIO | FileIO, rows: int, most: int) -> None:
     groups = _groups(file, size)
     if sum(group.rows for group in groups) != rows:
         raise ValueError(f"{sum(group.rows for group in groups)} rows for {rows} samples")
+    plain = [True] * max((len(group.columns) for group in groups), default=0)
     for group in groups:
-        for begin, end in group.columns:
+        for column, (begin, end) in enumerate(group.columns):
             if not len(_MAGIC) <= begin <= end <= size - _END:
                 raise ValueError("pages outside of the file")
             at, values = begin, 0
@@ -55,10 +61,12 @@ def check_table(file: BytesIO | FileIO, rows: int, most: int) -> None:
                 at += page.length
                 values += page.values
                 most -= page.unfolded
+                plain[column] &= page.plain
                 if most < 0:
                     raise ValueError("pages that decompress to more than the file may have")
             if values != group.rows or at != end:
                 raise ValueError(f"pages of {values} values for {group.rows} rows")
+    return plain
 
 
 def _groups(file: BytesIO | FileIO, size: int) -> list[Group]:
@@ -98,11 +106,12 @@ def _field(fields: dict[int, tuple[int, Any]], number: int, kind: int) -> Any:
 
 
 class _Page(NamedTuple):
-    """Bytes of a page with its header, in the file; bytes of it when decompressed; how many values of rows it has."""
+    """A page: bytes in the file, with its header; bytes when decompressed; number of values; whether it holds these itself."""
 
     length: int
     unfolded: int
     values: int
+    plain: bool
 
 
 def _page(head: bytes) -> _Page:
@@ -118,7 +127,8 @@ def _page(head: bytes) -> _Page:
         raise ValueError("a page of less than no bytes")
     if encoding not in ENCODINGS:
         raise ValueError(f"a page in encoding {encoding}")
-    return _Page(found.at + stored, unfolded, 0 if kind == _DICTIONARY else values)
+    in_rows = kind != _DICTIONARY
+    return _Page(found.at + stored, unfolded, values if in_rows else 0, in_rows and encoding == _PLAIN)
 
 
 class _Compact:

@@ -4,7 +4,8 @@ Parquet stores a repeated value once. A file of two kilobytes can hold one text 
 rows refer: five terabytes in memory if each row gets its own copy. Or it can have two billion rows that are all the same.
 Therefore rows are read group by group; columns of text are first read as dictionaries, which costs the memory of the distinct
 texts only, and their lengths are added up; and keys must differ, so that the file has bytes for each row. What each page
-unfolds to is looked up before, in the headers of the pages (`parquet_pages.py`).
+unfolds to is looked up before, in the headers of the pages (`parquet_pages.py`). Where these say that a column has no
+dictionary, as those of keys that Reinforce writes, it is read as it is, in a tenth of the time: no text of it can repeat.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
         content: The file.
         name: Name of the file in error messages.
         rows: Number of rows that it must have.
-        schema: Its columns, flat, of which `key` holds texts that all differ.
+        schema: Its columns, flat, of which `key` holds texts that all differ, which the caller checks over all rows.
 
     Raises:
-        StoreError: not parquet, other columns, another number of rows, a key twice in a row group, or more bytes than the
+        StoreError: not parquet, other columns, another number of rows, keys that a dictionary repeats, or more bytes than the
             bounds allow.
     """
     try:
         if isinstance(content, BytesIO):
             content.seek(0)
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        with open_plain(content) if isinstance(content, Path) else nullcontext(content) as plain:
-            check_table(plain, rows, BYTES_PER_ROW * rows + SPARE_BYTES)
+        with open_plain(content) if isinstance(content, Path) else nullcontext(content) as opened:
+            is_plain = check_table(opened, rows, BYTES_PER_ROW * rows + SPARE_BYTES)
         metadata = pq.ParquetFile(content, **FOOTER_LIMITS).metadata
         _check_metadata(metadata, rows, schema)
-        mapped = isinstance(content, Path)
-        with pq.ParquetFile(content, metadata=metadata, read_dictionary=texts, memory_map=mapped) as file:
+        mapped, folded = isinstance(content, Path), [name for name in texts if not is_plain[schema.names.index(name)]]
+        with pq.ParquetFile(content, metadata=metadata, read_dictionary=folded, memory_map=mapped) as file:
             groups = list(_groups(file, texts, rows))
         return pa.concat_tables(groups).cast(schema) if groups else schema.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -69,6 +70,11 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
             cause="a damaged file, or one that was made to fill the memory",
             fix="get the data set from someone else",
         ) from None
+
+
+def repeated(schema: pa.Schema) -> list[str]:
+    """The columns to write with a dictionary: all but keys and hashes, which are not repeated and are read faster without."""
+    return [name for name in schema.names if name not in ("key", "sha256")]
 
 
 def _check_metadata(metadata: pq.FileMetaData, rows: int, schema: pa.Schema) -> None:
@@ -93,12 +99,13 @@ def _groups(file: pq.ParquetFile, texts: list[str], rows: int) -> Iterator[pa.Ta
         for name in texts:
             distinct = 0
             for chunk in found[name].chunks:
-                encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-                lengths = np.append(pc.binary_length(encoded.dictionary).to_numpy(zero_copy_only=False), 0)
+                folded = pa.types.is_dictionary(chunk.type)
+                lengths = np.append(pc.binary_length(chunk.dictionary if folded else chunk).fill_null(0).to_numpy(), 0)
                 if lengths.max() > MAX_TEXT:
                     raise ValueError(f"a text of {lengths.max()} bytes")
-                left -= int(lengths[encoded.indices.fill_null(len(lengths) - 1).to_numpy()].sum())
-                distinct += len(encoded.dictionary)
+                of_rows = lengths[chunk.indices.fill_null(len(lengths) - 1).to_numpy()] if folded else lengths
+                left -= int(of_rows.sum())
+                distinct += len(chunk.dictionary) if folded else len(chunk)
             if left < 0:
                 raise ValueError(f"texts of more than {BYTES_PER_ROW} bytes per row")
             if name == "key" and distinct < len(found):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from reinforce.errors import StoreError, first_line
 from reinforce.files import check_plain
 from reinforce.sources.column import Column, all_differ, give_back, numbers, texts
-from reinforce.sources.table_guard import read_table
+from reinforce.sources.table_guard import read_table, repeated
 from reinforce.views.decode import MAX_PIXELS
 from reinforce.views.status import Status
 
@@ -114,7 +114,8 @@ class Samples:
             pa.array(self.row.astype(np.int32)),
         ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), sink, compression="zstd")
+        table = pa.Table.from_arrays(columns, schema=SCHEMA)
+        pq.write_table(table, sink, compression="zstd", use_dictionary=repeated(SCHEMA))
         return sink.getvalue()
 
     @classmethod
@@ -131,8 +132,11 @@ class Samples:
                 raise _damaged(path, error.strerror) from None
         table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA)
         try:
-            column = {name: table[name].combine_chunks() for name in SCHEMA.names}
             table.validate(full=True)
+            column = {}
+            for name in SCHEMA.names:  # one after the other is copied and dropped, so that the table is not in memory twice
+                column[name] = table[name].combine_chunks()
+                table = table.drop_columns([name])
         except (ValueError, pa.ArrowException) as error:
             raise _damaged(path, first_line(error)) from None
         keys, status = column["key"], np.full(num_samples, 255, np.uint8)
@@ -157,7 +161,7 @@ class Samples:
         labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
         why = {i: reasons[i].as_py() for i in failed}
         digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)
-        del table, column, filled, reasons, sides
+        del column, filled, reasons, sides
         give_back()
         return cls(
             key_column=keys,

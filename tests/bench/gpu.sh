@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one call of under nine minutes; ends in a short table and in $OUT/gpu.json.
+# Everything that wants a GPU, in one call of under nine minutes; ends in a short table and in $OUT/gpu.json. Where there are
+# several GPUs, one is compared with all, with as many shares and with Ray.
 #
 #   tests/bench/gpu.sh --images FOLDER [--out FOLDER] [--wheels FOLDER] [--device cuda|cpu]
 #
 # For a bare machine: a Python with torch, torchvision, timm, pyarrow, typer and rich, and no network. What else pyproject.toml
 # names is installed from --wheels into an environment of its own, which sees the packages that are there. --device cpu runs
-# the same script with small models, to try it.
+# the same script with small models, to try it; GPUS is how many GPUs there are, or processes, if not as many as are found.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -35,10 +36,15 @@ fi
 reinforce=("$python" -m reinforce.cli.main)
 
 if [[ $device == cpu ]]; then
+    gpus=${GPUS:-2} on=(--device cpu --processes "$gpus") engines=(--views 2 --size 160 --batch-size 8 --block-size 1 --workers 0)
     students=(test_resnet test_vit) teachers=(test_resnet) live=test_resnet
     step=(--batch-size 8 --size 160 --steps 1 --rounds 2 --no-amp) generate=(--limit 4 --views 2 --rounds 1 --size 160 --batch-size 8)
     loader=(--images 16 --rounds 1 --size 64 --batch-size 8)
 else
+    gpus=${GPUS:-$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')}
+    on=(--device "$(seq -s, -f 'cuda:%.0f' 0 $((gpus - 1)))" --processes 1)
+    workers=$(($(nproc) / gpus)) block=$((gpus < 8 ? 8 / gpus : 1))
+    engines=(--views $((32 * gpus)) --block-size "$block" --batch-size 256 --precision bf16 --workers $((workers > 0 ? workers : 1)))
     students=(resnet50 vit_small_patch16_224 mobilenetv3_large_100) teachers=(tresnet_l volo_d1_224) live=tresnet_l
     step=(--batch-size 256 --steps 10 --rounds 5 --amp)
     generate=(--limit 120 --views 32 --rounds 3 --batch-size 256 --precision bf16)
@@ -47,8 +53,9 @@ fi
 
 failed=0
 run() { # NAME SECONDS COMMAND...: what fails or takes too long leaves the others standing
-    local name=$1 seconds=$2
+    local name=$1 seconds=$2 left=$((530 - SECONDS))
     shift 2
+    ((seconds = left < 1 ? 1 : seconds < left ? seconds : left))
     if ! timeout "$seconds" "$@" >"$out/$name.json" 2>"$out/$name.log"; then
         echo "$name failed: $(tail -n 1 "$out/$name.log")" >&2
         rm -f "$out/$name.json"
@@ -56,7 +63,7 @@ run() { # NAME SECONDS COMMAND...: what fails or takes too long leaves the other
     fi
 }
 
-run step 180 "${reinforce[@]}" bench step "${students[@]/#/--student=}" --teacher "$live" "${step[@]}" --device "$device" --json
+run step 140 "${reinforce[@]}" bench step "${students[@]/#/--student=}" --teacher "$live" "${step[@]}" --device "$device" --json
 for teacher in "${teachers[@]}"; do
     weights=$out/$teacher.safetensors
     "$python" - "$teacher" "$weights" <<'PYTHON'
@@ -67,11 +74,19 @@ from reinforce.teachers.short_names import timm_name
 model = timm.create_model(timm_name(sys.argv[1]), num_classes=1000)
 save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, sys.argv[2])
 PYTHON
-    run "generate-$teacher" 120 "${reinforce[@]}" bench generate --data "$images" --teacher "$teacher" \
+    run "generate-$teacher" 85 "${reinforce[@]}" bench generate --data "$images" --teacher "$teacher" \
         --teacher-weights "$weights" "${generate[@]}" --device "$device" --json
+    if [[ $teacher == "${teachers[0]}" ]]; then
+        if ((gpus > 1)); then
+            run engines 140 "${reinforce[@]}" bench engines --data "$images" --teacher "$teacher" \
+                --teacher-weights "$weights" "${on[@]}" "${engines[@]}" --rounds 1 --json
+        else
+            echo "engines: skipped, there is one GPU"
+        fi
+    fi
     rm -f "$weights"
 done
-run loader 100 "${reinforce[@]}" bench loader --data "$images" "${loader[@]}" --json
+run loader 80 "${reinforce[@]}" bench loader --data "$images" "${loader[@]}" --json
 
 "$python" - "$out" <<'PYTHON'
 import json

@@ -24,6 +24,7 @@ from reinforce.verification.verify import verify_store
 from reinforce.verification.verify_pack import verify_pack
 from tests.fuzz.bases import IMAGES, WEIGHTS
 from tests.fuzz.trial import Fault
+from tests.processes import children, descendants, name_of
 
 Arguments = Callable[[Path, Path, int], list[object]]
 _SMALL = ("--device", "cpu", "--workers")
@@ -47,11 +48,20 @@ COMMANDS: dict[str, Arguments] = {
     ],
     "export": lambda b, out, w: ["export", b / "imported", "--format", "ml-dr", "--topk", 2, "--out", out],
 }  # fmt: skip
-OTHER_ENGINES: dict[str, Arguments] = {
-    "generate on two": lambda b, out, w: [*COMMANDS["generate"](b, out, w), "--processes", 2],
-    "generate a share": lambda b, out, w: [*COMMANDS["generate"](b, out, w), "--share", "1/1"],
+_WAYS: dict[str, tuple[object, ...]] = {
+    "generate on two": ("--processes", 2),
+    "generate a share": ("--share", "1/1"),
+    "generate with ray": ("--engine", "ray", "--ray-address", "local"),
 }
-"""Ways of `generate`; what writes is not, or not only, the process that was started."""
+
+
+def _other(more: tuple[object, ...]) -> Arguments:
+    return lambda b, out, w: [*COMMANDS["generate"](b, out, w), *more]
+
+
+OTHER_ENGINES = {name: _other(more) for name, more in _WAYS.items()}
+OTHER_ENGINES |= {f"{name}, mixed": _other((*more, "--policy", "usi")) for name, more in _WAYS.items()}
+"""Ways of `generate`; what writes is not, or not only, the process that was started. Each without and with mixing."""
 GROWING = frozenset({"train"})
 """Commands whose files change while they run; of the others each file appears whole, once."""
 RESENDS = frozenset({"publish", "publish pack"})
@@ -114,6 +124,14 @@ def start(arguments: list[object], place: Path, said: Path, file_size: int | Non
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that work for a command; of a Ray cluster that it has started: its actors, and what starts them."""
+    names = {each: name_of(each) for each in descendants(pid)}
+    if "gcs_server" in names.values():
+        return [each for each, name in names.items() if name == "raylet" or name.startswith("ray::RayActor")]
+    return children(pid)
 
 
 def digests(out: Path) -> dict[str, str]:

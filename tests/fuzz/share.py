@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from tests.fuzz.kills import harness
+from tests.fuzz.kills import ALL, harness
 from tests.fuzz.mutate import fuzz, memory
 from tests.fuzz.power import cuts
 from tests.fuzz.s3 import attacks
@@ -25,7 +25,9 @@ def main() -> int:
         if sys.argv[1:] == ["s3"]:
             results = list(attacks(6, 3, 5, 2, work, names=("publish", "pull")))
         else:
-            results = [*fuzz(30, 3, 5, 2, work), *harness(3, 4, 5, 2, work), *cuts(("pack", "pull"), 0, 5, 2, work, most=3)]
+            quick = tuple(name for name in ALL if "ray" not in name)
+            kills = harness(3, 4, 5, 2, work, commands=quick)
+            results = [*fuzz(30, 3, 5, 2, work), *kills, *cuts(("pack", "pull"), 0, 5, 2, work, most=3)]
     faults = [result for result in results if "kind" in result or result.get("faults")]
     for fault in faults:
         print(fault)

@@ -25,6 +25,7 @@ from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
 from tests.conftest import SIZE, TEACHER, content, make_settings
 from tests.generation.faulty_teachers import Faulty, Locked
+from tests.processes import descendants, until_gone
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("one_thread")]
 
@@ -46,22 +47,22 @@ def diary(tmp_path: Path) -> Path:
     return tmp_path / "diary"
 
 
-@pytest.mark.parametrize(("policy", "workers", "processes"), [("rrc-ra", 0, 3), ("usi", 1, 2)])
+@pytest.mark.parametrize(("policy", "workers"), [("rrc-ra", 0), ("usi", 1)])
 def test_two_and_three_processes_write_the_bytes_of_one(
-    policy: str, workers: int, processes: int, images: Path, teacher: Teacher, tmp_path: Path
+    policy: str, workers: int, images: Path, teacher: Teacher, tmp_path: Path
 ) -> None:
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher, policy=parse_policy(policy), block_size=3)
     told: list[tuple[int, int]] = []
     rates: list[dict[str, float]] = []
-    for count in (1, processes):
+    for count in (1, 2, 3):
         execution = Execution(16, workers, devices=("cpu",) * count)
         told.clear()
         generate(source, teacher, settings, tmp_path / f"{count}", execution, lambda *p: told.append(p), rates.append)
         assert told[0] == (0, 24)
         assert told[-1] == (24, 24)
         assert told == sorted(told)
-    assert content(tmp_path / "1") == content(tmp_path / f"{processes}")
+        assert content(tmp_path / f"{count}") == content(tmp_path / "1")
     assert set() < {name for each in rates for name in each} <= {"cpu #1", "cpu #2", "cpu #3"}
     assert all(rate >= 0 for each in rates for rate in each.values())
 
@@ -89,7 +90,7 @@ def test_one_that_dies_again_and_again_ends_the_run_and_what_is_committed_stays(
     dying = Faulty(teacher, "killed", diary, times=99)
     with pytest.raises(DeadWorkerError, match=r"cpu #\d died 2 times"), pytest.warns(UserWarning, match="started again"):
         generate(source, dying, settings, tmp_path / "out", TWO)
-    assert 2 <= len(list(diary.iterdir())) <= 3
+    assert 2 <= len(list(diary.iterdir())) <= 4  # the other one may die a second time before the run has ended
     generate(source, teacher, settings, tmp_path / "out", Execution(16, 0))
     generate(source, teacher, settings, tmp_path / "whole", Execution(16, 0))
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -129,25 +130,11 @@ def _start(images: Path, weights: Path, out: Path, processes: int) -> subprocess
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        found += [int(child), *_descendants(int(child))]
-    return found
-
-
 def _until_blocks(out: Path) -> None:
     until = time.monotonic() + 120
     while not committed_blocks(out):
         assert time.monotonic() < until
         time.sleep(0.02)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -158,16 +145,13 @@ def test_all_processes_end_with_the_command(
 ) -> None:
     running = _start(images, weights, tmp_path / "out", processes)
     _until_blocks(tmp_path / "out")
-    family = _descendants(running.pid)
+    family = descendants(running.pid)
     assert len(family) >= 2 * processes - 1  # a worker each; what it sends is more than a pipe holds
     running.send_signal(number)
     _, said = running.communicate(timeout=60)
     assert running.returncode == code
     assert "Traceback" not in said.decode()
-    until = time.monotonic() + 30
-    while [pid for pid in family if _alive(pid)]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    until_gone(family)
     if number == signal.SIGINT:
         assert "committed blocks are kept" in said.decode()
 

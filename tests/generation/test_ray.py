@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,10 @@ from reinforce.store.block import committed_blocks
 from reinforce.teachers.teacher import Teacher
 from reinforce.testing.engines import check_engine
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import SIZE, TEACHER, Cli, content, make_settings
+from tests.conftest import content, make_settings
 from tests.generation.faulty_sources import NODE, Biting, Local
 from tests.generation.faulty_teachers import Faulty, Held, Locked
+from tests.processes import descendants, name_of
 
 pytestmark = [
     pytest.mark.process,
@@ -43,29 +41,7 @@ ON_RAY = Execution(16, 0, "ray")
 
 def _ray_processes() -> list[str]:
     """The processes of Ray that this one has started, or those that it started."""
-    return [name for pid in _descendants(os.getpid()) if (name := _name(pid)) in ("raylet", "gcs_server") or "ray::" in name]
-
-
-def _descendants(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [each for child in children for each in (int(child), *_descendants(int(child)))]
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _until_gone(pids: list[int]) -> None:
-    until = time.monotonic() + 20
-    while [pid for pid in pids if _name(pid) and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    return [name for pid in descendants(os.getpid()) if (name := name_of(pid)) in ("raylet", "gcs_server") or "ray::" in name]
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +91,11 @@ def test_it_keeps_the_laws(cluster: Any, source: ImageFolder, teacher: Teacher, 
     check_engine("ray", source, teacher, make_settings(source, teacher, views=2), tmp_path)
 
 
+@pytest.mark.parametrize("policy", ["rrc-ra", "usi"])
 def test_nodes_are_lost_and_others_join(
-    cluster: Any, source: ImageFolder, teacher: Teacher, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    policy: str, cluster: Any, source: ImageFolder, teacher: Teacher, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = make_settings(source, teacher, policy=parse_policy("usi"), block_size=2)
+    settings = make_settings(source, teacher, policy=parse_policy(policy), block_size=2)
     generate(source, teacher, settings, tmp_path / "local", Execution(4, 0))
     diary = tmp_path / "diary"
     diary.mkdir()
@@ -151,7 +128,8 @@ def test_nodes_are_lost_and_others_join(
         generate(own, slow, settings, tmp_path / "ray", Execution(4, 0, "ray"))
     events.join()
     assert {p.name for p in diary.iterdir()} == {"head", "left", "right", "new"}
-    (said,) = {str(w.message) for w in told if issubclass(w.category, UserWarning)}
+    notes = {str(w.message) for w in told if issubclass(w.category, UserWarning)}
+    (said,) = {note for note in notes if not note.startswith("No node of the cluster")}  # which a busy machine has
     assert re.search(r"A node is left out(.|\n)*on node odd(.|\n)*CRC-32", said)
     assert content(tmp_path / "ray") == content(tmp_path / "local")
     assert capfd.readouterr() == ("", "")  # Ray says nothing
@@ -207,66 +185,6 @@ def test_a_node_that_sees_something_else_is_named(cluster: Any, source: ImageFol
         generate(source, teacher, settings.model_copy(update={"teachers": [info]}), tmp_path / "another", ON_RAY)
     with pytest.raises(UsageError, match="cannot be given to other processes"):
         generate(source, Locked(teacher), settings, tmp_path / "other", ON_RAY)
-
-
-def _command(images: Path, weights: Path, out: Path, *more: object) -> list[str]:
-    line = ["generate", "--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--out", out]
-    return [*map(str, line), "--engine", "ray", "--codec", "topk:2", *map(str, more)]
-
-
-@pytest.fixture
-def scratch() -> Iterator[str]:
-    """A folder with a short name, as that of a socket must be, for what a killed command leaves."""
-    with tempfile.TemporaryDirectory(prefix="r-") as folder:
-        yield folder
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_cluster_of_its_own_ends_with_the_command(
-    number: signal.Signals, code: int, images: Path, weights: Path, tmp_path: Path, scratch: str
-) -> None:
-    line = _command(
-        images, weights, tmp_path / "out", "--processes", 2, "--views", 1000, "--block-size", 1, "--ray-address", "local"
-    )
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": scratch}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "reinforce.cli.main", *line], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=env
-    )
-    until = time.monotonic() + 120
-    while not committed_blocks(tmp_path / "out"):
-        assert time.monotonic() < until
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
-    family = _descendants(running.pid)
-    assert {"raylet", "gcs_server"} <= {_name(pid) for pid in family}
-    began = time.monotonic()
-    running.send_signal(number)
-    _, said = running.communicate(timeout=60)
-    assert time.monotonic() - began < 15
-    assert running.returncode == code
-    agents = [pid for pid in family if _name(pid).startswith(("ray::Dashboard", "ray::RuntimeEnv"))]
-    _until_gone([pid for pid in family if pid not in agents])
-    for pid in (
-        agents if number == signal.SIGKILL else ()
-    ):  # they wait a minute for Ray's server, which has ended with the command
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    _until_gone(family)
-    if number == signal.SIGINT:
-        assert said.decode().strip().endswith("the same command continues with the missing blocks")
-
-
-def test_options_that_do_not_fit(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
-    line = _command(images, weights, tmp_path / "out")
-    code, _, said = cli(*line, "--ray-address", "ray://nowhere:10001")
-    assert (code, "Ray client" in said) == (2, True)
-    code, _, said = cli(*line, "--ray-address", "127.0.0.1:1")
-    assert (code, "a cluster at 127.0.0.1:1" in said, "Connection refused" in said) == (2, True, True)
-    assert not (tmp_path / "out").exists()
-    code, _, said = cli(*line, "--device", "cuda:0")
-    assert (code, "auto, cpu or cuda" in said) == (2, True)
-    code, _, said = cli(*line, "--engine", "local", "--ray-address", "auto")
-    assert (code, "is for --engine ray" in said) == (2, True)
 
 
 @pytest.mark.unit

@@ -234,6 +234,19 @@ def test_a_temperature_is_found_for_a_mean_top1(logits: Path) -> None:
         load_probs(logits, top1=0.01)
 
 
+def test_bench_codec_makes_up_labels_of_any_number_of_classes(logits: Path, cli: Cli) -> None:
+    code, text, err = cli("bench", "codec", "--classes", 300, "--views", 3, "--codec", "topk:10", "--json")
+    assert code == 0, err
+    result = json.loads(text)
+    assert {"logits": "made up", "images": 8, "views": 3, "classes": 300}.items() <= result["conditions"].items()
+    assert result["rows"][0]["same_top"] == 1
+    assert 0.1 < result["conditions"]["mean_top1"] < 0.9
+    for both in ([], ["--logits", logits, "--classes", 300], ["--classes", 300, "--top1", 0.5]):
+        code, text, err = cli("bench", "codec", *both)
+        assert (code, text) == (2, "")
+        assert "What to encode is not clear" in err
+
+
 def write_torn(path: Path) -> None:
     np.savez(path, logits=np.zeros((1, 2, 3)))
     path.write_bytes(path.read_bytes()[:-30])

@@ -92,8 +92,8 @@ def test_a_sample_that_was_swapped_is_found_when_it_is_read(own: Path) -> None:
     source = open_shards(own)
     assert source.groups is not None
     store = PackedStore(source)
-    first, second = [s for s in store.ok_samples.tolist() if source.groups[store._position[s]] == 0][:2]
-    a, b = int(store._position[first]), int(store._position[second])
+    first, second = [s for s in store.ok_samples.tolist() if source.groups[store.positions[s]] == 0][:2]
+    a, b = int(store.positions[first]), int(store.positions[second])
     swapped = source.places.copy()
     swapped[[a, b], 3:] = source.places[[b, a], 3:]
     object.__setattr__(source, "places", swapped)

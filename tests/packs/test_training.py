@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from reinforce.cli import progress
-from reinforce.errors import UsageError
+from reinforce.errors import SourceError, UsageError
+from reinforce.packs.open_labels import match_keys
 from reinforce.packs.pack import pack
 from reinforce.packs.packed_store import PackedStore
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.epoch_views import ReplayedViews
 from reinforce.replay.loader import WINDOW_GROUPS, batch_plan, share_of_rank
 from reinforce.sources.folder import ImageFolder
+from reinforce.sources.open_source import open_source
 from tests.conftest import Cli
 from tests.packs.conftest import POLICIES, SMALL, open_shards
 from tests.servers import serve_http
@@ -125,6 +127,20 @@ def test_some_of_the_shards_are_some_of_the_samples(packs: Callable[[str], Path]
         dataset.set_epoch(epoch)
         partner = dataset.epoch.mixing[0].among(dataset.samples).partner
         assert partner.max() < len(dataset)
+
+
+def test_places_in_its_own_shards_are_known_and_in_others_are_found_by_key(packs: Callable[[str], Path], images: Path) -> None:
+    own, other = open_shards(packs("alone")), open_shards(packs("alone"))
+    store, samples = PackedStore(own), np.array([7, 3, 23])
+    found = match_keys(store, own, samples)
+    assert (
+        found.tolist() == match_keys(store, other, samples).tolist() == [own.keys.index(store.samples.key(s)) for s in samples]
+    )
+    folder = open_source(images)
+    assert [folder.keys[i] for i in match_keys(store, folder, samples)] == [store.samples.key(s) for s in samples]
+    some = open_shards(packs("alone") / "shards-000000.tar")
+    with pytest.raises(SourceError, match="are not in"):
+        match_keys(PackedStore(some), some, np.arange(24))
 
 
 def test_labels_may_come_from_shards_and_images_from_a_folder(

@@ -70,6 +70,28 @@ def test_a_footer_that_is_long_is_refused() -> None:
     refused(b"", "no parquet", 1)
 
 
+def encodings_of(metadata: pq.FileMetaData) -> list[set[str]]:
+    """All encodings that pyarrow names for each column."""
+    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+    return [{e for group in groups for e in group.column(c).encodings} for c in range(metadata.num_columns)]
+
+
+def test_keys_without_a_dictionary_are_read_as_they_are_and_held_to_the_same_limits() -> None:
+    keys = [f"{i:06d}" for i in range(5000)]
+    for given in ({"use_dictionary": False}, {}, {"use_dictionary": False, "row_group_size": 70}):
+        content = written(pa.table({"key": keys}), **given)
+        assert read_table(io.BytesIO(content), "table", 5000, KEYS)["key"].to_pylist() == keys
+    refused(written(pa.table({"key": ["k" * 5000]}), use_dictionary=False), "a text of 5000 bytes", 1)
+
+
+def test_a_dictionary_in_one_row_group_alone_is_seen() -> None:
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, KEYS, use_dictionary=True, dictionary_pagesize_limit=1000, compression="none") as writer:
+        writer.write_table(pa.table({"key": pa.array([f"{i:06d}" for i in range(5000)])}))
+        writer.write_table(pa.table({"key": pa.array(["k"])}))
+    assert check_table(sink, 5001, 1 << 20) == [False]
+
+
 @pytest.mark.parametrize("given", [{}, {"data_page_version": "2.0"}, {"use_dictionary": False}, {"row_group_size": 7}], ids=str)
 def test_what_pages_unfold_to_is_what_pyarrow_says(given: dict[str, Any]) -> None:
     rows = 20_000
@@ -84,7 +106,9 @@ def test_what_pages_unfold_to_is_what_pyarrow_says(given: dict[str, Any]) -> Non
     file = io.BytesIO(content)
     metadata = pq.ParquetFile(file).metadata
     stated = sum(metadata.row_group(g).total_byte_size for g in range(metadata.num_row_groups))  # with the headers of the pages
-    check_table(file, rows_here, stated)
+    plain = check_table(file, rows_here, stated)
+    others = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+    assert plain[:2] + plain[3:] == [not (used & others) for c, used in enumerate(encodings_of(metadata)) if c != 2]
     with pytest.raises(ValueError, match="pages that decompress to more"):
         check_table(file, rows_here, stated // 2)
 
