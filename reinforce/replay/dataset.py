@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.errors import UsageError
+from reinforce.long_work import long_work
 from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.replay.other_images import OtherImages, read_decoded
