@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from reinforce.cli.app import _as_note
 from reinforce.errors import DeadWorkerError, TooManyFilesError, WorkerError
-from reinforce.generation import block_stream
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.source import Source
+from reinforce.store import folder_place
 from reinforce.store.block import write_block
 from reinforce.teachers.teacher import Teacher
 from reinforce.train.loop import train
@@ -196,7 +196,7 @@ def test_a_worker_that_dies_during_a_commit_does_not_disturb_it(
 
     source = ImageFolder.open(images)
     settings = make_settings(source, teacher)
-    monkeypatch.setattr(block_stream, "write_block", killing_one)
+    monkeypatch.setattr(folder_place, "write_block", killing_one)
     with pytest.warns(UserWarning, match="again, once"):
         generate(source, teacher, settings, tmp_path / "out", Execution(batch_size=16, workers=2))
     assert committed == [0, 1, 2, 3]
