@@ -1,6 +1,6 @@
 """Kernels: ops in C, where they were compiled, with the same bits as the numpy code that defines them (`_kernels.c`).
 
-The installation compiles them if it can. Without them, or with REINFORCE_KERNELS=numpy, everything works as before, more slowly.
+The installation compiles them if it can. Without them, or with REINFORCE_KERNELS=numpy, everything works, more slowly.
 """
 
 from __future__ import annotations
