@@ -14,6 +14,7 @@ from reinforce.cli import (
     bench_generate,
     bench_loader,
     bench_modes,
+    bench_ops,
     bench_scale,
     bench_step,
     bench_store,
@@ -53,6 +54,7 @@ bench = typer.Typer(help="Run a measurement and print its results and conditions
 for measurement in (
     bench_modes,
     bench_codec,
+    bench_ops,
     bench_loader,
     bench_step,
     bench_generate,

@@ -30,7 +30,7 @@ def tracked() -> list[str]:
 def installed_names() -> set[str]:
     """What the wheel has to hold of the tracked files, under the names that it has there."""
     inside = [Path(name) for name in tracked() if not (ROOT / name).is_symlink()]
-    chosen = [p for p in inside if p.parts[0] in FOLDERS and p.parts[:2] != ("reinforce", "design")]
+    chosen = [p for p in inside if p.parts[0] in FOLDERS and p.parts[:2] != ("reinforce", "design") and p.suffix != ".c"]
     return {str(Path(FOLDERS[p.parts[0]], *p.parts[1:])) for p in chosen}
 
 
@@ -65,7 +65,10 @@ def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-    assert {n for n in names if not n.startswith(f"{DIST_INFO}/")} == installed_names()
+    compiled = {n for n in names if n.startswith("reinforce/views/_kernels.")}  # where there is a compiler
+    assert {n for n in names if not n.startswith(f"{DIST_INFO}/")} - compiled == installed_names()
+    assert not [n for n in compiled if not n.endswith(".so")]
+    assert bool(compiled) == (shutil.which("cc") is not None)
     some = {"FORMAT.md", "py.typed", "train/loop.py", "train/recipes/usi.toml", "cli/main.py", "manifests/schema.json"}
     assert {f"reinforce/{name}" for name in some} <= names
     assert f"{DIST_INFO}/entry_points.txt" in names
@@ -74,7 +77,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path)
 def test_the_sdist_holds_the_same_and_no_tests(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "CHANGELOG.md"} <= names
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "reinforce/views/_kernels.c"} <= names
     assert {FOLDERS.get(n.partition("/")[0], "") + "/" + n.partition("/")[2] for n in names} >= installed_names()
     assert not [name for name in names if name.startswith("tests")]
 

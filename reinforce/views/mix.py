@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reinforce.policy import MixOptions
+from reinforce.views import kernels
 from reinforce.views.params import Field, PixelSpec
 
 MIX_FIELDS = (Field.PARTNER, Field.LAM, Field.BOX_TOP, Field.BOX_LEFT, Field.BOX_HEIGHT, Field.BOX_WIDTH)
@@ -135,7 +136,9 @@ def mix(images: np.ndarray, mixing: Mixing) -> np.ndarray:
     result = images.copy()
     for i in np.flatnonzero(mixing.partner != np.arange(len(mixing.partner))).tolist():
         own, other, lam = images[i], images[mixing.partner[i]], int(mixing.lam[i])
-        if lam < WHOLE:
+        if lam < WHOLE and kernels.compiled is not None:
+            kernels.compiled.mix(np.ascontiguousarray(own), result[i], np.ascontiguousarray(other), own.size, lam)
+        elif lam < WHOLE:
             total = own * np.int32(lam)
             total += other * np.int32(WHOLE - lam)
             total += WHOLE // 2

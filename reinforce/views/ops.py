@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from reinforce.views import kernels
 from reinforce.views.params import Q16
 
 _IDENTITY = np.arange(256, dtype=np.uint8)
@@ -57,18 +58,22 @@ def brightness(image: np.ndarray, factor: int) -> np.ndarray:
 
 def contrast(image: np.ndarray, factor: int) -> np.ndarray:
     """Blend with the mean grey level; `factor` in Q16."""
-    luma = _luma(image)
-    mean = (2 * int(luma.sum()) + luma.size) // (2 * luma.size)
+    total, size = _luma_sum(image), image[0].size
+    mean = (2 * total + size) // (2 * size)
     return _mapped(image, np.clip((mean * Q16 + factor * (_LEVELS - mean)) >> 16, 0, 255))
 
 
 def color(image: np.ndarray, factor: int) -> np.ndarray:
     """Blend with the grey image; `factor` in Q16."""
+    if kernels.compiled is not None:
+        return kernels.made("blend_grey", image, image[0].size, factor)
     return _blend(_luma(image), image, factor)
 
 
 def sharpness(image: np.ndarray, factor: int) -> np.ndarray:
     """Blend with the smoothed image; `factor` in Q16. The outermost pixels are not smoothed."""
+    if kernels.compiled is not None:
+        return kernels.made("sharpen", image, *image.shape[1:], factor)
     wide = image.astype(np.int16)
     smooth = wide.copy()
     if min(image.shape[1:]) >= 3:
@@ -84,6 +89,8 @@ def gaussian_blur(image: np.ndarray, radius: int) -> np.ndarray:
     The fraction of `radius` is the weight of the two outermost pixels of the box. Pillow approximates a Gaussian like this
     (Gwosdek et al. 2011). Pixels outside of the image repeat the edge; each pass is rounded to nearest.
     """
+    if kernels.compiled is not None:
+        return kernels.made("blur", image, *image.shape[1:], radius)
     for axis in (2, 1):
         for _ in range(3):
             image = _box_blur(image, radius, axis)
@@ -125,11 +132,25 @@ def _luma(image: np.ndarray) -> np.ndarray:
     return luma
 
 
+def _luma_sum(image: np.ndarray) -> int:
+    if kernels.compiled is None:
+        return int(_luma(image).sum())
+    total = np.empty(1, np.int64)
+    kernels.compiled.luma_sum(np.ascontiguousarray(image), total, image[0].size)
+    return int(total[0])
+
+
 def _mapped(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    if kernels.compiled is not None:
+        return kernels.made("look_up", image, np.tile(table.astype(np.uint8), 3), image[0].size)
     return table.astype(np.uint8).take(image)
 
 
 def _per_channel(image: np.ndarray, table_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    if kernels.compiled is not None:
+        image, histograms = np.ascontiguousarray(image), np.empty((3, 256), np.int64)
+        kernels.compiled.histograms(image, histograms, image[0].size)
+        return kernels.made("look_up", image, np.stack([table_of(each) for each in histograms]), image[0].size)
     return np.stack([_mapped(channel, table_of(np.bincount(channel.ravel(), minlength=256))) for channel in image])
 
 

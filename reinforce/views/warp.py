@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from reinforce.views import kernels
 from reinforce.views.params import Q16, Interpolation
 
 _ONE = 2 * Q16  # one pixel, in position units
@@ -48,9 +49,16 @@ _TABLES = {
 }
 
 
+# The same, as the kernels take them: int16, contiguous.
+_COMPILED_TABLES = {interpolation: np.ascontiguousarray(table, np.int16) for interpolation, table in _TABLES.items()}
+
+
 def rotate(image: np.ndarray, interpolation: int, cos: int, sin: int, fill: RGB) -> np.ndarray:
     """Rotate about the centre; `cos` and `sin` in Q16 map a view's pixel back to its source."""
     height, width = image.shape[1:]
+    if kernels.compiled is not None:
+        table = _COMPILED_TABLES[Interpolation(interpolation)]
+        return kernels.made("rotate", image, table, np.array(fill, np.uint8), height, width, len(table), cos, sin)
     # Positions that a policy draws fit in 32 bits; positions from damaged params may need 64.
     narrow = max(abs(cos), abs(sin)) <= Q16 and max(height, width) <= 1 << 12
     dtype = np.int32 if narrow else np.int64
@@ -92,6 +100,10 @@ def _shifted(image: np.ndarray, offset: np.ndarray, interpolation: int, fill: RG
         fill: Of pixels that come from outside.
     """
     rows, length = image.shape[1:]
+    if kernels.compiled is not None:
+        given, (red, green, blue) = _COMPILED_TABLES[Interpolation(interpolation)], np.array(fill, np.uint8).tolist()
+        colour = red << 16 | green << 8 | blue
+        return kernels.made("shift_rows", image, given, offset, rows, length, len(given), len(offset), colour)
     table = _TABLES[Interpolation(interpolation)]
     taps = len(table)
     inside = np.clip(offset + Q16 >> 17, -length, length)  # pixels before the row that are looked at first

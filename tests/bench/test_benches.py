@@ -20,6 +20,8 @@ from reinforce.generation.estimate import Rates, affordable_views, cost, through
 from reinforce.store.block import committed_blocks
 from reinforce.store.manifest import Environment
 from reinforce.store.probes import environment
+from reinforce.views import kernels
+from reinforce.views.operations import OPERATIONS
 from tests.conftest import SIZE, TEACHER, Cli
 
 pytestmark = pytest.mark.unit
@@ -245,3 +247,14 @@ def test_bench_scale_refuses_what_it_cannot_measure(cli: Cli) -> None:
     ):
         code, _, err = cli("bench", "scale", *line)
         assert (code, said in err) == (2, True)
+
+
+def test_bench_ops_knows_every_op_and_its_peers(cli: Cli) -> None:
+    code, said, _ = cli("bench", "ops", "--size", 16, "--rounds", 1, "--json")
+    assert code == 0
+    found = {row["op"]: row for row in json.loads(said)["ops"]}
+    assert {*found, "none", "solarize_add"} == {op.name.lower() for op in OPERATIONS.values()}
+    for row in found.values():
+        assert (row["compiled"] is None) == (kernels.compiled is None)
+        assert all(row[name] > 0 for name in ("numpy", "pillow", "torchvision"))
+    assert "| rotate |" in cli("bench", "ops", "--size", 16, "--rounds", 1)[1]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from reinforce.views import kernels
 from reinforce.views import ops as fast_ops
 from reinforce.views import warp as fast_warp
+from reinforce.views.mix import Mixing, mix
 from reinforce.views.params import MAX_BLUR, Q16, Interpolation
 from tests.views import plain
 from tests.views.plain import OnPixels
@@ -19,10 +25,22 @@ pytestmark = pytest.mark.unit
 
 ops, warp = OnPixels(fast_ops), OnPixels(fast_warp)
 FILL = (124, 16, 204)
+BUILT = kernels.compiled is not None
 KINDS = [Interpolation.NEAREST, Interpolation.BILINEAR, Interpolation.BICUBIC]
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 1000)
 factors = st.integers(-2 * Q16, 2 * Q16)
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for the numpy code and for the kernels."""
+    before = kernels.compiled
+    if request.param == "compiled" and before is None:
+        pytest.skip("nothing was compiled here")
+    kernels.compiled = before if request.param == "compiled" else None
+    yield
+    kernels.compiled = before
 
 
 def an_image(seed: int, height: int, width: int) -> np.ndarray:
@@ -102,6 +120,48 @@ def test_views_of_real_sizes(interpolation: Interpolation, size: int) -> None:
             warp.rotate(image, interpolation, cos, sin, FILL), plain.rotate(image, interpolation, cos, sin, FILL)
         )
         assert np.array_equal(warp.shear_y(image, interpolation, 17000, FILL), plain.shear_y(image, interpolation, 17000, FILL))
+
+
+@settings(max_examples=60)
+@given(seed=seeds, size=sizes, lam=st.integers(0, 254))
+def test_mixtures(seed: int, size: int, lam: int) -> None:
+    images = np.stack([an_image(seed + i, size, size).transpose(2, 0, 1) for i in range(2)])
+    mixing = Mixing(np.array([1, 0]), np.array([lam, 255 - lam]), np.zeros((2, 4), np.int64))
+    wide = images.astype(np.int64)
+    wanted = [(wide[i] * mixing.lam[i] + wide[1 - i] * (255 - mixing.lam[i]) + 127) // 255 for i in range(2)]
+    assert np.array_equal(mix(images, mixing), np.stack(wanted))
+
+
+def test_kernels_refuse_arrays_of_other_sizes() -> None:
+    if kernels.compiled is None:
+        return
+    image, odd = np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4, 4), np.uint8)
+    table, fill = np.zeros((2, 256), np.int16), np.zeros(3, np.uint8)
+    calls: dict[str, list[tuple[object, ...]]] = {
+        "rotate": [(image, odd, table, fill, 4, 5, 2, 0, 0), (image, image.copy(), table, fill, 4, 5, 4, 0, 0)],
+        "shift_rows": [(image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 4, 0)],
+        "blur": [(image, odd, 4, 5, Q16), (image, image.copy(), 4, 6, Q16), (image, image.copy(), 4, 5)],
+        "sharpen": [(odd, image, 4, 5, 0)],
+        "mix": [(image, odd, image, 60, 1)],
+        "histograms": [(image, np.zeros(3, np.int64), 20)],
+    }
+    for name, each in calls.items():
+        for given_ in each:
+            with pytest.raises((ValueError, TypeError), match="another"):
+                getattr(kernels.compiled, name)(*given_)
+    with pytest.raises((BufferError, ValueError), match="read-only"):
+        kernels.compiled.blur(image, np.frombuffer(bytes(60), np.uint8), 4, 5, Q16)
+    with pytest.raises(TypeError):
+        kernels.compiled.blur("image", image, 4, 5, Q16)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("value", ["numpy", *[""] * BUILT])
+def test_the_environment_may_leave_kernels_out(value: str) -> None:
+    code = "from reinforce.views import kernels; print(kernels.compiled is None)"
+    env = {**os.environ, "REINFORCE_KERNELS": value}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(value == "numpy"), done.stderr
 
 
 def test_every_partial_sum_is_a_whole_number_that_float32_holds() -> None:
