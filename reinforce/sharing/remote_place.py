@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from reinforce.errors import StoreError, UsageError, first_line
@@ -41,6 +42,7 @@ from reinforce.store.completion import manifest_of
 from reinforce.store.manifest import Environment, Job, Manifest
 from reinforce.store.place import Made, Place, Planned
 from reinforce.store.store import JOB, MANIFEST, SAMPLES, Store
+from reinforce.views.status import Status
 
 _AT_ONCE, _PREVIEWED = 16, 4
 """Notes that are fetched at once, and blocks whose labels the preview shows."""
@@ -117,8 +119,7 @@ class RemotePlace(Place):
         self._target.put(name, content)
 
     def write_once(self, name: str, content: bytes) -> None:
-        if self.read(name) is None:
-            self.write(name, content)
+        self._target.put_new(name, content)
 
     def remove(self, beginning: str) -> None:
         for name in self._names(levels=1):
@@ -182,22 +183,22 @@ class RemotePlace(Place):
         manifest = manifest_of(settings, env, made.table, made.sums, {**made.files, SAMPLES: _sha256(table)})
         bundles = [Bundle(block=number, **bundle.model_dump()) for number, bundle in made.bundles]
         text = to_json(manifest).encode()
-        shown = self._preview(manifest, text, table, bundles)
+        readable = np.unique(made.table.block[made.table.status == Status.OK])
+        chosen = readable[np.arange(_PREVIEWED) * len(readable) // _PREVIEWED]
+        part = part_of(manifest, _sha256(text), min(VIEWS, settings.views), chosen.tolist())
+        shown = self._preview(part, table, bundles)
         description = Description(name_of(self.name), Licences(), self.name, bundles)
         put_description(self._target, description, manifest, {MANIFEST: text, SAMPLES: table, PREVIEW: shown})
         self._target.remove(JOB)
         return manifest
 
-    def _preview(self, manifest: Manifest, text: bytes, table: bytes, bundles: list[Bundle]) -> bytes:
-        """The preview of a few blocks, which are fetched and opened: what was put can be read."""
-        count = manifest.settings.num_blocks
-        chosen = sorted({i * count // _PREVIEWED for i in range(_PREVIEWED)})
-        part = part_of(manifest, _sha256(text), min(VIEWS, manifest.settings.views), chosen)
+    def _preview(self, part: Manifest, table: bytes, bundles: list[Bundle]) -> bytes:
+        """The preview of a part, whose blocks are fetched and opened: what was put can be read."""
         inside = files_by_bundle(part.files)
         with _scratch() as folder:
             (folder / MANIFEST).write_text(to_json(part))
             (folder / SAMPLES).write_bytes(table)
-            for number in chosen:
+            for number in sorted({block for block, _ in inside}):
                 own = [b for b in bundles if b.block == number and (number, b.stripe) in inside]
                 fetch_block(self.name, own, inside, folder)
             return preview(Store(folder))

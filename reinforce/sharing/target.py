@@ -99,6 +99,15 @@ class UrlTarget:
     def put(self, path: str, content: bytes) -> None:
         self._tried(lambda: self.fs.pipe_file(f"{self.base}/{path}", content))
 
+    def put_new(self, path: str, content: bytes) -> None:
+        """As `put`, unless the file is there; in one step where the server knows conditional writes, as S3 does."""
+
+        def once() -> None:
+            with suppress(FileExistsError):
+                self.fs.pipe_file(f"{self.base}/{path}", content, mode="create")
+
+        self._tried(once)
+
     def remove(self, path: str) -> None:
         """Remove one file; one that is absent is no error."""
 

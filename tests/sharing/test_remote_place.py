@@ -15,11 +15,13 @@ from reinforce.errors import ReinforceError, SettingsError, SourceError, StoreEr
 from reinforce.generation.engine import Execution
 from reinforce.generation.generate import generate, generate_share
 from reinforce.generation.share import Share
-from reinforce.settings import Settings
+from reinforce.settings import Settings, to_json
 from reinforce.sharing.pull import pull
 from reinforce.sharing.remote_place import RemotePlace, open_place
 from reinforce.sources.folder import ImageFolder
+from reinforce.store.manifest import Job
 from reinforce.store.place import Place
+from reinforce.store.probes import environment
 from reinforce.store.store import JOB
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
@@ -162,6 +164,25 @@ def test_what_is_refused(bucket: str, images: Path, teacher: Teacher, cli: Cli) 
             open_place(out)
     code, _, said = cli("generate", "--data", images, "--teacher", TEACHER, "--out", "http://host/x")
     assert (code, "http://host/x cannot be written to" in said) == (2, True)
+
+
+def test_two_that_begin_at_once_with_other_settings(bucket: str, images: Path, teacher: Teacher) -> None:
+    """Both saw that nothing is there; one has written what it makes, and the other learns of it."""
+    source, place = ImageFolder.open(images), RemotePlace(f"{bucket}/race")
+    job = Job(settings=small(source, teacher, "rrc"), environment=environment())
+    place.write_once(JOB, to_json(job).encode())
+    place.write_once(JOB, b"another")
+    assert place.job() == job
+
+
+def test_the_preview_is_of_blocks_that_can_be_read(bucket: str, own_images: Path, teacher: Teacher) -> None:
+    broken = sorted(path for path in own_images.rglob("*") if path.is_file())
+    for path in broken[:21]:
+        path.write_bytes(b"no image")
+    source, place = ImageFolder.open(own_images), RemotePlace(f"{bucket}/broken")
+    made = generate(source, teacher, small(source, teacher), place, ALONE)
+    assert (made.counts.ok, made.counts.corrupt) == (3, 21)
+    assert "preview.parquet" in names(place.name)
 
 
 def test_it_is_not_put_into_its_own_images(bucket: str, images: Path, teacher: Teacher) -> None:
