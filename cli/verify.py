@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def command(
     from reinforce.errors import UsageError
     from reinforce.packs.open_labels import open_pack
     from reinforce.packs.packed_store import PackedStore
-    from reinforce.sharing.cached import fetched
+    from reinforce.sharing.cached import fresh
     from reinforce.sources.location import is_remote
     from reinforce.sources.pack_manifest import PACK
     from reinforce.store.store import MANIFEST
@@ -53,31 +54,34 @@ def command(
     if not (views == "all" or (views.isdecimal() and len(views) < 19)):
         raise UsageError(f"--views {views} is not possible.", expected="a number of views, or all")
     count = None if views == "all" else int(views)
-    root = Path(given) if not is_remote(given) else fetched(given, on_progress=Progress("fetch", "bytes", quiet=as_json))
+    remote = is_remote(given)
+    if data is None and (count != 0 or teacher or teacher_weights) and (remote or not (Path(given) / PACK).exists()):
+        raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
     shown: dict[str, Progress] = {}
 
     def on_progress(name: str, done: int, total: int) -> None:
         shown.setdefault(name, Progress("verify", name, quiet=as_json))(done, total)
 
-    if data is None and (count != 0 or teacher or teacher_weights) and not (root / PACK).exists():
-        raise UsageError("--views and --teacher need the images.", found="no --data", fix="add --data SOURCE")
-    packed = None if (root / MANIFEST).exists() else open_pack(root)
-    checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
-    with_pixels = data is not None or (packed is not None and packed.has_labels)
-    if with_pixels and not any(c.failed for c in checks):
-        from reinforce.replay.dataset import ReinforcedDataset
+    # What is in the cache says nothing of what is there now: everything is fetched.
+    fetched = fresh(given, Progress("fetch", "bytes", quiet=as_json)) if remote else nullcontext(Path(given))
+    with fetched as root:
+        packed = None if (root / MANIFEST).exists() else open_pack(root)
+        checks = verify_store(root, on_progress) if packed is None else verify_pack(packed, on_progress)
+        with_pixels = data is not None or (packed is not None and packed.has_labels)
+        if with_pixels and not any(c.failed for c in checks):
+            from reinforce.replay.dataset import ReinforcedDataset
 
-        store = PackedStore(packed) if packed is not None else root
-        dataset, model = ReinforcedDataset(store, data, check=False), None
-        if teacher or teacher_weights:
-            from reinforce.teachers.device import resolve_device
-            from reinforce.teachers.open_teacher import teacher_of
+            store = PackedStore(packed) if packed is not None else root
+            dataset, model = ReinforcedDataset(store, data, check=False), None
+            if teacher or teacher_weights:
+                from reinforce.teachers.device import resolve_device
+                from reinforce.teachers.open_teacher import teacher_of
 
-            # Before the pixels, which may take hours: wrong weights are refused here.
-            model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
-        checks += verify_pixels(dataset, count, workers, on_progress)
-        if model is not None:
-            checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))
+                # Before the pixels, which may take hours: wrong weights are refused here.
+                model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
+            checks += verify_pixels(dataset, count, workers, on_progress)
+            if model is not None:
+                checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))
     failed = any(c.failed for c in checks)
     if as_json:
         typer.echo(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))

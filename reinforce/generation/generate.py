@@ -98,8 +98,8 @@ def generate_share(
         The manifest if the data set is complete now; None: other shares have blocks to make, or another job is finishing it.
 
     Raises:
-        BusyError: another job has the same share, or the plain command is writing `out`; an object store cannot tell, and
-            then both make the same bytes.
+        BusyError: another job has the same share, or the plain command is writing `out`; an object store cannot tell:
+            what comes first stays.
         ReinforceError: as of `generate`.
     """
     return _run(Work(source, teacher, settings, _place(out), execution or Execution(), on_rates), share, on_progress)
@@ -142,6 +142,9 @@ def _check_params_fit(settings: Settings) -> None:
 def _run_locked(work: Work, share: Share | None, on_progress: Progress) -> Manifest | None:
     source, settings, place = work.source, work.settings, work.place
     if (manifest := place.manifest()) is not None and _complete(manifest, settings, place, share):
+        return manifest
+    # Another share may finish it in this very moment: then there is no job any more.
+    if place.job() is None and (manifest := place.manifest()) is not None and _complete(manifest, settings, place, share):
         return manifest
     job = _job(settings, place)
     if share is None:

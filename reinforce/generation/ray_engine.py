@@ -43,7 +43,9 @@ class RayEngine(Engine):
                 "--engine ray needs Ray.",
                 fix='pip install "reinforce[ray]"; without it, --engine local or job arrays (--share)',
             )
-        if execution is not None:
+        ray = sys.modules.get("ray")
+        connected = ray is not None and ray.is_initialized()  # a program of the user's
+        if execution is not None and not connected:
             _knock(_address(execution))
 
     def make_blocks(self, work: Work, missing: list[int], on_progress: Progress) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +69,25 @@ def _content(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise StoreError(f"{path} cannot be read.", found=error.strerror, fix="reinforce verify DIR") from None
+
+
+def replace_files(content: bytes, names: Iterable[str], block: Path) -> None:
+    """Write the files of a bundle that this project's own command has put over those of a block, without hashes.
+
+    Raises:
+        StoreError: it is no bundle of these files.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            if sorted(m.filename for m in members) != sorted(names) or any(
+                m.compress_type != zipfile.ZIP_STORED for m in members
+            ):
+                raise refused("other files than those of its stripe, or compressed ones")
+            for member in members:
+                (block / member.filename).write_bytes(archive.read(member))
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise refused(f"{type(error).__name__}: {error}") from None
 
 
 def unpack_bundle(file: BinaryIO, files: Mapping[str, str], into: Path) -> None:

@@ -1,14 +1,16 @@
 """Cached: a published data set, or the part of it that is needed, pulled into the cache. From there it is read like any other.
 
-The folder is named after the manifest of the part, so parts do not disturb each other, and the same part is fetched once.
+The folder is named after the publication and the part, so parts do not disturb each other, and the same part is fetched once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.compute as pc
 
@@ -43,9 +45,8 @@ def fetched(
         Interrupted: Ctrl-C; what was fetched is kept.
     """
     whole = published(location.rstrip("/"))
-    digest = whole.manifest_sha256
-    part = part_of(whole.manifest, digest, views, blocks)
-    name = digest if part is whole.manifest else hashlib.sha256(to_json(part).encode()).hexdigest()
+    part = part_of(whole.manifest, whole.manifest_sha256, views, blocks)
+    name = hashlib.sha256(f"{whole.digest}\n{to_json(part)}".encode()).hexdigest()
     out = cache_root() / "labels" / name[:32]
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = on_progress or long_work("labels", "bytes")
@@ -58,9 +59,21 @@ def fetched(
             return out
 
 
+@contextmanager
+def fresh(location: str, on_progress: Progress) -> Iterator[Path]:
+    """A folder that has a published data set as it is at its location now; it is removed at the end."""
+    labels = cache_root() / "labels"
+    labels.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="verify-", dir=labels) as folder:
+        out = Path(folder, "labels")
+        pull(location, out, jobs=_JOBS, on_progress=on_progress)
+        yield out
+
+
 def with_sample(location: str, key: str) -> Path:
     """As `fetched`, the one block that has a sample; the first block if there is no such sample."""
     place = location.rstrip("/")
-    table = published_samples(place, published(place))
-    found = pc.index(table.key_column, key).as_py()
-    return fetched(location, blocks=[int(table.block[max(found, 0)])])
+    there = published(place)
+    table, have = published_samples(place, there), there.manifest.blocks
+    block = int(table.block[max(pc.index(table.key_column, key).as_py(), 0)])
+    return fetched(location, blocks=[block if have is None or block in have else have[0]])

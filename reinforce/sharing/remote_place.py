@@ -1,8 +1,8 @@
 """Remote place: an object store in which a reinforced dataset is made, as the publication that it will be.
 
 A block is put as its bundles, then its notes: with these it counts as committed. An object store shows an object whole or not
-at all, so a kill leaves nothing half. `publication.json` comes last. There are no locks: two jobs that make the same block put
-the same bytes. The notes stay, as a bundle that is lost can then be made again alone.
+at all, so a kill leaves nothing half. `publication.json` comes last. There are no locks: of two jobs that make the same block,
+the bundles that came first stay. The notes stay too, as a bundle that is lost can then be made again alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from reinforce.errors import StoreError, UsageError, first_line
 from reinforce.files import writing
 from reinforce.settings import MAX_BYTES, Settings, to_json
-from reinforce.sharing.bundle import files_by_bundle, make_bundle
+from reinforce.sharing.bundle import files_by_bundle, make_bundle, replace_files
 from reinforce.sharing.part import part_of
 from reinforce.sharing.preview import VIEWS, preview
 from reinforce.sharing.publication import PREVIEW, PUBLICATION, Bundle, Licences, bundle_path, name_of
@@ -46,6 +46,8 @@ from reinforce.views.status import Status
 
 _AT_ONCE, _PREVIEWED = 16, 4
 """Notes that are fetched at once, and blocks whose labels the preview shows."""
+_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "memory"}
+"""Protocols of stores that show an object whole or not at all."""
 _BUNDLE = re.compile(r"blocks/(\d{6})\.(\d{3,5})\.zip")
 _NOTE = re.compile(rf"{NOTES}/(\d{{6}})\.json")
 
@@ -56,7 +58,8 @@ def open_place(out: str) -> RemotePlace:
     Raises:
         UsageError: one to which blocks cannot be put one by one.
     """
-    if out.startswith(("http://", "https://", "hf://")):
+    protocol, _, path = out.partition("://")
+    if protocol not in _STORES or not path.strip("/"):
         raise UsageError(
             f"{out} cannot be written to while a data set is made.",
             expected="a folder, or s3://BUCKET/PATH",
@@ -85,9 +88,8 @@ class RemotePlace(Place):
         return UrlTarget(self.name)
 
     def prepare(self) -> None:
-        there = [name for name in self._names(levels=1) if not name.startswith(".")]
-        allowed = {MANIFEST, JOB, PUBLICATION}
-        if there and not allowed & set(there):
+        there = [name for name in self._names() if not name.startswith(".")]
+        if there and not {JOB, PUBLICATION} & set(there):
             raise StoreError(
                 f"{self.name} holds other files.",
                 found=", ".join(there[:3]),
@@ -135,16 +137,25 @@ class RemotePlace(Place):
         return {number for number, there in stripes.items() if there >= wanted and (complete or number in noted)}
 
     def commit(self, planned: Planned, data: BlockData) -> None:
+        number, note = planned.number, note_name(planned.number)
+        if exists(f"{self.name}/{note}"):
+            if all(exists(f"{self.name}/{bundle_path(number, s)}") for s in range(planned.settings.num_stripes)):
+                return  # another job has made it
+            self._target.remove(note)  # of a bundle that is lost
         with _scratch() as folder:
-            path = block_path(folder, planned.number)
+            path = block_path(folder, number)
             write_group(path, data)
             notes = take_notes(planned.open(path), planned.hard_labels, planned.settings)
-            bundles = []
-            for stripe, inside in _stripes(planned.number, notes):
-                content = make_bundle(path, inside)
-                self.write(bundle_path(planned.number, stripe), content)
-                bundles.append(BundleNote(stripe=stripe, sha256=_sha256(content), bytes=len(content)))
-        self.write(note_name(planned.number), to_json(notes.model_copy(update={"bundles": bundles})).encode())
+            made = {stripe: make_bundle(path, inside) for stripe, inside in _stripes(number, notes)}
+            # What another job has put stays, so that nothing that was listed changes: its device may have rounded otherwise.
+            new = [self._target.put_new(bundle_path(number, stripe), content) for stripe, content in made.items()]
+            if not all(new):
+                made = {stripe: self.read(bundle_path(number, stripe)) or b"" for stripe in made}
+                for stripe, inside in _stripes(number, notes):
+                    replace_files(made[stripe], inside, path)
+                notes = take_notes(planned.open(path), planned.hard_labels, planned.settings)
+        bundles = [BundleNote(stripe=s, sha256=_sha256(content), bytes=len(content)) for s, content in made.items()]
+        self.write(note, to_json(notes.model_copy(update={"bundles": bundles})).encode())
 
     @contextmanager
     def opened(self, planned: Planned) -> Iterator[Block]:
@@ -207,6 +218,14 @@ class RemotePlace(Place):
         return published(self.name).manifest if exists(f"{self.name}/{PUBLICATION}") else None
 
     def reopen(self, manifest: Manifest) -> None:
+        names = set(self._names())
+        if not all(note_name(number) in names for number in self.committed(manifest.settings)):
+            raise StoreError(
+                f"{self.name} is complete, but bundles are missing.",
+                found=f"no {NOTES}, without which all blocks would have to be made again",
+                cause="it was published from a folder, and bundles were removed",
+                fix="publish it again from that folder, or choose another --out",
+            )
         self.write(JOB, to_json(Job(settings=manifest.settings, environment=manifest.environment)).encode())
         self._target.remove(PUBLICATION)
 

@@ -99,14 +99,21 @@ class UrlTarget:
     def put(self, path: str, content: bytes) -> None:
         self._tried(lambda: self.fs.pipe_file(f"{self.base}/{path}", content))
 
-    def put_new(self, path: str, content: bytes) -> None:
-        """As `put`, unless the file is there; in one step where the server knows conditional writes, as S3 does."""
+    def put_new(self, path: str, content: bytes) -> bool:
+        """As `put`, unless the file is there; in one step where the server knows conditional writes, as S3 does.
 
-        def once() -> None:
-            with suppress(FileExistsError):
+        Returns:
+            Whether it was not there.
+        """
+
+        def once() -> bool:
+            try:
                 self.fs.pipe_file(f"{self.base}/{path}", content, mode="create")
+            except FileExistsError:
+                return False
+            return True
 
-        self._tried(once)
+        return bool(self._tried(once))
 
     def remove(self, path: str) -> None:
         """Remove one file; one that is absent is no error."""
@@ -120,12 +127,11 @@ class UrlTarget:
     def put_file(self, path: str, file: Path) -> None:
         self._tried(lambda: self.fs.put_file(str(file), f"{self.base}/{path}"))
 
-    def _tried(self, call: Any) -> None:
+    def _tried(self, call: Any) -> Any:
         try:
             if "s3" in self.fs.protocol:
-                call()  # its client tries each request again: of a large file, one part is a request
-            else:
-                retried(call, self.url)
+                return call()  # its client tries each request again: of a large file, one part is a request
+            return retried(call, self.url)
         except Exception as error:  # noqa: BLE001 - each protocol's client raises errors of its own
             raise StoreError(
                 f"{self.url} cannot be written.",

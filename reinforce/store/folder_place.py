@@ -10,7 +10,7 @@ from reinforce.files import check_output, is_lock, remove, write_atomic, write_o
 from reinforce.locks import check_not_held, only_writer
 from reinforce.settings import Settings, to_json
 from reinforce.store.block import Block, BlockData, block_path, committed_blocks, remove_staging, write_block
-from reinforce.store.block_notes import NOTES, BlockNotes, keep_notes, read_notes, remove_notes, take_notes
+from reinforce.store.block_notes import NOTES, BlockNotes, keep_notes, note_name, read_notes, remove_notes, take_notes
 from reinforce.store.completion import write_manifest
 from reinforce.store.manifest import Environment, Job, Manifest
 from reinforce.store.place import Made, Place, Planned
@@ -68,6 +68,7 @@ class FolderPlace(Place):
         return committed_blocks(self.path)
 
     def commit(self, planned: Planned, data: BlockData) -> None:
+        remove(self.path / note_name(planned.number))  # of a block that was removed since
         write_block(self.path, planned.number, data)
         self._take(planned)
 

@@ -103,7 +103,7 @@ class Place(ABC):
 
     @abstractmethod
     def commit(self, planned: Planned, data: BlockData) -> None:
-        """Put a block: others see all of it or nothing. One that is there has the same bytes."""
+        """Put a block: others see all of it or nothing. One that is there stays."""
 
     @abstractmethod
     def opened(self, planned: Planned) -> AbstractContextManager[Block]:

@@ -246,33 +246,39 @@ static PyObject *done(Arrays *arrays, int memory) {
         __VA_ARGS__                                                                                                                \
         return done(&arrays, memory);                                                                                              \
     }
+#define NEEDS(what)                                                                                                                \
+    if (!(what)) {                                                                                                                 \
+        release(&arrays);                                                                                                          \
+        PyErr_SetString(PyExc_ValueError, "another range: " #what);                                                                \
+        return NULL;                                                                                                               \
+    }
 #define SIZES(...)                                                                                                                 \
     const int64_t sizes[] = {__VA_ARGS__};                                                                                         \
     if (!fits(&arrays, sizes)) return NULL;
 #define FREE(...) Py_BEGIN_ALLOW_THREADS __VA_ARGS__ Py_END_ALLOW_THREADS
 
 /* image, out, table, fill; height, width, taps, cos, sin */
-OP(rotate, 4, 5, SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 3)
+OP(rotate, 4, 5, NEEDS(n[2] == 1 || n[2] == 2 || n[2] == 4) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 3)
    FREE(rotate(ARRAY(0), ARRAY(1), n[0], n[1], n[3], n[4], ARRAY(2), (int)n[2], ARRAY(3));))
 
 /* image, out, table, offset; rows, length, taps, offsets, fill as 0xRRGGBB */
-OP(shift_rows, 4, 5, SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 8 * n[3])
+OP(shift_rows, 4, 5, NEEDS((n[2] == 1 || n[2] == 2 || n[2] == 4) && (n[3] == 1 || n[3] == n[0])) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 8 * n[3])
    const pixel fill[3] = {(pixel)(n[4] >> 16), (pixel)(n[4] >> 8), (pixel)n[4]};
    FREE(pixel *line = malloc(n[1] + 3); memory = line != NULL;
         if (line) shift_rows(ARRAY(0), ARRAY(1), line, n[0], n[1], ARRAY(3), n[3] > 1, ARRAY(2), (int)n[2], fill);
         free(line);))
 
 /* image, out; height, width, radius */
-OP(blur, 2, 3, SIZES(3 * n[0] * n[1], 3 * n[0] * n[1])
+OP(blur, 2, 3, NEEDS(n[2] >= 0 && n[2] <= 16 * Q16) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1])
    FREE(pixel *room = malloc(2 * n[0] * n[1] + 4 + 4 * (n[0] > n[1] ? n[0] : n[1])); memory = room != NULL;
         if (room) blur(ARRAY(0), ARRAY(1), room, n[0], n[1], n[2]);
         free(room);))
 
 /* image, out; height, width, factor */
-OP(sharpen, 2, 3, SIZES(3 * n[0] * n[1], 3 * n[0] * n[1]) FREE(sharpen(ARRAY(0), ARRAY(1), n[0], n[1], (int32_t)n[2]);))
+OP(sharpen, 2, 3, NEEDS(n[2] == (int32_t)n[2]) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1]) FREE(sharpen(ARRAY(0), ARRAY(1), n[0], n[1], (int32_t)n[2]);))
 
 /* image, out; pixels of a channel, factor */
-OP(blend_grey, 2, 2, SIZES(3 * n[0], 3 * n[0]) FREE(blend_grey(ARRAY(0), ARRAY(1), n[0], (int32_t)n[1]);))
+OP(blend_grey, 2, 2, NEEDS(n[1] == (int32_t)n[1]) SIZES(3 * n[0], 3 * n[0]) FREE(blend_grey(ARRAY(0), ARRAY(1), n[0], (int32_t)n[1]);))
 
 /* image, int64 out of one number; pixels of a channel */
 OP(luma_sum, 2, 1, SIZES(3 * n[0], 8) FREE(*(int64_t *)ARRAY(1) = luma_sum(ARRAY(0), n[0]);))

@@ -10,26 +10,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from reinforce.errors import ReinforceError, SettingsError, SourceError, StoreError, UsageError
-from reinforce.generation.engine import Execution
+from reinforce.generation.engine import Execution, Work
 from reinforce.generation.generate import generate, generate_share
+from reinforce.generation.local_engine import LocalEngine
 from reinforce.generation.share import Share
 from reinforce.settings import Settings, to_json
+from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
 from reinforce.sharing.remote_place import RemotePlace, open_place
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.manifest import Job
 from reinforce.store.place import Place
 from reinforce.store.probes import environment
-from reinforce.store.store import JOB
+from reinforce.store.store import JOB, Store
+from reinforce.teachers.random_teacher import random_teacher
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import SIZE, TEACHER, Cli, content, make_settings, run_cli
+from tests.conftest import CLASSES, SIZE, TEACHER, Cli, content, make_settings, run_cli
 from tests.forked import Point, run
 from tests.generation.generator import generate_small
 from tests.servers import serve_s3
-from tests.sharing.conftest import EXTRA
+from tests.sharing.conftest import EXTRA, LICENCES
 
 pytestmark = [pytest.mark.network, pytest.mark.process, pytest.mark.slow]
 ALONE = Execution(16, 0)
@@ -156,10 +160,10 @@ def test_what_is_refused(bucket: str, images: Path, teacher: Teacher, cli: Cli) 
     refused(StoreError, r"notes/000002\.json is damaged", begun)
     fs.rm_file(f"{begun.name}/notes/000002.json")
     fs.rm_file(f"{begun.name}/job.json")
-    refused(StoreError, "nothing that says what they are", begun)
+    refused(StoreError, r"holds other files(.|\n)*blocks/", begun)
 
     refused(StoreError, "cannot be written", RemotePlace("s3://no-such-bucket-anywhere/x"))
-    for out in ("https://host/x", "hf://datasets/me/x"):
+    for out in ("https://host/x", "hf://datasets/me/x", "file:///x", "s3://", "foo://x"):
         with pytest.raises(UsageError, match=r"(?s)cannot be written to.*reinforce publish"):
             open_place(out)
     code, _, said = cli("generate", "--data", images, "--teacher", TEACHER, "--out", "http://host/x")
@@ -185,6 +189,51 @@ def test_the_preview_is_of_blocks_that_can_be_read(bucket: str, own_images: Path
     assert "preview.parquet" in names(place.name)
 
 
+def test_a_data_set_of_a_folder_is_not_written_over(bucket: str, images: Path, teacher: Teacher, tmp_path: Path) -> None:
+    import s3fs
+
+    source = ImageFolder.open(images)
+    settings = small(source, teacher)
+    generate(source, teacher, settings, tmp_path / "whole", ALONE)
+    s3fs.S3FileSystem().put(str(tmp_path / "whole"), f"{bucket}/copied", recursive=True)
+    before = names(f"{bucket}/copied")
+    with pytest.raises(StoreError, match="holds other files"):
+        generate(source, teacher, settings, RemotePlace(f"{bucket}/copied"), ALONE)
+    assert names(f"{bucket}/copied") == before
+
+
+def test_what_was_published_from_a_folder_is_not_made_anew(bucket: str, images: Path, teacher: Teacher, tmp_path: Path) -> None:
+    import s3fs
+
+    source, place = ImageFolder.open(images), RemotePlace(f"{bucket}/published")
+    settings = small(source, teacher)
+    generate(source, teacher, settings, tmp_path / "whole", ALONE)
+    publish(tmp_path / "whole", place.name, "digits", LICENCES)
+    assert generate(source, teacher, settings, place, ALONE) == Store(tmp_path / "whole").manifest
+    s3fs.S3FileSystem().rm_file(f"{place.name}/blocks/000005.002.zip")
+    with pytest.raises(StoreError, match=r"bundles are missing(.|\n)*publish it again"):
+        generate(source, teacher, settings, place, ALONE)
+    assert "publication.json" in names(place.name)
+
+
+@pytest.mark.parametrize("lost", [(), ("notes/000000.json",), ("blocks/000000.001.zip",)])
+def test_what_came_first_stays(lost: tuple[str, ...], bucket: str, images: Path, teacher: Teacher, tmp_path: Path) -> None:
+    """Another device rounds otherwise; here, other weights stand for it. What is listed is what is there."""
+    import s3fs
+
+    source, place = ImageFolder.open(images), RemotePlace(f"{bucket}/first-{len(lost)}-{lost[:1]}"[:40].replace("'", ""))
+    settings, fs = small(source, teacher), s3fs.S3FileSystem()
+    assert generate_share(source, teacher, settings, place, Share(1, 2), ALONE) is None
+    kept = fs.cat_file(f"{place.name}/blocks/000000.000.zip")
+    for name in lost:
+        fs.rm_file(f"{place.name}/{name}")
+    other = random_teacher(TEACHER, num_classes=len(CLASSES), size=SIZE, device=torch.device("cpu"))
+    LocalEngine().make_blocks(Work(source, other, settings, place, ALONE), [0], lambda *_: None)
+    assert fs.cat_file(f"{place.name}/blocks/000000.000.zip") == kept
+    generate(source, teacher, settings, place, ALONE)
+    assert pulled(place.name, tmp_path / "back"), "it has the hashes that are listed"
+
+
 def test_it_is_not_put_into_its_own_images(bucket: str, images: Path, teacher: Teacher) -> None:
     import s3fs
 
@@ -198,9 +247,15 @@ def test_it_is_not_put_into_its_own_images(bucket: str, images: Path, teacher: T
 def test_a_server_that_is_away_ends_it(images: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reinforce.sources.retry.PAUSE_S", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    import s3fs
+
     source = ImageFolder.open(images)
-    with pytest.raises(SourceError, match="s3://nowhere/x"):
-        generate(source, teacher, small(source, teacher), RemotePlace("s3://nowhere/x"), ALONE)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(SourceError, match="s3://nowhere/x"):
+            generate(source, teacher, small(source, teacher), RemotePlace("s3://nowhere/x"), ALONE)
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()  # that server is the one of no other test
 
 
 def test_ray_puts_blocks_there(bucket: str, images: Path, weights: Path, tmp_path: Path) -> None:

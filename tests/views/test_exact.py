@@ -138,9 +138,22 @@ def test_kernels_refuse_arrays_of_other_sizes() -> None:
     image, odd = np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4, 4), np.uint8)
     table, fill = np.zeros((2, 256), np.int16), np.zeros(3, np.uint8)
     calls: dict[str, list[tuple[object, ...]]] = {
-        "rotate": [(image, odd, table, fill, 4, 5, 2, 0, 0), (image, image.copy(), table, fill, 4, 5, 4, 0, 0)],
-        "shift_rows": [(image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 4, 0)],
-        "blur": [(image, odd, 4, 5, Q16), (image, image.copy(), 4, 6, Q16), (image, image.copy(), 4, 5)],
+        "rotate": [
+            (image, image.copy(), np.zeros((8, 256), np.int16), fill, 4, 5, 8, 0, 0),
+            (image, odd, table, fill, 4, 5, 2, 0, 0),
+            (image, image.copy(), table, fill, 4, 5, 4, 0, 0),
+        ],
+        "shift_rows": [
+            (image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 3, 0),
+            (image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 4, 0),
+        ],
+        "blend_grey": [(image, image.copy(), 20, 1 << 40)],
+        "blur": [
+            (image, image.copy(), 4, 5, -1 << 15),
+            (image, odd, 4, 5, Q16),
+            (image, image.copy(), 4, 6, Q16),
+            (image, image.copy(), 4, 5),
+        ],
         "sharpen": [(odd, image, 4, 5, 0)],
         "mix": [(image, odd, image, 60, 1)],
         "histograms": [(image, np.zeros(3, np.int64), 20)],
