@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reinforce.errors import BusyError, ReinforceError, SourceError, StoreError
+from reinforce.errors import BusyError, ReinforceError, StoreError
 from reinforce.packs.pack import Options, pack
 from reinforce.sharing.publish import publish
 from reinforce.sharing.pull import pull
@@ -114,7 +114,7 @@ def test_a_damaged_data_set_is_not_published(whole: Path, tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="is not the file of the manifest"):
         publish(broken, str(tmp_path / "there"), "x", LICENCES)
     assert not (tmp_path / "there" / "publication.json").exists(), "without the list it is not published"
-    with pytest.raises(SourceError):
+    with pytest.raises(StoreError, match="No labels are published"):
         pull(str(tmp_path / "there"), tmp_path / "back")
     shutil.copy(tmp_path / "broken/manifest.json", broken / "samples.parquet")
     with pytest.raises(ReinforceError):
