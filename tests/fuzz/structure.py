@@ -142,7 +142,10 @@ def _change(rng: Rng, root: Path, path: Path) -> str | None:
         else:
             inside[key] = _hostile(rng, inside[key])
         said.append(f"{key}"[:60])
-    rewrite(path, json.dumps(document).encode())
+    try:
+        rewrite(path, json.dumps(document).encode())
+    except RecursionError:  # json itself cannot write it
+        return None
     return f"{', '.join(said)} in {name_of(root, path)}"
 
 
