@@ -18,9 +18,9 @@ from reinforce.sources.column import find, texts
 from reinforce.sources.pack_folder import PackFolder
 from reinforce.sources.pack_manifest import CLASS_NAMES, PACK, Pack
 from reinforce.sources.shards import Shards
+from reinforce.store.kept_samples import open_samples
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Manifest
-from reinforce.store.samples import Samples
 from reinforce.store.store import SAMPLES
 from reinforce.views.status import Status
 
@@ -56,7 +56,7 @@ class PackedStore(LabelStore):
         settings = manifest.settings
         table = io.BytesIO(self.folder.read(SAMPLES))
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
-        super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
+        super().__init__(Path(source.location), manifest, open_samples(table, *shape))
         self._mixes = settings.policy.mix is not None
         self.positions = find(self.samples.key_column, texts(source.keys).array)
         self._pairs = PairFiles(self.folder)

@@ -56,7 +56,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         size: Height and width of the views in pixels. Default: those of the teacher. At another size the crop boxes are the
             same, but the pixels are not those that the teacher saw.
         check: Now, replay a few probes and stripes, so that every op is among their views, and hash up to 32 MB of images;
-            later, hash every image when it is read.
+            later, compare the CRC-32C of every image when it is read.
 
     Raises:
         StoreError: `root` is not a complete reinforced dataset.
@@ -179,17 +179,18 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         if self.check_reads:
-            return self.checked(int(self.samples[index]))
+            sample = int(self.samples[index])
+            return self.checked(sample, int(self.store.samples.crc32c[sample]))
         return read_decoded(self.source, int(self.source_index[index]))
 
-    def checked(self, sample: int) -> np.ndarray:
-        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.
+    def checked(self, sample: int, crc32c: int = -1) -> np.ndarray:
+        """The image of a sample of the store, compared with its hash, or its CRC-32C if given: uint8 `[H, W, 3]`.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         position = int(self.source_index[self._item(sample)])
-        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample], crc32c))
 
     def _item(self, sample: int) -> int:
         index = int(self._index_of[sample])
