@@ -28,7 +28,7 @@ from reinforce.store.probes import check_probe, read_checked
 from reinforce.store.witness import check_stripe, covering_stripes
 from reinforce.views.decode import decode
 from reinforce.views.one_way import one_way_view
-from reinforce.views.params import Field
+from reinforce.views.params import Field, PixelSpec
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import choice_rng
@@ -100,6 +100,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self._index_of = np.full(len(self.store.samples), -1)
         self._index_of[self.samples] = np.arange(len(self.samples))
         self.others = OtherImages(self.store, self.source, check)
+        self._specs: dict[int, PixelSpec] = {}
         self._epoch: Epoch | None = None
         if check:
             self.check()
@@ -116,6 +117,12 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def num_classes(self) -> int:
         """C, the number of classes."""
         return self.store.settings.num_classes
+
+    def spec(self, size: int) -> PixelSpec:
+        """The layout of the stored params, for views of another size in pixels."""
+        if size not in self._specs:  # to make one takes as long as to decode a label
+            self._specs[size] = replace(self.store.spec, size=size)
+        return self._specs[size]
 
     def set_epoch(self, epoch: int, repeats: int = 1) -> None:
         """Choose the views of an epoch, `repeats` views per block, and read the params of each chosen view once per block.
@@ -144,7 +151,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """The pixels of any stored view of item `index`, mixed if the teacher saw it mixed: uint8 `[3, size, size]`."""
         store, sample = self.store, int(self.samples[index])
         rows = store.samples_of(int(store.samples.block[sample]))
-        spec = replace(store.spec, size=self.size)
+        spec = self.spec(self.size)
         if spec.other is not None:
             params = rescale(self._params_of(sample, view), store.spec, self.size)
             return one_way_view(self.decoded(index), params, spec, self.others.image)

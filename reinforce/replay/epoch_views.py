@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -136,7 +136,7 @@ class ReplayedViews:
         data = self.dataset
         sample, image = int(data.samples[index]), data.decoded(index)
         hard, old = data.store.samples.labels, data.store.spec
-        spec = replace(old, size=size or data.size)
+        spec = data.spec(size or data.size)
         made = []
         for repeat, params in enumerate(data.params_of(index)):
             pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.others.image)
