@@ -12,14 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from reinforce.files import writing_once
-from reinforce.sources.column import give_back
+from reinforce.sources.column import find, give_back
 from reinforce.sources.location import cache_root
 
 LEAST_ROWS = 50_000
 """Smaller tables are not kept: to read one again takes less than a tenth of a second."""
+
+_PLACES = pa.schema([pa.field("place", pa.int64())])
 
 
 def kept_table(made_from: str, schema: pa.Schema, make: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
@@ -51,6 +54,24 @@ def kept_table(made_from: str, schema: pa.Schema, make: Callable[[], pa.RecordBa
     del made
     give_back()
     return found
+
+
+def kept_places(wanted: pa.StringArray, items: pa.StringArray) -> np.ndarray:
+    """Like `find`, but from the cache where the same texts were looked for before."""
+    if max(len(wanted), len(items)) < LEAST_ROWS or wanted.equals(items):
+        return find(wanted, items)
+    about = [hashlib.sha256(), hashlib.sha256()]
+    for digest, texts in zip(about, (wanted, items), strict=True):
+        ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+        digest.update((ends - ends[0]).data)
+        digest.update(np.frombuffer(texts.buffers()[2], np.uint8)[ends[0] : ends[-1]].data)
+
+    def make() -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([pa.array(find(wanted, items))], schema=_PLACES)
+
+    made_from = " ".join(["places-1", *(digest.hexdigest() for digest in about)])
+    places: np.ndarray = kept_table(made_from, _PLACES, make)["place"].to_numpy()
+    return places
 
 
 def _mapped(path: Path, schema: pa.Schema) -> pa.RecordBatch | None:

@@ -168,3 +168,15 @@ def test_a_shard_that_changed_is_indexed_again(images: Path, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "wds")
     write_shards(ImageFolder.open(images).take(range(5)), tmp_path / "wds", per_shard=100)
     assert len(first) > len(open_source(shards)) == 5
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+def test_places_of_texts_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch, begin: int) -> None:
+    items, wanted = pa.array([f"é{n}" for n in range(9)])[begin:], pa.array(["é8", "a", "é4", "é0"])
+    expected = [8 - begin, -1, 4 - begin, -1 if begin else 0]
+    assert kept.kept_places(wanted, items).tolist() == expected
+    monkeypatch.setattr(kept, "find", lambda *_: pytest.fail("looked for again"))
+    assert kept.kept_places(pa.concat_arrays([wanted]), pa.concat_arrays([items])).tolist() == expected
+    monkeypatch.undo()
+    assert kept.kept_places(wanted[1:], items).tolist() == expected[1:]
+    assert kept.kept_places(wanted, items[:-1]).tolist() == [-1, *expected[1:]]
