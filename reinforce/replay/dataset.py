@@ -32,6 +32,7 @@ from reinforce.views.params import Field
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import choice_rng
+from reinforce.views.top_rows import rows_needed
 
 STARTUP_PROBES = 16
 STARTUP_HASH_BYTES = 32 << 20
@@ -147,13 +148,15 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         spec = replace(store.spec, size=self.size)
         if spec.other is not None:
             params = rescale(self._params_of(sample, view), store.spec, self.size)
-            return one_way_view(self.decoded(index), params, spec, self.others.image)
+            return one_way_view(self.decoded(index, rows_needed(params[None], spec)), params, spec, self.others.image)
 
         def params_of(row: int) -> np.ndarray:
             return rescale(self._params_of(int(rows[row]), view), store.spec, self.size)
 
-        row = int(store.samples.row[sample])
-        return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+        def image_of(row: int) -> np.ndarray:
+            return self.decoded(self._item(int(rows[row])), rows_needed(params_of(row)[None], spec))
+
+        return stored_view(params_of, len(rows), int(store.samples.row[sample]), spec, image_of)
 
     def _params_of(self, sample: int, view: int) -> np.ndarray:
         """Params of one stored view, int32 `[P]`; if the epoch shows this view, they were already read with it."""
@@ -172,24 +175,24 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             return epoch.params[:, sample]
         return np.stack([self.store.params_of(sample, self.view_of(index, repeat)) for repeat in range(epoch.repeats)])
 
-    def decoded(self, index: int) -> np.ndarray:
-        """The image of item `index`: uint8 `[H, W, 3]`.
+    def decoded(self, index: int, rows: int | None = None) -> np.ndarray:
+        """The image of item `index`: uint8 `[H, W, 3]`; at least the first `rows` of its rows, if not all are wanted.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         if self.check_reads:
-            return self.checked(int(self.samples[index]))
-        return read_decoded(self.source, int(self.source_index[index]))
+            return self.checked(int(self.samples[index]), rows)
+        return read_decoded(self.source, int(self.source_index[index]), rows)
 
-    def checked(self, sample: int) -> np.ndarray:
-        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`.
+    def checked(self, sample: int, rows: int | None = None) -> np.ndarray:
+        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`, or the first `rows` of its rows.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         position = int(self.source_index[self._item(sample)])
-        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]), rows)
 
     def _item(self, sample: int) -> int:
         index = int(self._index_of[sample])
