@@ -26,11 +26,11 @@ static inline uint32_t little(const byte *at, int bytes) {
     return bytes == 2 ? low : low | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* What Python is given: a tuple of `count` places, of which the first one is bytes for all arrays, which begin at `at`. */
+/* What Python is given: a tuple of `count` places, of which the first one is a bytearray for all arrays, which begin at `at`. */
 static PyObject *room(int64_t bytes, int64_t count, byte **at) {
-    PyObject *made = PyTuple_New((Py_ssize_t)count), *data = made ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes) : NULL;
+    PyObject *made = PyTuple_New((Py_ssize_t)count), *data = made ? PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)bytes) : NULL;
     if (data && !PyTuple_SetItem(made, 0, data)) {
-        *at = (byte *)PyBytes_AsString(data);
+        *at = (byte *)PyByteArray_AsString(data);
         return made;
     }
     Py_XDECREF(made);
@@ -148,7 +148,7 @@ static int64_t label(const Body *b, const byte *at, const int64_t *places, doubl
     return kept;
 }
 
-/* Views first to first + count: (bytes, classes, floor, then kept and remainder of each). The bytes are int64 [classes], the tail's,
+/* Views first to first + count: (a bytearray, classes, floor, then kept and remainder of each). It has int64 [classes], the tail's,
    then of all these views int64 [kept] and float32 [kept], then uint8 [classes]. */
 static PyObject *read_views(const Body *b, int64_t first, int64_t count, const double *others) {
     const byte *from = behind(b->tokens, b->end, first), *at = from;
@@ -205,7 +205,7 @@ static int row(const byte *stored_ids, const byte *halves, int64_t k, int64_t nu
     return 1;
 }
 
-/* Rows first to first + count: (bytes, then the remainder of each); the bytes are int64 [count, k] and float32 [count, k]. */
+/* Rows first to first + count: (a bytearray, then the remainder of each); it has int64 [count, k] and float32 [count, k]. */
 static PyObject *read_rows(const byte *record, int64_t first, int64_t count, int64_t views, int64_t num_classes, int64_t k) {
     const int64_t width = num_classes <= 1 << 16 ? 2 : 4;
     const byte *ids = record + first * k * width, *halves = record + views * k * width + first * k * 2;

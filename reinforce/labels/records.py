@@ -1,7 +1,7 @@
 """Records: `sqrt` and `topk` decoded in C, where that was compiled, to the same bits as by the Python code (`_records.c`).
 
 The installation compiles it if it can. Without it, or with REINFORCE_KERNELS=numpy, everything works, more slowly. A function
-gives None if nothing is compiled, and if a record is damaged: the Python code then says how. Arrays are read-only.
+gives None if nothing is compiled, and if a record is damaged: the Python code then says how.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ image, soft_label, hard_label = dataset[0]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,24 +16,21 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.errors import UsageError
-from reinforce.long_work import long_work
 from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.replay.other_images import OtherImages, read_decoded
+from reinforce.replay.start_check import check_start
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
 from reinforce.store.probes import check_probe, read_checked
-from reinforce.store.witness import check_stripe, covering_stripes
+from reinforce.store.witness import check_stripe
 from reinforce.views.decode import decode
 from reinforce.views.one_way import one_way_view
 from reinforce.views.params import Field, PixelSpec
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
 from reinforce.views.rescale import rescale
-from reinforce.views.seeds import choice_rng
-
-STARTUP_PROBES = 16
-STARTUP_HASH_BYTES = 32 << 20
+from reinforce.views.top_rows import rows_needed
 
 
 class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -154,13 +150,15 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         spec = self.spec(self.size)
         if spec.other is not None:
             params = rescale(self._params_of(sample, view), store.spec, self.size)
-            return one_way_view(self.decoded(index), params, spec, self.others.image)
+            return one_way_view(self.decoded(index, rows_needed(params[None], spec)), params, spec, self.others.image)
 
         def params_of(row: int) -> np.ndarray:
             return rescale(self._params_of(int(rows[row]), view), store.spec, self.size)
 
-        row = int(store.samples.row[sample])
-        return stored_view(params_of, len(rows), row, spec, lambda other: self.decoded(self._item(int(rows[other]))))
+        def image_of(row: int) -> np.ndarray:
+            return self.decoded(self._item(int(rows[row])), rows_needed(params_of(row)[None], spec))
+
+        return stored_view(params_of, len(rows), int(store.samples.row[sample]), spec, image_of)
 
     def _params_of(self, sample: int, view: int) -> np.ndarray:
         """Params of one stored view, int32 `[P]`; if the epoch shows this view, they were already read with it."""
@@ -179,25 +177,31 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             return epoch.params[:, sample]
         return np.stack([self.store.params_of(sample, self.view_of(index, repeat)) for repeat in range(epoch.repeats)])
 
-    def decoded(self, index: int) -> np.ndarray:
-        """The image of item `index`: uint8 `[H, W, 3]`.
+    def decoded(self, index: int, rows: int | None = None) -> np.ndarray:
+        """The image of item `index`: uint8 `[H, W, 3]`; at least the first `rows` of its rows, if not all are wanted.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
-        if self.check_reads:
-            sample = int(self.samples[index])
-            return self.checked(sample, int(self.store.samples.crc32c[sample]))
-        return read_decoded(self.source, int(self.source_index[index]))
+        position = int(self.source_index[index])
+        if not self.check_reads:
+            return read_decoded(self.source, position, rows)
+        sample, known = int(self.samples[index]), self.store.samples
+        return decode(read_checked(self.source, position, known.sha256[sample], int(known.crc32c[sample])), rows)
 
-    def checked(self, sample: int, crc32c: int = -1) -> np.ndarray:
-        """The image of a sample of the store, compared with its hash, or its CRC-32C if given: uint8 `[H, W, 3]`.
+    def checked(self, sample: int) -> np.ndarray:
+        """The image of a sample of the store, compared with its SHA-256: uint8 `[H, W, 3]`.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         position = int(self.source_index[self._item(sample)])
-        return decode(read_checked(self.source, position, self.store.samples.sha256[sample], crc32c))
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+
+    def items_of(self, samples: np.ndarray) -> np.ndarray:
+        """The item of each sample of the store, int64 `[n]`; -1: it is none."""
+        found: np.ndarray = self._index_of[samples]
+        return found
 
     def _item(self, sample: int) -> int:
         index = int(self._index_of[sample])
@@ -255,46 +259,10 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         )
         return True
 
-    def covering_stripes(self) -> list[tuple[int, int]]:
-        """A few stripes, as (item, stripe), among whose views is everything that occurs in the params."""
-        return covering_stripes(self._stripes_in_random_order(), self.store.spec)
-
-    def _stripes_in_random_order(self) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
-        store, rng = self.store, choice_rng(self.seed)
-        stripes = -(-self.views // store.settings.stripe_views)
-        for place in rng.permutation(len(store.blocks) * stripes).tolist():
-            block, stripe = store.blocks[place // stripes], place % stripes
-            samples = rng.permutation(store.samples_of(block))
-            samples = samples[self._index_of[samples] >= 0]
-            if len(samples) and store.witness_of(int(samples[0]), stripe) is not None:
-                yield [(int(self._index_of[s]), stripe) for s in samples], store.params_of_stripe(samples, stripe)
-
     def check(self) -> int:
-        """Replay a few probes and stripes, and hash some of the images.
-
-        Returns:
-            Number of samples whose probe was checked.
+        """Replay a few probes and stripes, and hash some of the images; see `check_start`.
 
         Raises:
             ReplayError: an image changed, or this machine makes different pixels from it.
         """
-        order = choice_rng(self.seed).permutation(len(self))
-        shown = long_work("check", "views")
-        for done, index in enumerate(order[:STARTUP_PROBES]):
-            shown(done, STARTUP_PROBES)
-            self.check_probe(int(index))
-        shown = long_work("check", "stripes of views")
-        stripes = self.covering_stripes()
-        for done, (index, stripe) in enumerate(stripes):
-            shown(done, len(stripes))
-            self.check_stripe(index, stripe)
-        shown = long_work("check", "bytes of images")
-        budget = STARTUP_HASH_BYTES
-        for index in order[STARTUP_PROBES:]:
-            budget -= len(
-                read_checked(self.source, int(self.source_index[index]), self.store.samples.sha256[self.samples[index]])
-            )
-            if budget < 0:
-                break
-            shown(STARTUP_HASH_BYTES - budget, STARTUP_HASH_BYTES)
-        return min(STARTUP_PROBES, len(self))
+        return check_start(self)

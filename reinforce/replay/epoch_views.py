@@ -25,6 +25,7 @@ from reinforce.views.mix import Mixing, draw_mixing
 from reinforce.views.one_way import ALONE, one_way_view, other_of, share_of
 from reinforce.views.rescale import rescale
 from reinforce.views.seeds import fresh_mixing_rngs, fresh_view_rng
+from reinforce.views.top_rows import rows_needed
 
 
 class Item(NamedTuple):
@@ -134,11 +135,11 @@ class ReplayedViews:
 
     def items(self, index: int, size: int | None = None) -> list[Item]:
         data = self.dataset
-        sample, image = int(data.samples[index]), data.decoded(index)
+        sample, views = int(data.samples[index]), data.params_of(index)
         hard, old = data.store.samples.labels, data.store.spec
-        spec = data.spec(size or data.size)
+        image, spec = data.decoded(index, rows_needed(views, old)), data.spec(size or data.size)
         made = []
-        for repeat, params in enumerate(data.params_of(index)):
+        for repeat, params in enumerate(views):
             pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.others.image)
             label = data.store.label_of(sample, data.view_of(index, repeat))
             other = other_of(params, old)

@@ -74,14 +74,14 @@ class OtherImages:
         return found
 
 
-def read_decoded(source: Source, position: int) -> np.ndarray:
-    """An image of a source, not compared with anything: uint8 `[H, W, 3]`.
+def read_decoded(source: Source, position: int, rows: int | None = None) -> np.ndarray:
+    """An image of a source, not compared with anything: uint8 `[H, W, 3]`, or the first `rows` of its rows.
 
     Raises:
         ReplayError: it cannot be read.
     """
     try:
-        return decode(source.read(position))
+        return decode(source.read(position), rows)
     except (OSError, ImageError) as error:
         if (short := shortage(error)) is not None:
             raise short from None

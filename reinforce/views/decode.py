@@ -15,34 +15,41 @@ from PIL import Image
 from reinforce.errors import ImageError, OutOfMemoryError
 from reinforce.memory import making
 from reinforce.silence import no_warnings
+from reinforce.views.top_rows import top_rows
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded, in pixels: twice Pillow's warning limit. A larger one is taken for a decompression bomb."""
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, rows: int | None = None) -> np.ndarray:
     """Decode one image.
 
+    Args:
+        encoded: The bytes of a file.
+        rows: How many rows are wanted, from the top; others may be absent from the result. None: all.
+
     Returns:
-        uint8 `[H, W, 3]`, RGB, C-contiguous.
+        uint8 `[H, W, 3]`, RGB, C-contiguous; with `rows`, the first ones of it, as many or more.
 
     Raises:
         ImageError: the bytes are no image, are truncated, or unfold to more than `MAX_PIXELS`.
     """
     if encoded[:3] == b"\xff\xd8\xff":
-        image = _decode_jpeg(encoded)
+        image = _decode_jpeg(encoded, rows)
         if image is not None:
             return image
     return _decode_any(encoded)
 
 
-def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
+def _decode_jpeg(encoded: bytes, rows: int | None) -> np.ndarray | None:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_size(width, height)
         if colorspace not in ("Gray", "YCbCr", "RGB"):
             return None  # CMYK and YCCK: Pillow knows Adobe's inverted inks
         with making(f"an image of {width}x{height} pixels", 3 * width * height):
+            if rows is not None and (top := top_rows(encoded, rows)) is not None:
+                return top
             pixels: np.ndarray | None = simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
         return pixels
     except ValueError:
