@@ -16,8 +16,8 @@ import reinforce
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"reinforce": "reinforce", "train": "reinforce/train", "cli": "reinforce/cli", "manifests": "reinforce/manifests"}
-C_FILES = {f"reinforce/{name}" for name in ("views/_kernels.c", "views/_kernels.h", "views/_warps.c")}
-EXTENSIONS = ("reinforce/views/_kernels.",)
+C_FILES = {f"reinforce/{name}" for name in ("views/_kernels.c", "views/_kernels.h", "views/_warps.c", "labels/_records.c")}
+EXTENSIONS = ("reinforce/views/_kernels.", "reinforce/labels/_records.")
 DIST_INFO = f"reinforce-{reinforce.__version__}.dist-info"
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
