@@ -51,42 +51,70 @@ static void blur(const pixel *image, pixel *out, pixel *room, int64_t h, int64_t
     }
 }
 
-static inline pixel blended(int32_t base, int32_t value, int32_t factor) { return to_pixel(base + ((factor * (value - base)) >> 16)); }
-
-static void sharpen(const pixel *image, pixel *out, int64_t h, int64_t w, int32_t factor) {
-    for (int p = 0; p < 3; p++, image += h * w, out += h * w) {
-        memcpy(out, image, h * w);
-        for (int64_t y = 1; y < h - 1; y++) {
-            const pixel *a = image + (y - 1) * w, *b = a + w, *c = b + w;
-            for (int64_t x = 1; x < w - 1; x++) {
-                const int32_t total = a[x - 1] + a[x] + a[x + 1] + b[x - 1] + 5 * b[x] + b[x + 1] + c[x - 1] + c[x] + c[x + 1];
-                out[y * w + x] = blended((2 * total + 13) / 26, b[x], factor);
-            }
-        }
+/* out + (factor (value - out) >> 16). Up to 126 times the difference, all is in 16 bits; no policy draws more. */
+static void blend(pixel *restrict out, const pixel *restrict value, int64_t length, int32_t factor) {
+    const int64_t whole = ((int64_t)factor + (1 << 15)) >> 16;
+    const int16_t high = (int16_t)whole, low = (int16_t)(factor - whole * Q16);
+    if (whole < -126 || whole > 126) {
+        for (int64_t x = 0; x < length; x++) out[x] = to_pixel(out[x] + ((factor * (value[x] - out[x])) >> 16));
+        return;
+    }
+    for (int64_t x = 0; x < length; x++) {
+        const int16_t more = (int16_t)(value[x] - out[x]), v = (int16_t)(out[x] + high * more + (((int32_t)low * more) >> 16));
+        const int16_t floor = v < 0 ? 0 : v;
+        out[x] = (pixel)(floor > 255 ? 255 : floor);
     }
 }
 
-static inline int32_t luma(const pixel *image, int64_t size, int64_t i) {
-    return (image[i] * 19595 + image[size + i] * 38470 + image[2 * size + i] * 7471 + 0x8000) >> 16;
+/* The mean of nine pixels, of which the middle one counts five times; n / 26 is n * 40330 >> 20 up to 2^18. */
+static void smooth_row(const pixel *a, const pixel *b, const pixel *c, pixel *restrict out, int64_t length) {
+    for (int64_t x = 0; x < length; x++) {
+        const uint16_t total = (uint16_t)(a[x] + a[x + 1] + a[x + 2] + b[x] + 5 * b[x + 1] + b[x + 2] + c[x] + c[x + 1] + c[x + 2]);
+        const uint16_t n = (uint16_t)(2 * total + 13);
+        out[x] = (pixel)((uint16_t)(((uint32_t)n * 40330) >> 16) >> 4);
+    }
+}
+
+static void sharpen(const pixel *image, pixel *out, int64_t h, int64_t w, int32_t factor) {
+    memcpy(out, image, 3 * h * w);
+    for (int p = 0; p < 3; p++, image += h * w, out += h * w)
+        for (int64_t y = 1; y < h - 1; y++) {
+            const pixel *line = image + y * w;
+            smooth_row(line - w, line, line + w, out + y * w + 1, w - 2);
+            blend(out + y * w + 1, line + 1, w - 2, factor);
+        }
+}
+
+static inline uint32_t part(pixel value, uint16_t weight) { return (uint32_t)(uint16_t)value * weight; }
+static inline uint32_t luma(pixel red, pixel green, pixel blue) {
+    return (part(red, 19595) + part(green, 38470) + part(blue, 7471) + 0x8000) >> 16;
 }
 
 static int64_t luma_sum(const pixel *image, int64_t size) {
     int64_t sum = 0;
-    for (int64_t i = 0; i < size; i++) sum += luma(image, size, i);
+    for (int64_t i = 0, end; i < size;) {
+        uint32_t some = 0; /* it holds the sum of 2^24 pixels */
+        for (end = clamp(size, 0, i + (1 << 24)); i < end; i++) some += luma(image[i], image[size + i], image[2 * size + i]);
+        sum += some;
+    }
     return sum;
 }
 
-static void blend_grey(const pixel *image, pixel *out, int64_t size, int32_t factor) {
-    for (int64_t i = 0; i < size; i++) {
-        const int32_t grey = luma(image, size, i);
-        for (int p = 0; p < 3; p++) out[p * size + i] = blended(grey, image[p * size + i], factor);
-    }
+static void blend_grey(const pixel *image, pixel *restrict out, int64_t size, int32_t factor) {
+    for (int64_t i = 0; i < size; i++) out[i] = (pixel)luma(image[i], image[size + i], image[2 * size + i]);
+    memcpy(out + size, out, size), memcpy(out + 2 * size, out, size);
+    blend(out, image, 3 * size, factor);
 }
 
+/* Four counts side by side, because to count equal neighbours in one place is to wait for it. */
 static void histograms(const pixel *image, int64_t *out, int64_t size) {
-    memset(out, 0, 3 * 256 * sizeof *out);
-    for (int p = 0; p < 3; p++, image += size, out += 256)
-        for (int64_t i = 0; i < size; i++) out[image[i]]++;
+    for (int p = 0; p < 3; p++, image += size, out += 256) {
+        int64_t counts[4][256] = {{0}}, i = 0;
+        for (; i + 4 <= size; i += 4)
+            for (int k = 0; k < 4; k++) counts[k][image[i + k]]++;
+        for (; i < size; i++) counts[0][image[i]]++;
+        for (int v = 0; v < 256; v++) out[v] = counts[0][v] + counts[1][v] + counts[2][v] + counts[3][v];
+    }
 }
 
 static void look_up(const pixel *image, pixel *out, const pixel *tables, int64_t size) {

@@ -29,7 +29,8 @@ BUILT = kernels.compiled is not None
 KINDS = [Interpolation.NEAREST, Interpolation.BILINEAR, Interpolation.BICUBIC]
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 1000)
-factors = st.integers(-2 * Q16, 2 * Q16)
+limits = [each * sign for each in (126 * Q16 + Q16 // 2 - 1, 126 * Q16 + Q16 // 2, 127 * Q16, 1 << 23) for sign in (1, -1)]
+factors = st.integers(-2 * Q16, 2 * Q16) | st.integers(-(1 << 23), 1 << 23) | st.sampled_from(limits)
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
