@@ -103,27 +103,25 @@ static int parts(const byte *content, int64_t size, Body *b) {
     return b->end[-1] == END && count_of(END, b->tokens, b->end - b->tokens) == b->views;
 }
 
-/* Class ids, rising. 0: one is too high. */
-static int class_ids(const Body *b, int64_t *ids) {
+/* Class ids, rising, and the class id of each place: by rising level, equal levels by rising id. 0: one is too high. */
+static int class_ids(const Body *b, int64_t *ids, uint32_t *places) {
+    uint32_t starts[257] = {0};
+    const byte *level = b->levels;
     int64_t id = -1;
     for (int64_t i = 0; i < b->id_bytes; i++) {
         id += b->ids[i] ? b->ids[i] : 255;
-        if (b->ids[i]) *ids++ = id;
+        if (b->ids[i]) *ids++ = id, starts[*level++ + 1]++;
     }
-    return !b->classes || ids[-1] < b->num_classes;
-}
-
-/* The class id of each place: by rising level, equal levels by rising id. */
-static void by_level(const Body *b, const int64_t *ids, int64_t *places) {
-    uint32_t starts[257] = {0};
-    for (int64_t i = 0; i < b->classes; i++) starts[b->levels[i] + 1]++;
-    for (int64_t level = 0, left = b->classes; left; level++) left -= starts[level + 1], starts[level + 1] += starts[level];
-    for (int64_t i = 0; i < b->classes; i++) places[starts[b->levels[i]]++] = ids[i];
+    if (b->classes && ids[-1] >= b->num_classes) return 0;
+    ids -= b->classes;
+    for (int64_t at = 0, left = b->classes; left; at++) left -= starts[at + 1], starts[at + 1] += starts[at];
+    for (int64_t i = 0; i < b->classes; i++) places[starts[b->levels[i]]++] = (uint32_t)ids[i];
+    return 1;
 }
 
 /* One view, whose tokens begin at `at`: ids and probabilities of the classes kept. Returns how many; -1: tokens that lead nowhere.
    Values are whole in units of 1/128, below 2^24, and so are their sums, below 2^53. */
-static int64_t label(const Body *b, const byte *at, const int64_t *places, double others, int64_t *ids, float *probs,
+static int64_t label(const Body *b, const byte *at, const uint32_t *places, double others, int64_t *ids, float *probs,
                      double *remainder) {
     int64_t place = -1, kept = 0, first = 0, sum = 0;
     int highest = 0;
@@ -148,21 +146,21 @@ static int64_t label(const Body *b, const byte *at, const int64_t *places, doubl
     return kept;
 }
 
-/* Views first to first + count: (a bytearray, classes, floor, then kept and remainder of each). It has int64 [classes], the tail's,
-   then of all these views int64 [kept] and float32 [kept], then uint8 [classes]. */
+/* Views first to first + count: (bytearray, classes, floor, then kept and remainder of each). The bytearray has int64 [classes], the
+   tail's, then of all these views int64 [kept] and float32 [kept], then uint8 [classes]. */
 static PyObject *read_views(const Body *b, int64_t first, int64_t count, const double *others) {
     const byte *from = behind(b->tokens, b->end, first), *at = from;
     int64_t most = 0, found;
     for (int64_t left = count; left; at++) left -= *at == END, most += *at < SKIP;
     byte *out;
     PyObject *made = room(9 * b->classes + 12 * most, 3 + 2 * count, &out);
-    int64_t *places = malloc(8 * (b->classes + 1));
+    uint32_t *places = malloc(4 * (b->classes + 1));
     int good = 1, failed = !made || !places || !put(made, 1, PyLong_FromLongLong(b->classes)) || !put(made, 2, PyLong_FromLong(b->floor));
     if (!failed) {
         int64_t *tail = (int64_t *)out, *ids = tail + b->classes;
         float *probs = (float *)(ids + most);
         memcpy(probs + most, b->levels, b->classes);
-        if ((good = class_ids(b, tail))) by_level(b, tail, places);
+        good = class_ids(b, tail, places);
         for (int64_t i = 0; good && !failed && i < count; i++, from = behind(from, b->end, 1), ids += found, probs += found) {
             double remainder = 0;
             found = label(b, from, places, others[b->steps[first + i]], ids, probs, &remainder);
@@ -205,7 +203,7 @@ static int row(const byte *stored_ids, const byte *halves, int64_t k, int64_t nu
     return 1;
 }
 
-/* Rows first to first + count: (a bytearray, then the remainder of each); it has int64 [count, k] and float32 [count, k]. */
+/* Rows first to first + count: (bytearray, then the remainder of each); it has int64 [count, k] and float32 [count, k]. */
 static PyObject *read_rows(const byte *record, int64_t first, int64_t count, int64_t views, int64_t num_classes, int64_t k) {
     const int64_t width = num_classes <= 1 << 16 ? 2 : 4;
     const byte *ids = record + first * k * width, *halves = record + views * k * width + first * k * 2;

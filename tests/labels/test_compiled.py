@@ -36,6 +36,8 @@ def bits(label: SparseLabel) -> Any:
     ids, probs, remainder, (tail_ids, levels, floor) = label
     assert type(label) is SparseLabel
     arrays = [(each.dtype.str, each.shape, each.tobytes()) for each in (ids, probs, tail_ids, levels)]
+    assert ids.flags.writeable  # otherwise, torch warns where it is an index
+    assert probs.flags.writeable
     return arrays, type(remainder), float(remainder).hex(), type(floor), floor.hex()
 
 
