@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS) reinforce/views/_kernels.c
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) $(wildcard reinforce/*/_*.c reinforce/*/_*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	touch $@
@@ -43,4 +43,4 @@ wheel: install
 	$(BIN)/python -m pytest tests/test_wheel.py
 
 clean:
-	rm -rf .venv build dist runs *.egg-info reinforce/views/*.so
+	rm -rf .venv build dist runs *.egg-info reinforce/*/*.so

@@ -16,7 +16,9 @@ NAME = "loader"
 
 def command(
     data: Annotated[Path, typer.Option(help="Image folder.")],
-    policy: Annotated[list[str] | None, typer.Option(help="rrc or rrc-ra, may be repeated; default: both.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="rrc, rrc-ra, three-augment or usi, may be repeated; default: all.")
+    ] = None,
     size: o.Size = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Views in a batch.")] = 64,
     images: Annotated[int, typer.Option(min=2, help="Least number of views in a round.")] = 700,
@@ -28,11 +30,11 @@ def command(
 
     from reinforce.bench.rounds import measure, table
     from reinforce.store.probes import environment
-    from reinforce.train.loader_bench import contenders
+    from reinforce.train.loader_bench import POLICIES, contenders
 
     torch.set_num_threads(1)
     results = {}
-    for name in policy or ["rrc", "rrc-ra"]:
+    for name in policy or POLICIES:
         with tempfile.TemporaryDirectory() as scratch:
             runs = contenders(data, name, size, batch_size, images, Path(scratch))
             results[name] = measure(runs, rounds, on_run=lambda text: typer.echo(text, err=True))

@@ -22,7 +22,11 @@ Download = Annotated[
 ]
 
 Teachers = Annotated[
-    list[str], Option(help="timm model or short name; several: the mean of their softmaxes.", rich_help_panel=TEACHER)
+    list[str],
+    Option(
+        help="timm model, short name, hf-hub:, local-dir:, py:FILE.py:function, pt2:FILE or onnx:FILE; may be repeated.",
+        rich_help_panel=TEACHER,
+    ),
 ]
 TeacherWeights = Annotated[
     list[str] | None,
@@ -34,7 +38,7 @@ TeacherWeights = Annotated[
 TeacherKwargs = Annotated[
     list[str] | None,
     Option(
-        help="key=value for timm.create_model, or N:key=value for the Nth teacher alone; mean and std override the model's.",
+        help="key=value for the model, or N:key=value for the Nth teacher alone; mean and std override the model's.",
         rich_help_panel=TEACHER,
     ),
 ]

@@ -34,6 +34,9 @@ def command(
         list[str] | None,
         typer.Option(help="The teacher's weights file, if it was a local one; of several teachers one each, or N:FILE."),
     ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Let a teacher run that is code (py:, pt2:) and that the data set alone names.")
+    ] = False,
     teacher_views: Annotated[int, typer.Option(min=1, help="Views that the teacher labels again.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Views per teacher batch.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
@@ -78,7 +81,8 @@ def command(
                 from reinforce.teachers.open_teacher import teacher_of
 
                 # Before the pixels, which may take hours: wrong weights are refused here.
-                model = teacher_of(dataset.store.settings, teacher_weights or [], resolve_device(device))
+                on = resolve_device(device)
+                model = teacher_of(dataset.store.settings, teacher_weights or [], on, run_code=run_code)
             checks += verify_pixels(dataset, count, workers, on_progress)
             if model is not None:
                 checks.append(verify_labels(dataset, model, teacher_views, batch_size, on_progress))

@@ -63,17 +63,24 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_once(path: Path, content: bytes) -> None:
-    """Write a file, unless another process has written it in the meantime; readers see all of it or nothing."""
+@contextmanager
+def writing_once(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` when the context ends, unless there is one by then."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         _sync(temporary)
         with suppress(FileExistsError):
             os.link(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file, unless another process has written it in the meantime; readers see all of it or nothing."""
+    with writing_once(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def remove(path: Path) -> None:

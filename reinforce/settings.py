@@ -33,8 +33,8 @@ class Model(BaseModel):
 class TeacherInfo(Model):
     """One teacher of the ensemble."""
 
-    name: str = Field(description="timm model name")
-    kwargs: dict[str, Scalar] = Field(description="arguments of timm.create_model beside the name")
+    name: str = Field(description="as --teacher takes it: a timm model name, or KIND:NAME")
+    kwargs: dict[str, Scalar] = Field(description="arguments of the model; mean and std, if given")
     weights_sha256: Sha256 | None = Field(description="over names, dtypes, shapes and bytes of all tensors; null: not known")
     num_classes: int = Field(ge=1)
     mean: tuple[float, float, float] | None

@@ -99,7 +99,7 @@ def test_the_sqrt_vector_is_written_and_read() -> None:
     rows = np.array([[0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125], [0, 0, 0.25, 0.75, 0, 0]], np.float32)
     codec = sqrt.Sqrt(0.1)
     for written in (bytes.fromhex(record), codec.encode(rows)):
-        assert sqrt._CODER.decompressor.decompress(written) == bytes.fromhex(content)
+        assert sqrt._CODER.decompress(written) == bytes.fromhex(content)
     first, second = codec.decode_all(bytes.fromhex(record), 2, 6)
     assert "places 2 3 0 1 4 5 in row 0 and 2 3 in row 1" in part
     assert (first.class_ids.tolist(), second.class_ids.tolist()) == ([2, 3, 0, 1, 4, 5], [2, 3])

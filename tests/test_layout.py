@@ -180,7 +180,8 @@ def test_torch_files_are_read_by_our_own_reader() -> None:
     def loads(node: ast.AST) -> bool:
         return isinstance(node, ast.Call) and reads(node.func, "load") and ast.unparse(node).startswith("torch.")
 
-    assert breaks(CODE, loads) == []
+    # A program of torch.export is code that a user must name: tests/teachers/test_own.py.
+    assert breaks([path for path in CODE if path.name != "exported.py"], loads) == []
 
 
 # Rules of files

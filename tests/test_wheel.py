@@ -16,6 +16,8 @@ import reinforce
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"reinforce": "reinforce", "train": "reinforce/train", "cli": "reinforce/cli", "manifests": "reinforce/manifests"}
+C_FILES = {f"reinforce/{name}" for name in ("views/_kernels.c", "views/_kernels.h", "views/_warps.c", "labels/_records.c")}
+EXTENSIONS = ("reinforce/views/_kernels.", "reinforce/labels/_records.")
 DIST_INFO = f"reinforce-{reinforce.__version__}.dist-info"
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -30,7 +32,9 @@ def tracked() -> list[str]:
 def installed_names() -> set[str]:
     """What the wheel has to hold of the tracked files, under the names that it has there."""
     inside = [Path(name) for name in tracked() if not (ROOT / name).is_symlink()]
-    chosen = [p for p in inside if p.parts[0] in FOLDERS and p.parts[:2] != ("reinforce", "design") and p.suffix != ".c"]
+    chosen = [
+        p for p in inside if p.parts[0] in FOLDERS and p.parts[:2] != ("reinforce", "design") and p.suffix not in (".c", ".h")
+    ]
     return {str(Path(FOLDERS[p.parts[0]], *p.parts[1:])) for p in chosen}
 
 
@@ -65,10 +69,10 @@ def target(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-    compiled = {n for n in names if n.startswith("reinforce/views/_kernels.")}  # where there is a compiler
+    compiled = {n for n in names if n.startswith(EXTENSIONS)}  # where there is a compiler
     assert {n for n in names if not n.startswith(f"{DIST_INFO}/")} - compiled == installed_names()
     assert not [n for n in compiled if not n.endswith(".so")]
-    assert bool(compiled) == (shutil.which("cc") is not None)
+    assert len(compiled) == (len(EXTENSIONS) if shutil.which("cc") else 0)
     some = {"FORMAT.md", "py.typed", "train/loop.py", "train/recipes/usi.toml", "cli/main.py", "manifests/schema.json"}
     assert {f"reinforce/{name}" for name in some} <= names
     assert f"{DIST_INFO}/entry_points.txt" in names
@@ -77,7 +81,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Path)
 def test_the_sdist_holds_the_same_and_no_tests(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "reinforce/views/_kernels.c"} <= names
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", *C_FILES} <= names
     assert {FOLDERS.get(n.partition("/")[0], "") + "/" + n.partition("/")[2] for n in names} >= installed_names()
     assert not [name for name in names if name.startswith("tests")]
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import ImageDataset, create_loader
+from timm.data import FastCollateMixup, ImageDataset, create_loader
 
 from reinforce.bench.rounds import Run
 from reinforce.errors import UsageError
@@ -23,17 +23,29 @@ from reinforce.policy import Policy
 from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.replay.drawn_labels import HardLabels
 from reinforce.replay.epoch_views import FreshViews, ReplayedViews, Views
-from reinforce.replay.loader import batch_plan, batches
+from reinforce.replay.loader import batch_plan, batches, partners
 from reinforce.settings import Settings, SourceInfo
 from reinforce.sources.folder import ImageFolder
 from reinforce.sources.source import Source
 from reinforce.teachers.random_teacher import random_teacher
 from reinforce.views.decode import decode
+from reinforce.views.pixels import ViewMaker
 from reinforce.views.policy_text import parse_policy
 
 CLASSES = 1000
-VIEWS = 8
-_TIMM = {"rrc": None, "rrc-ra": "rand-m7-mstd0.5-inc1"}
+VIEWS = 12
+_NUMBERS = {3: "three", 4: "four"}
+_AT_ONCE = 64
+_RA = {"auto_augment": "rand-m7-mstd0.5-inc1"}
+_TIMM: dict[str, dict[str, Any]] = {
+    "rrc": {},
+    "rrc-ra": _RA,
+    "three-augment": {"auto_augment": "3a", "color_jitter": 0.3},
+    "usi": _RA,
+}
+"""What timm's `create_loader` is given for a policy of ours, beside size and interpolation."""
+
+POLICIES = tuple(_TIMM)
 
 
 class _Files:
@@ -54,7 +66,7 @@ def contenders(data: Path, policy: str, size: int, batch_size: int, images: int,
 
     Args:
         data: Image folder.
-        policy: `rrc` or `rrc-ra`: timm's loader has these too.
+        policy: `rrc`, `rrc-ra`, `three-augment` or `usi`: timm's loader has these too.
         size: Height and width of a view in pixels.
         batch_size: Views in a batch.
         images: Least number of views in a round.
@@ -65,23 +77,26 @@ def contenders(data: Path, policy: str, size: int, batch_size: int, images: int,
         decoding process.
     """
     if policy not in _TIMM:
-        raise UsageError(f"timm's loader has no policy {policy!r}.", expected=" or ".join(_TIMM))
+        raise UsageError(f"timm's loader has no policy {policy!r}.", expected=f"{', '.join(POLICIES[:-1])} or {POLICIES[-1]}")
     source = limit_source(ImageFolder.open(data), images)
     packed = pack(source, scratch / "packed", 256)
     chosen = parse_policy(policy)
     rounds = -(-images // len(source))
+    mix, options = chosen.mix, {"color_jitter": 0.0, **_TIMM[policy]}
+    if mix is not None:
+        options["collate_fn"] = FastCollateMixup(mix.mixup, mix.cutmix, num_classes=CLASSES)
     theirs = create_loader(
         ImageDataset(str(data), reader=_Files(source, rounds)),
         (3, size, size),
         batch_size,
         is_training=True,
-        auto_augment=_TIMM[policy],
         interpolation="bicubic",
-        color_jitter=0.0,
         num_workers=1,
         pin_memory=False,
         device=torch.device("cpu"),
+        **options,
     )
+    together = 4 if mix is None else mix.repeats  # views that are mixed with others' views share their partners by so many
     unknown = HardLabels(np.full(len(source), -1))
     fresh = FreshViews(source, np.arange(len(source)), unknown, chosen, size, CLASSES)
     replayed = ReplayedViews(_labelled(source, chosen, size, scratch / "labels"))
@@ -90,8 +105,9 @@ def contenders(data: Path, policy: str, size: int, batch_size: int, images: int,
         "timm": lambda number: rate(theirs),
         "fresh views": _ours(fresh, batch_size, rounds),
         "replay": _ours(replayed, batch_size, rounds),
-        "replay, four views per decode": _ours(replayed, batch_size, rounds, repeats=4),
+        f"replay, {_NUMBERS[together]} views per decode": _ours(replayed, batch_size, rounds, repeats=together),
         "replay, images packed at 256 px": _ours(smaller, batch_size, rounds),
+        f"generate, {_AT_ONCE} views per decode": lambda number: _making(source, replayed, images),
         "decoding alone": lambda number: _decoding(source, rounds),
     }
 
@@ -110,10 +126,20 @@ def rate(loader: Iterable[Sequence[Any]]) -> float:
 def _ours(views: Views, batch_size: int, rounds: int, repeats: int = 1) -> Run:
     def run(number: int) -> float:
         views.set_epoch(number, repeats)
-        plan = [batch for _ in range(repeats) for batch in batch_plan(0, number, len(views), batch_size, None, repeats)]
+        shape = (0, number, len(views), batch_size, partners(views.mixing), repeats)
+        plan = [batch for _ in range(repeats) for batch in batch_plan(*shape)]
         return rate(batches(views, plan * rounds, workers=1))
 
     return run
+
+
+def _making(source: Source, views: ReplayedViews, images: int) -> float:
+    """What stage one does before the teacher: read, hash, decode, draw and make all views, and their witness."""
+    settings = views.dataset.store.settings.model_copy(update={"views": _AT_ONCE, "stripe_views": _AT_ONCE})
+    maker, count = ViewMaker(source, settings), -(-images // _AT_ONCE)
+    started = time.perf_counter()
+    made = sum(len(maker[index % len(source)].pixels) for index in range(count))
+    return made / (time.perf_counter() - started)
 
 
 def _decoding(source: Source, rounds: int) -> float:

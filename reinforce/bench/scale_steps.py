@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import torch
 
@@ -145,9 +146,12 @@ def copied(root: Path) -> Said:
         if path.is_dir():
             continue
         shutil.copytree(block_path(root / "labels", number % made), path, copy_function=os.link)
-        chunk = path / "sha256" / "c" / "0" / "0"
-        chunk.unlink()
-        chunk.write_bytes(b"".join(hashlib.sha256(source.read(s)).digest() for s in samples.tolist()))
+        contents = [source.read(s) for s in samples.tolist()]
+        sha256 = b"".join(hashlib.sha256(content).digest() for content in contents)
+        crc32c = b"".join(google_crc32c.value(content).to_bytes(4, "little") for content in contents)
+        for chunk, own in ((path / "sha256/c/0/0", sha256), (path / "crc32c/c/0", crc32c)):
+            chunk.unlink()
+            chunk.write_bytes(own)
         next(FolderPlace(root / "labels").notes([planned(source, settings, number)]))
     return {}
 

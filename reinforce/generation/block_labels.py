@@ -152,7 +152,8 @@ def _label_mixed(
 
 
 def _note(data: BlockData, row: int, item: SampleViews) -> None:
-    data.status[row], data.sha256[row], data.width_height[row] = item.status, item.sha256, item.width_height
+    data.status[row], data.sha256[row], data.crc32c[row] = item.status, item.sha256, item.crc32c
+    data.width_height[row] = item.width_height
     if item.status != Status.OK:
         data.reasons[row] = item.reason or ""
 

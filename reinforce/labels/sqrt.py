@@ -19,6 +19,7 @@ import zstandard
 
 from reinforce.errors import LabelError, UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
+from reinforce.labels.records import sqrt_label, sqrt_labels
 from reinforce.labels.sparse import MAX_LEVEL, SparseLabel, Tail, check_distributions
 from reinforce.labels.sqrt_selection import Kept, choose
 from reinforce.labels.sqrt_top import ONE, OTHERS, RISE, Layout, least_biased_one, settle, wrong_tops
@@ -50,7 +51,7 @@ class _Coder(threading.local):
             19, format=_FORMAT, write_content_size=True, write_checksum=False, write_dict_id=False
         )
         self.compressor = zstandard.ZstdCompressor(dict_data=_PRIOR, compression_params=level)
-        self.decompressor = zstandard.ZstdDecompressor(dict_data=_PRIOR, format=_FORMAT)
+        self.decompress = zstandard.ZstdDecompressor(dict_data=_PRIOR, format=_FORMAT).decompress
 
 
 _CODER = _Coder()
@@ -167,6 +168,9 @@ class Sqrt(Codec):
         """See `Codec.decode`."""
         if not 0 <= view < num_views:
             raise _broken(f"no view {view} among {num_views}")
+        decompress = _CODER.decompress
+        if label := sqrt_label(record, view, num_views, num_classes, MAX_CONTENT, decompress, self._remainder_bytes):
+            return label
         body = _open(record, num_views, num_classes)
         # Search from the nearer end of the record; nothing follows the last end token.
         if 2 * view < num_views:
@@ -177,6 +181,9 @@ class Sqrt(Codec):
 
     def decode_all(self, record: memoryview | bytes, num_views: int, num_classes: int) -> list[SparseLabel]:
         """See `Codec.decode_all`."""
+        decompress = _CODER.decompress
+        if labels := sqrt_labels(record, num_views, num_classes, MAX_CONTENT, decompress, self._remainder_bytes):
+            return labels
         body = _open(record, num_views, num_classes)
         views = zip(body.tokens.split(_END_TOKEN), body.remainders, strict=False)  # nothing follows the last end token
         return [self._label(body, tokens, step, num_classes) for tokens, step in views]
@@ -216,6 +223,10 @@ class Sqrt(Codec):
         step = self.delta / 3
         return [0.5 - 0.5 * math.cos(2 * step * i) * math.sin(step) / step for i in range(256)]
 
+    @cached_property
+    def _remainder_bytes(self) -> bytes:
+        return np.array(self._remainders).tobytes()
+
     def to_dict(self) -> dict[str, Any]:
         """See `Codec.to_dict`."""
         return {"name": self.name, "delta": self.delta}
@@ -227,7 +238,7 @@ def _open(record: memoryview | bytes, num_views: int, num_classes: int) -> _Body
         most = min(64 + 3 * num_classes + num_views * (3 * num_classes + 2), MAX_CONTENT)
         if size > most:  # checked first, as zstd trusts this number
             raise _broken(f"a content of {size} bytes")
-        body = _CODER.decompressor.decompress(record, allow_extra_data=False)
+        body = _CODER.decompress(record, allow_extra_data=False)
         start = 2 + class_id_bytes(num_classes)
         end = start + int.from_bytes(body[2:start], "little")
         array = np.frombuffer(body, np.uint8)

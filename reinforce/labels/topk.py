@@ -10,6 +10,7 @@ import numpy as np
 from reinforce.errors import UsageError
 from reinforce.labels.codec import Codec, class_id_bytes, damaged
 from reinforce.labels.half_floats import half_floats
+from reinforce.labels.records import topk_labels
 from reinforce.labels.sparse import SparseLabel, check_distributions
 
 MAX_K = 1000
@@ -107,6 +108,8 @@ class TopK(KeepsK):
 
     def _decode(self, record: memoryview | bytes, start: int, stop: int, num_views: int, num_classes: int) -> list[SparseLabel]:
         k = min(self.k, num_classes)
+        if labels := topk_labels(record, start, stop - start, num_views, num_classes, k):
+            return labels
         dtype = _id_dtype(num_classes)
         expected = num_views * k * (dtype.itemsize + 2)
         if len(record) != expected or not 0 <= start < stop <= num_views:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from reinforce.errors import SourceError, StoreError
 from reinforce.packs.packed_store import PackedStore
-from reinforce.sources.column import find, texts
+from reinforce.sources.column import texts
+from reinforce.sources.kept_table import kept_places
 from reinforce.sources.open_source import open_source
 from reinforce.sources.pack_manifest import PACK
 from reinforce.sources.shards import Shards
@@ -81,4 +82,4 @@ def find_keys(store: LabelStore, source: Source, samples: np.ndarray) -> np.ndar
     if isinstance(store, PackedStore) and source is store.images:
         places: np.ndarray = store.positions[samples]
         return places
-    return find(store.samples.key_column.take(pa.array(samples)), texts(source.keys).array)
+    return kept_places(store.samples.key_column.take(pa.array(samples)), texts(source.keys).array)

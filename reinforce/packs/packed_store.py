@@ -14,13 +14,14 @@ from reinforce.errors import ReplayError, StoreError, UsageError
 from reinforce.packs.pair_files import PairFiles, mixing_path
 from reinforce.packs.rein_file import ReinFile
 from reinforce.settings import read_model
-from reinforce.sources.column import find, texts
+from reinforce.sources.column import texts
+from reinforce.sources.kept_table import kept_places
 from reinforce.sources.pack_folder import PackFolder
 from reinforce.sources.pack_manifest import CLASS_NAMES, PACK, Pack
 from reinforce.sources.shards import Shards
+from reinforce.store.kept_samples import open_samples
 from reinforce.store.label_store import LabelStore
 from reinforce.store.manifest import Manifest
-from reinforce.store.samples import Samples
 from reinforce.store.store import SAMPLES
 from reinforce.views.status import Status
 
@@ -56,9 +57,9 @@ class PackedStore(LabelStore):
         settings = manifest.settings
         table = io.BytesIO(self.folder.read(SAMPLES))
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
-        super().__init__(Path(source.location), manifest, Samples.from_parquet(table, *shape))
+        super().__init__(Path(source.location), manifest, open_samples(table, *shape))
         self._mixes = settings.policy.mix is not None
-        self.positions = find(self.samples.key_column, texts(source.keys).array)
+        self.positions = kept_places(self.samples.key_column, texts(source.keys).array)
         self._pairs = PairFiles(self.folder)
         self._ok_samples = self._present()
         self._blocks: list[int] = np.unique(self.samples.block[self._ok_samples]).tolist()  # a tenth of a second for ImageNet

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from reinforce.errors import ImageError, StoreError
@@ -50,6 +51,7 @@ class _Done(NamedTuple):
     status: Status
     reason: str | None
     sha256: bytes
+    crc32c: int
     width_height: tuple[int, int]
     params: np.ndarray | None
     record: bytes
@@ -61,16 +63,16 @@ class _Work(NamedTuple):
     reader: Reader
 
     def __call__(self, position: int, content: bytes) -> _Done:
-        digest = bytes(32)
+        digest, crc = bytes(32), 0
         try:
             encoded = self.source.read(position)
-            digest = hashlib.sha256(encoded).digest()
+            digest, crc = hashlib.sha256(encoded).digest(), google_crc32c.value(encoded)
             image = decode(encoded)
             height, width = image.shape[:2]
         except OSError as error:
-            return _Done(Status.MISSING, f"{error.strerror or error}", digest, (0, 0), None, b"")
+            return _Done(Status.MISSING, f"{error.strerror or error}", digest, crc, (0, 0), None, b"")
         except ImageError as error:
-            return _Done(Status.CORRUPT, error.what, digest, (0, 0), None, b"")
+            return _Done(Status.CORRUPT, error.what, digest, crc, (0, 0), None, b"")
         try:
             with reading():
                 views = self.reader.parse(content, width, height)
@@ -80,7 +82,7 @@ class _Work(NamedTuple):
         number, rest = divmod(position, max(1, len(self.source) // SAMPLES))
         with reading():
             compared = None if rest else compare(self.reader, content, number, encoded, image, views.params)
-        return _Done(Status.OK, None, digest, (width, height), views.params, views.record, compared)
+        return _Done(Status.OK, None, digest, crc, (width, height), views.params, views.record, compared)
 
 
 class Imported(NamedTuple):
@@ -224,7 +226,7 @@ def _all(matched: Matched, workers: int) -> Iterator[tuple[int, _Done]]:
     else:
         yield from ((position, work(position, content)) for position, content in matched)
     for position in np.flatnonzero(~matched.seen).tolist():
-        yield position, _Done(Status.MISSING, "no labels were imported for it", bytes(32), (0, 0), None, b"")
+        yield position, _Done(Status.MISSING, "no labels were imported for it", bytes(32), 0, (0, 0), None, b"")
 
 
 def _in_processes(work: _Work, places: Iterator[tuple[int, bytes]], workers: int) -> Iterator[tuple[int, _Done]]:
@@ -269,7 +271,7 @@ def _go(position: int, content: bytes) -> _Done:
 
 def _store(data: BlockData, row: int, done: _Done) -> None:
     data.status[row] = done.status
-    data.sha256[row] = np.frombuffer(done.sha256, np.uint8)
+    data.sha256[row], data.crc32c[row] = np.frombuffer(done.sha256, np.uint8), done.crc32c
     data.width_height[row] = done.width_height
     if done.params is None:
         data.reasons[row] = done.reason or ""
@@ -280,6 +282,6 @@ def _store(data: BlockData, row: int, done: _Done) -> None:
 
 def _cut(data: BlockData, rows: int) -> BlockData:
     """The first rows of a block that is not full."""
-    arrays = ("params", "probes", "sha256", "width_height", "status", "label_error")
+    arrays = ("params", "probes", "sha256", "crc32c", "width_height", "status", "label_error")
     columns = {name: getattr(data, name)[:rows] for name in arrays}
     return BlockData(**columns, stripe_views=data.stripe_views, records=data.records[:rows], reasons=data.reasons)

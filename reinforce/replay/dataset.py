@@ -7,7 +7,6 @@ image, soft_label, hard_label = dataset[0]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,25 +16,21 @@ import torch
 from torch.utils.data import Dataset
 
 from reinforce.errors import UsageError
-from reinforce.long_work import long_work
 from reinforce.packs.open_labels import match_keys, open_labels
 from reinforce.replay.epoch import Epoch
 from reinforce.replay.other_images import OtherImages, read_decoded
+from reinforce.replay.start_check import check_start
 from reinforce.sources.open_source import open_source
 from reinforce.sources.source import Source
 from reinforce.store.label_store import LabelStore
 from reinforce.store.probes import check_probe, read_checked
-from reinforce.store.witness import check_stripe, covering_stripes
+from reinforce.store.witness import check_stripe
 from reinforce.views.decode import decode
 from reinforce.views.one_way import one_way_view
-from reinforce.views.params import Field
+from reinforce.views.params import Field, PixelSpec
 from reinforce.views.pixels import pixel_crc, stored_view, unmatched
 from reinforce.views.rescale import rescale
-from reinforce.views.seeds import choice_rng
 from reinforce.views.top_rows import rows_needed
-
-STARTUP_PROBES = 16
-STARTUP_HASH_BYTES = 32 << 20
 
 
 class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -57,7 +52,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         size: Height and width of the views in pixels. Default: those of the teacher. At another size the crop boxes are the
             same, but the pixels are not those that the teacher saw.
         check: Now, replay a few probes and stripes, so that every op is among their views, and hash up to 32 MB of images;
-            later, hash every image when it is read.
+            later, compare the CRC-32C of every image when it is read.
 
     Raises:
         StoreError: `root` is not a complete reinforced dataset.
@@ -101,6 +96,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self._index_of = np.full(len(self.store.samples), -1)
         self._index_of[self.samples] = np.arange(len(self.samples))
         self.others = OtherImages(self.store, self.source, check)
+        self._specs: dict[int, PixelSpec] = {}
         self._epoch: Epoch | None = None
         if check:
             self.check()
@@ -117,6 +113,12 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def num_classes(self) -> int:
         """C, the number of classes."""
         return self.store.settings.num_classes
+
+    def spec(self, size: int) -> PixelSpec:
+        """The layout of the stored params, for views of another size in pixels."""
+        if size not in self._specs:  # to make one takes as long as to decode a label
+            self._specs[size] = replace(self.store.spec, size=size)
+        return self._specs[size]
 
     def set_epoch(self, epoch: int, repeats: int = 1) -> None:
         """Choose the views of an epoch, `repeats` views per block, and read the params of each chosen view once per block.
@@ -145,7 +147,7 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         """The pixels of any stored view of item `index`, mixed if the teacher saw it mixed: uint8 `[3, size, size]`."""
         store, sample = self.store, int(self.samples[index])
         rows = store.samples_of(int(store.samples.block[sample]))
-        spec = replace(store.spec, size=self.size)
+        spec = self.spec(self.size)
         if spec.other is not None:
             params = rescale(self._params_of(sample, view), store.spec, self.size)
             return one_way_view(self.decoded(index, rows_needed(params[None], spec)), params, spec, self.others.image)
@@ -181,18 +183,25 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
-        if self.check_reads:
-            return self.checked(int(self.samples[index]), rows)
-        return read_decoded(self.source, int(self.source_index[index]), rows)
+        position = int(self.source_index[index])
+        if not self.check_reads:
+            return read_decoded(self.source, position, rows)
+        sample, known = int(self.samples[index]), self.store.samples
+        return decode(read_checked(self.source, position, known.sha256[sample], int(known.crc32c[sample])), rows)
 
-    def checked(self, sample: int, rows: int | None = None) -> np.ndarray:
-        """The image of a sample of the store, compared with its hash: uint8 `[H, W, 3]`, or the first `rows` of its rows.
+    def checked(self, sample: int) -> np.ndarray:
+        """The image of a sample of the store, compared with its SHA-256: uint8 `[H, W, 3]`.
 
         Raises:
             ReplayError: the image cannot be read, or is not the one that the teacher saw.
         """
         position = int(self.source_index[self._item(sample)])
-        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]), rows)
+        return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+
+    def items_of(self, samples: np.ndarray) -> np.ndarray:
+        """The item of each sample of the store, int64 `[n]`; -1: it is none."""
+        found: np.ndarray = self._index_of[samples]
+        return found
 
     def _item(self, sample: int) -> int:
         index = int(self._index_of[sample])
@@ -250,46 +259,10 @@ class ReinforcedDataset(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         )
         return True
 
-    def covering_stripes(self) -> list[tuple[int, int]]:
-        """A few stripes, as (item, stripe), among whose views is everything that occurs in the params."""
-        return covering_stripes(self._stripes_in_random_order(), self.store.spec)
-
-    def _stripes_in_random_order(self) -> Iterator[tuple[list[tuple[int, int]], np.ndarray]]:
-        store, rng = self.store, choice_rng(self.seed)
-        stripes = -(-self.views // store.settings.stripe_views)
-        for place in rng.permutation(len(store.blocks) * stripes).tolist():
-            block, stripe = store.blocks[place // stripes], place % stripes
-            samples = rng.permutation(store.samples_of(block))
-            samples = samples[self._index_of[samples] >= 0]
-            if len(samples) and store.witness_of(int(samples[0]), stripe) is not None:
-                yield [(int(self._index_of[s]), stripe) for s in samples], store.params_of_stripe(samples, stripe)
-
     def check(self) -> int:
-        """Replay a few probes and stripes, and hash some of the images.
-
-        Returns:
-            Number of samples whose probe was checked.
+        """Replay a few probes and stripes, and hash some of the images; see `check_start`.
 
         Raises:
             ReplayError: an image changed, or this machine makes different pixels from it.
         """
-        order = choice_rng(self.seed).permutation(len(self))
-        shown = long_work("check", "views")
-        for done, index in enumerate(order[:STARTUP_PROBES]):
-            shown(done, STARTUP_PROBES)
-            self.check_probe(int(index))
-        shown = long_work("check", "stripes of views")
-        stripes = self.covering_stripes()
-        for done, (index, stripe) in enumerate(stripes):
-            shown(done, len(stripes))
-            self.check_stripe(index, stripe)
-        shown = long_work("check", "bytes of images")
-        budget = STARTUP_HASH_BYTES
-        for index in order[STARTUP_PROBES:]:
-            budget -= len(
-                read_checked(self.source, int(self.source_index[index]), self.store.samples.sha256[self.samples[index]])
-            )
-            if budget < 0:
-                break
-            shown(STARTUP_HASH_BYTES - budget, STARTUP_HASH_BYTES)
-        return min(STARTUP_PROBES, len(self))
+        return check_start(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -137,8 +137,7 @@ class ReplayedViews:
         data = self.dataset
         sample, views = int(data.samples[index]), data.params_of(index)
         hard, old = data.store.samples.labels, data.store.spec
-        image = data.decoded(index, rows_needed(views, old))
-        spec = replace(old, size=size or data.size)
+        image, spec = data.decoded(index, rows_needed(views, old)), data.spec(size or data.size)
         made = []
         for repeat, params in enumerate(views):
             pixels = one_way_view(image, rescale(params, old, spec.size), spec, data.others.image)

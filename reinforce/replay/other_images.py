@@ -45,7 +45,8 @@ class OtherImages:
         """
         position = int(self._found(np.array([sample]))[0])
         if self.check:
-            return decode(read_checked(self.source, position, self.store.samples.sha256[sample]))
+            known = self.store.samples
+            return decode(read_checked(self.source, position, known.sha256[sample], int(known.crc32c[sample])))
         return read_decoded(self.source, position)
 
     def require(self, samples: np.ndarray) -> None:

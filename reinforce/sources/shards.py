@@ -16,15 +16,19 @@ import pyarrow.compute as pc
 from reinforce.errors import SourceError, StoreError
 from reinforce.long_work import long_work
 from reinforce.settings import MAX_BYTES
-from reinforce.sources.column import give_back, numbers, texts
+from reinforce.sources.column import numbers, texts
+from reinforce.sources.kept_table import kept_table
 from reinforce.sources.location import File, ServerDownError, is_remote
 from reinforce.sources.pack_folder import PackFolder, indexed, missing_shards, pack_beside, parse_class_names
 from reinforce.sources.pack_manifest import CLASS_NAMES
 from reinforce.sources.patterns import expand
-from reinforce.sources.source import Source, check_index, numbered_classes
+from reinforce.sources.source import Source, check_index, check_texts, numbered_classes
 from reinforce.sources.tar_members import tar_members
 
 _PLACE = ("offset", "size", "rein_offset", "rein_size")
+_INDEX = pa.schema(
+    [pa.field("key", pa.string()), pa.field("label", pa.int64()), pa.field("place", pa.list_(pa.int64(), 1 + len(_PLACE)))]
+)
 _LOCAL_THREADS = 4  # so that a disk has several requests at a time
 
 
@@ -78,25 +82,19 @@ class Shards(Source):
             )
         with ThreadPoolExecutor(8 if is_remote(pattern) else _LOCAL_THREADS) as pool:
             shards = tuple(pool.map(File.open, locations))
-            members = indexed(pack, shards) if pack else _scanned(pool.map(tar_members, shards), len(shards))
-        table = pa.concat_tables(members).combine_chunks()
-        number = np.repeat(np.arange(len(members)), [len(each) for each in members])
-        keys, given = texts(table["key"]), table["label"].combine_chunks()
-        if 0 < given.null_count < len(given):
-            absent = keys[pc.index(given.is_null(), True).as_py()]
-            raise SourceError(
-                "Some samples have a label and others have none.",
-                found=f"no .cls for {given.null_count} of {len(given)} images, such as {absent}",
-                expected="KEY.cls for every image, or for none",
-                fix="pack the shards again",
-            )
+            made_from = "\n".join(["shards-1", "" if pack is None else pack.sha256, *(file.fingerprint for file in shards)])
+
+            def make() -> pa.RecordBatch:
+                return _index(indexed(pack, shards) if pack else _scanned(pool.map(tar_members, shards), len(shards)), shards)
+
+            table = kept_table(made_from, _INDEX, make)
+        keys, given = texts(table["key"]), table["label"]
         labels = None if given.null_count else numbers(given)
         named = _class_names(locations[0]) if pack is None else pack.class_names()
         names = numbered_classes(labels, named, pattern) if labels else ()
-        check_index(keys, (f"{key} in {shards[s].location}" for key, s in zip(keys, number, strict=True)), names)
-        places = np.stack([number, *(table[name].to_numpy() for name in _PLACE)], axis=1)
-        del members, table, given
-        give_back()
+        check_texts(names)
+        places = table["place"].values.to_numpy().reshape(-1, 1 + len(_PLACE))
+        number = places[:, 0]
         return cls(pattern, keys, labels or None, names, places, number, shards, pack)
 
     @property
@@ -122,6 +120,29 @@ class Shards(Source):
 
     def where(self, index: int) -> str:
         return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])].location}"
+
+
+def _index(members: Sequence[pa.Table], shards: Sequence[File]) -> pa.RecordBatch:
+    """The samples of all shards, with the columns of `_INDEX`.
+
+    Raises:
+        SourceError: no samples, labels for some of them only, or two with the same key.
+    """
+    table = pa.concat_tables(members).combine_chunks()
+    number = np.repeat(np.arange(len(members)), [len(each) for each in members])
+    keys, given = texts(table["key"]), table["label"].combine_chunks()
+    if 0 < given.null_count < len(given):
+        absent = keys[pc.index(given.is_null(), True).as_py()]
+        raise SourceError(
+            "Some samples have a label and others have none.",
+            found=f"no .cls for {given.null_count} of {len(given)} images, such as {absent}",
+            expected="KEY.cls for every image, or for none",
+            fix="pack the shards again",
+        )
+    check_index(keys, (f"{key} in {shards[s].location}" for key, s in zip(keys, number.tolist(), strict=True)))
+    places = np.stack([number, *(table[name].to_numpy() for name in _PLACE)], axis=1)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(places.reshape(-1)), places.shape[1])
+    return pa.RecordBatch.from_arrays([keys.array, given, flat], schema=_INDEX)
 
 
 def _scanned(tables: Iterator[pa.Table], total: int) -> list[pa.Table]:

@@ -35,7 +35,7 @@ MAX_TABLE = 8 << 30
 """Largest file of a table that is read whole, in bytes."""
 
 
-def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema) -> pa.Table:
+def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema, newer: str | None = None) -> pa.Table:
     """Read a table that somebody else may have made.
 
     Args:
@@ -43,6 +43,7 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
         name: Name of the file in error messages.
         rows: Number of rows that it must have.
         schema: Its columns, flat, of which `key` holds texts that all differ, which the caller checks over all rows.
+        newer: A column that tables of older writers lack.
 
     Raises:
         StoreError: not parquet, other columns, another number of rows, keys that a dictionary repeats, or more bytes than the
@@ -55,6 +56,8 @@ def read_table(content: Path | BytesIO, name: str, rows: int, schema: pa.Schema)
         with open_plain(content) if isinstance(content, Path) else nullcontext(content) as opened:
             is_plain = check_table(opened, rows, BYTES_PER_ROW * rows + SPARE_BYTES)
         metadata = pq.ParquetFile(content, **FOOTER_LIMITS).metadata
+        if newer is not None and metadata.num_columns == len(schema) - 1:
+            schema = schema.remove(schema.get_field_index(newer))
         _check_metadata(metadata, rows, schema)
         mapped, folded = isinstance(content, Path), [name for name in texts if not is_plain[schema.names.index(name)]]
         with pq.ParquetFile(content, metadata=metadata, read_dictionary=folded, memory_map=mapped) as file:

@@ -36,6 +36,7 @@ class BlockData:
     params: np.ndarray  # int32 [S, V, P]
     probes: np.ndarray  # uint32 [S]: CRC-32 of the pixels of view (row % V'), V' being the views of the first record
     sha256: np.ndarray  # uint8 [S, 32], of the encoded bytes
+    crc32c: np.ndarray  # uint32 [S], of the encoded bytes
     width_height: np.ndarray  # uint32 [S, 2], of the decoded image
     status: np.ndarray  # uint8 [S]
     label_error: np.ndarray  # float32 [S, 3]: mean KL, mean top-1 bias, image bias of the codec; NaN: not measured
@@ -52,6 +53,7 @@ class BlockData:
             params=np.zeros((samples, views, columns), np.int32),
             probes=np.zeros(samples, np.uint32),
             sha256=np.zeros((samples, 32), np.uint8),
+            crc32c=np.zeros(samples, np.uint32),
             width_height=np.zeros((samples, 2), np.uint32),
             status=np.zeros(samples, np.uint8),
             label_error=np.full((samples, 3), np.nan, np.float32),
@@ -113,7 +115,7 @@ def write_group(path: Path, data: BlockData) -> None:
         _write_stripe(
             group, stripe, data.params[:, first : first + data.stripe_views], data.records[samples * stripe :][:samples], own
         )
-    for name in ("probes", "sha256", "width_height", "status"):
+    for name in ("probes", "sha256", "crc32c", "width_height", "status"):
         values = getattr(data, name)
         group.create_array(name, data=values, chunks=values.shape, **_PLAIN)
     group.create_array("label_error", data=data.label_error, chunks=data.label_error.shape, config={"write_empty_chunks": True})
@@ -174,8 +176,10 @@ class Block:
             raise damaged(path, f"{type(error).__name__}: {error}") from None
         if 4 * samples * views * columns > MAX_PARAMS_BYTES:
             raise damaged(path, f"{samples} x {views} x {columns} params; at most {MAX_PARAMS_BYTES} bytes are read")
+        self._has_crc = (path / "crc32c").is_dir()
         for name, ndim in ARRAYS.items():
-            open_array(path, name, name, ndim, samples, views, columns)
+            if name != "crc32c" or self._has_crc:
+                open_array(path, name, name, ndim, samples, views, columns)
         self.stripe(0)
         if not isinstance(reasons, dict) or not all(r.isdecimal() and int(r) < samples for r in reasons):
             raise damaged(path, "the reasons of missing and corrupt samples cannot be read")
@@ -226,5 +230,10 @@ class Block:
         return self._read("label_error")
 
     def sample_columns(self) -> dict[str, np.ndarray]:
-        """What is known of the samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
-        return {name: self._read(name) for name in ("sha256", "width_height", "status")}
+        """What is known of the samples: `sha256 [S, 32]`, `crc32c [S]` (-1: none), `width_height [S, 2]`, `status [S]`."""
+        found = {name: self._read(name) for name in ("sha256", "width_height", "status")}
+        found["crc32c"] = np.full(len(found["status"]), -1)
+        if self._has_crc:  # older writers made none
+            read = found["sha256"].any(axis=1)
+            found["crc32c"][read] = self._read("crc32c")[read]
+        return found

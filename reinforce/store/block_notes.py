@@ -21,6 +21,7 @@ from reinforce.store.label_means import LabelSums, sums_of
 NOTES = "notes"
 _COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "sha256": ("u1", (32,)),
+    "crc32c": ("<i8", ()),
     "width_height": ("<u4", (2,)),
     "status": ("u1", ()),
 }
@@ -64,7 +65,7 @@ class BlockNotes(Model):
         return self
 
     def sample_columns(self) -> dict[str, np.ndarray]:
-        """What is known of its samples: `sha256 [S, 32]`, `width_height [S, 2]`, `status [S]`."""
+        """See `Block.sample_columns`."""
         return {
             name: np.frombuffer(base64.b64decode(self.columns[name], validate=True), dtype).reshape(self.rows, *shape)
             for name, (dtype, shape) in _COLUMNS.items()

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("label", pa.int32()),
         pa.field("sha256", pa.binary(32)),
+        pa.field("crc32c", pa.uint32()),
         pa.field("width", pa.uint32()),
         pa.field("height", pa.uint32()),
         pa.field("status", pa.string(), nullable=False),
@@ -43,6 +44,7 @@ class Samples:
         key_column: Key of each sample, string `[N]`.
         labels: int64 `[N]`, hard labels; -1: the sample has none.
         sha256: uint8 `[N, 32]`, of the encoded bytes; zeros where they could not be read.
+        crc32c: int64 `[N]`, CRC-32C of the encoded bytes; -1: not known.
         width_height: uint32 `[N, 2]`, of the decoded image; zeros where it could not be decoded.
         status: uint8 `[N]`, see `Status`.
         reasons: Why a sample is not ok, by the sample's index.
@@ -53,6 +55,7 @@ class Samples:
     key_column: pa.StringArray
     labels: np.ndarray
     sha256: np.ndarray
+    crc32c: np.ndarray
     width_height: np.ndarray
     status: np.ndarray
     reasons: dict[int, str]
@@ -80,7 +83,8 @@ class Samples:
             given = numbers(labels).array
             hard[:] = given.fill_null(-1).to_numpy()
         digests, sizes, status = np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.uint32), np.zeros(n, np.uint8)
-        return cls(texts(keys).array, hard, digests, sizes, status, {}, np.zeros(n, np.int64), np.zeros(n, np.int64))
+        crc, block, row = np.full(n, -1), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        return cls(texts(keys).array, hard, digests, crc, sizes, status, {}, block, row)
 
     def fill(self, number: int, samples: np.ndarray, columns: dict[str, np.ndarray], reasons: dict[int, str]) -> None:
         """Put the samples of block `number` into the table, at the indices `samples`, int64 `[S]`.
@@ -106,6 +110,7 @@ class Samples:
             self.key_column,
             pa.array(self.labels.astype(np.int32), mask=self.labels < 0),
             _digests(self.sha256),
+            pa.array(self.crc32c.astype(np.uint32), mask=self.crc32c < 0),
             pa.array(self.width_height[:, 0], mask=failed),
             pa.array(self.width_height[:, 1], mask=failed),
             names.take(pa.array(np.searchsorted(list(Status), self.status))),
@@ -130,11 +135,11 @@ class Samples:
                 check_plain(path)
             except OSError as error:
                 raise _damaged(path, error.strerror) from None
-        table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA)
+        table = read_table(path, path.name if isinstance(path, Path) else "samples.parquet", num_samples, SCHEMA, "crc32c")
         try:
             table.validate(full=True)
             column = {}
-            for name in SCHEMA.names:  # one after the other is copied and dropped, so that the table is not in memory twice
+            for name in table.column_names:  # copied and dropped one by one, so that the table is not in memory twice
                 column[name] = table[name].combine_chunks()
                 table = table.drop_columns([name])
         except (ValueError, pa.ArrowException) as error:
@@ -159,6 +164,7 @@ class Samples:
         if num_samples and int((sides[0].astype(np.uint64) * sides[1]).max()) > MAX_PIXELS:
             raise _damaged(path, f"an image of more than {MAX_PIXELS} pixels")
         labels = column["label"].fill_null(-1).to_numpy().astype(np.int64)
+        crc = column["crc32c"].cast(pa.int64()).fill_null(-1).to_numpy() if "crc32c" in column else np.full(num_samples, -1)
         why = {i: reasons[i].as_py() for i in failed}
         digests, sizes = digests.reshape(-1, 32).copy(), np.stack(sides, axis=1).astype(np.uint32)
         del column, filled, reasons, sides
@@ -167,6 +173,7 @@ class Samples:
             key_column=keys,
             labels=labels,
             sha256=digests,
+            crc32c=crc,
             width_height=sizes,
             status=status,
             reasons=why,

@@ -11,10 +11,10 @@ from reinforce.errors import StoreError
 from reinforce.files import file_sha256, read_at_most
 from reinforce.settings import MAX_BYTES, read_model
 from reinforce.store.block import Block, block_path, committed_blocks
+from reinforce.store.kept_samples import open_samples
 from reinforce.store.label_store import LabelStore
 from reinforce.store.listed import check_listed
 from reinforce.store.manifest import Job, Manifest
-from reinforce.store.samples import Samples
 from reinforce.store.stripe import damaged
 from reinforce.store.zarr_layout import stripe_array
 from reinforce.views.mix import pairs_in
@@ -44,7 +44,7 @@ class Store(LabelStore):
             _check_blocks(root, manifest)
         settings = manifest.settings
         shape = (settings.source.num_samples, settings.block_size, settings.any_order)
-        super().__init__(root, manifest, Samples.from_parquet(root / SAMPLES, *shape))
+        super().__init__(root, manifest, open_samples(root / SAMPLES, *shape))
         self._block = lru_cache(maxsize=None)(self._open_block)  # each one takes a memory map and a few small arrays
         self._probes = lru_cache(maxsize=None)(self._read_probes)  # 2 kB per block, which zarr reads in 2 ms
 

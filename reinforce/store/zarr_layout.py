@@ -28,6 +28,7 @@ STRIPE_ARRAYS = {"records": 1, "offsets": 1, "params": 3}
 ARRAYS = {
     "probes": 1,
     "sha256": 2,
+    "crc32c": 1,
     "width_height": 2,
     "status": 1,
     "label_error": 2,
@@ -44,6 +45,7 @@ _DTYPES = {
     "witness": "uint32",
     "probes": "uint32",
     "sha256": "uint8",
+    "crc32c": "uint32",
     "width_height": "uint32",
     "status": "uint8",
     "label_error": "float32",

@@ -22,6 +22,9 @@ from reinforce.teachers.safetensors_header import check_header
 from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.torch_file import read_torch
 
+ELSEWHERE = ("hf-hub:", "local-dir:")
+"""What timm takes in front of a name for a model that is not its own: a repository of the Hub, or a folder."""
+
 
 class Options(NamedTuple):
     """The options of the command line that a model comes from; errors name them.
@@ -69,7 +72,8 @@ def create(
         TeacherError: the weights cannot be had or do not fit.
     """
     full_name = timm_name(name)
-    if not timm.is_model(full_name):
+    elsewhere = name.startswith(ELSEWHERE)
+    if not elsewhere and not timm.is_model(full_name):
         base = full_name.split(".")[0]
         near = timm.list_models(f"*{base[:8]}*")[:5]
         raise UsageError(
@@ -78,7 +82,7 @@ def create(
             fix="one of " + ", ".join(near) if near else None,
         )
     arguments: dict[str, Any] = dict(kwargs)
-    config = published(full_name)
+    config = None if elsewhere else published(full_name)
     if config is not None and getattr(config, "fixed_input_size", False) and config.input_size[-1] != size:
         arguments.setdefault("img_size", size)
     state = read_state_dict(weights) if weights is not None else None
@@ -90,6 +94,15 @@ def create(
     if state is not None:
         _load(model, state, weights, options)
     return model
+
+
+def load_weights(model: nn.Module, path: Path, options: Options) -> None:
+    """Load a file of weights into a model.
+
+    Raises:
+        TeacherError: it cannot be read, or does not fit.
+    """
+    _load(model, read_state_dict(path), path, options)
 
 
 def published(name: str) -> PretrainedCfg | None:

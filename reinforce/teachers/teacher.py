@@ -75,9 +75,11 @@ class Member(nn.Module, ABC):
     Attributes:
         kind: Stands before the colon of `--teacher KIND:NAME`.
         info: What the manifest says of it; `name` is what `--teacher` took, so that `verify --teacher` can open it again.
+        runs_code: Whether its name can make this process run any code. A name that only a manifest gives is not enough then.
     """
 
     kind: ClassVar[str]
+    runs_code: ClassVar[bool] = False
     info: TeacherInfo
 
     @classmethod

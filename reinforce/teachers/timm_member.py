@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from reinforce.errors import TeacherError, UsageError
+from reinforce.errors import TeacherError
 from reinforce.settings import TeacherInfo
 from reinforce.teachers.models import create, require_logits, weights_sha256
+from reinforce.teachers.own_model import channels, of_attributes
 from reinforce.teachers.short_names import timm_name
 from reinforce.teachers.teacher import Member, no_map
 from reinforce.teachers.teacher_spec import TeacherSpec
@@ -45,29 +44,13 @@ class TimmMember(Member):
             kwargs=dict(spec.kwargs),
             weights_sha256=weights_sha256(self.model),
             num_classes=int(self.model.num_classes),  # type: ignore[arg-type]
-            mean=self._normalisation(spec, "mean"),
-            std=self._normalisation(spec, "std"),
+            mean=channels(spec, "mean", of_attributes(self.model.pretrained_cfg, "mean")),
+            std=channels(spec, "std", of_attributes(self.model.pretrained_cfg, "std")),
             class_map=class_map,
         )
         self.register_buffer("mean", 255 * torch.tensor(self.info.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(self.info.std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("class_map", None if class_map is None else torch.tensor(class_map), persistent=False)
-
-    def _normalisation(self, spec: TeacherSpec, key: str) -> tuple[float, float, float]:
-        """The model's own mean or std, unless the user says what local weights were trained with."""
-        value = spec.kwargs.get(key)
-        if value is None:
-            return tuple(self.model.pretrained_cfg[key])  # type: ignore[index]
-        try:
-            values = [float(v) for v in str(value).split("/")]
-        except ValueError:
-            values = []
-        fits = len(values) in (1, 3) and all(map(math.isfinite, values))
-        if not fits or (key == "std" and min(values) <= 0):
-            raise UsageError(
-                f"--teacher-kwargs {key}={value} is not valid.", expected="one number, or three with slashes", fix=f"{key}=0.5"
-            )
-        return tuple(values if len(values) == 3 else values * 3)  # type: ignore[return-value]
 
     @classmethod
     def open(cls, spec: TeacherSpec, size: int, class_map: list[int] | None) -> TimmMember:

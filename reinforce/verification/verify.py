@@ -98,7 +98,7 @@ def _check_block(store: Store, number: int, table: Check, params: Check, labels:
     part = store.samples_of(number)
     block = store.block(number)
     columns = block.sample_columns()
-    expected = {"sha256": samples.sha256[part], "status": samples.status[part], "width_height": samples.width_height[part]}
+    expected = {name: getattr(samples, name)[part] for name in ("sha256", "crc32c", "status", "width_height")}
     differs = [name for name, value in expected.items() if not np.array_equal(columns[name], value)]
     table.add(f"block {number}: {', '.join(differs)} differ from {store.root / 'samples.parquet'}" if differs else None)
     all_params = block.params()

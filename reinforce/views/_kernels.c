@@ -1,109 +1,23 @@
-/* Kernels: the ops of warp.py, ops.py and mix.py that take longest in numpy, with the same bits.
+/* Kernels: the ops of ops.py and mix.py that take longest in numpy, with the same bits, and what Python calls. Those of warp.py are
+in _warps.c.
 
 The numpy code is the definition; tests/views/test_exact.py compares both with plain integer arithmetic. Here, too, everything is
 integers, so neither the compiler nor the instruction set changes a bit. The caller has checked shapes, and gives arrays
-that are contiguous; the interpreter's lock is released. REINFORCE_KERNELS=numpy makes the import fail, as if nothing had been built. */
+that are contiguous; the interpreter's lock is released. REINFORCE_KERNELS=numpy makes the import fail, as if nothing was built. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ONE_BITS 17 /* one pixel, in position units */
-#define Q16 ((int64_t)1 << 16)
-#define PHASES 256
-#define HALF_STEP ((int64_t)1 << (ONE_BITS - 9))
-#define WEIGHT_BITS 11
-
-typedef uint8_t pixel;
-
-static inline int64_t clamp(int64_t v, int64_t low, int64_t high) { return v < low ? low : v > high ? high : v; }
-static inline pixel to_pixel(int32_t v) { return (pixel)(v < 0 ? 0 : v > 255 ? 255 : v); }
-
-/* One output row of a rotation: the source of pixel c is (x + 2 c cos, y - 2 c sin). */
-static void rotate_row(const pixel *image, pixel *out, int64_t size, int64_t h, int64_t w, int64_t x, int64_t y, int64_t cos,
-                       int64_t sin, const int16_t *table, int taps, const pixel *fill) {
-    const int64_t shift = taps > 1 ? HALF_STEP - Q16 : 0, before = (taps + 1) / 2 - 1;
-    for (int64_t c = 0; c < w; c++, x += 2 * cos, y -= 2 * sin) {
-        if (x < 0 || x >= w << ONE_BITS || y < 0 || y >= h << ONE_BITS) {
-            for (int p = 0; p < 3; p++) out[p * size + c] = fill[p];
-            continue;
-        }
-        const int64_t column = ((x + shift) >> ONE_BITS) - before, row = ((y + shift) >> ONE_BITS) - before;
-        if (taps == 1) {
-            for (int p = 0; p < 3; p++) out[p * size + c] = image[p * size + row * w + column];
-            continue;
-        }
-        const int px = ((x + shift) >> 9) & (PHASES - 1), py = ((y + shift) >> 9) & (PHASES - 1);
-        int64_t rows[4], columns[4];
-        int32_t wx[4], wy[4];
-        for (int t = 0; t < taps; t++) {
-            wx[t] = table[t * PHASES + px], wy[t] = table[t * PHASES + py];
-            rows[t] = clamp(row + t, 0, h - 1) * w, columns[t] = clamp(column + t, 0, w - 1);
-        }
-        for (int p = 0; p < 3; p++) {
-            int32_t total = 0;
-            for (int r = 0; r < taps; r++) {
-                const pixel *line = image + p * size + rows[r];
-                int32_t sum = 0;
-                for (int t = 0; t < taps; t++) sum += line[columns[t]] * wx[t];
-                total += sum * wy[r];
-            }
-            out[p * size + c] = to_pixel(total >> (2 * WEIGHT_BITS));
-        }
-    }
-}
-
-static void rotate(const pixel *image, pixel *out, int64_t h, int64_t w, int64_t cos, int64_t sin, const int16_t *table, int taps,
-                   const pixel *fill) {
-    for (int64_t r = 0; r < h; r++) {
-        const int64_t dx = 1 - w, dy = 2 * r + 1 - h;
-        rotate_row(image, out + r * w, h * w, h, w, cos * dx + sin * dy + w * Q16, cos * dy - sin * dx + h * Q16, cos, sin, table,
-                   taps, fill);
-    }
-}
-
-/* Move each row along itself: the pixel at x comes from x + offset. `line` has room for length + 3 pixels. */
-static void shift_rows(const pixel *image, pixel *out, pixel *line, int64_t rows, int64_t length, const int64_t *offset, int each,
-                       const int16_t *table, int taps, const pixel *fill) {
-    for (int64_t r = 0; r < 3 * rows; r++, image += length, out += length) {
-        const int64_t at = offset[each ? r % rows : 0], step = at + (taps > 1 ? HALF_STEP : Q16);
-        const int64_t start = clamp(step >> ONE_BITS, -length - 1, length) + 1 - (taps + 1) / 2, wide = length + taps - 1;
-        const int64_t left = clamp(-start, 0, wide), right = clamp(length - start, 0, wide);
-        memset(line, image[0], left);
-        if (right > left) memcpy(line + left, image + start + left, right - left);
-        memset(line + right, image[length - 1], wide - right);
-        const int phase = (step >> 9) & (PHASES - 1);
-        if (taps == 1) {
-            memcpy(out, line, length);
-        } else if (taps == 2) {
-            const int16_t a = table[phase], b = table[PHASES + phase];
-            for (int64_t x = 0; x < length; x++)
-                out[x] = (pixel)(((int32_t)line[x] * a + (int32_t)line[x + 1] * b) >> WEIGHT_BITS);
-        } else {
-            const int16_t a = table[phase], b = table[PHASES + phase], c = table[2 * PHASES + phase], d = table[3 * PHASES + phase];
-            for (int64_t x = 0; x < length; x++)
-                out[x] = to_pixel(((int32_t)line[x] * a + (int32_t)line[x + 1] * b + (int32_t)line[x + 2] * c +
-                                   (int32_t)line[x + 3] * d) >> WEIGHT_BITS);
-        }
-        const int64_t inside = clamp((at + Q16) >> ONE_BITS, -length, length);
-        if (inside < 0) memset(out, fill[r / rows], -inside);
-        if (inside > 0) memset(out + length - inside, fill[r / rows], inside);
-    }
-}
-
-static void transpose(const pixel *in, pixel *out, int64_t h, int64_t w) {
-    for (int64_t top = 0; top < h; top += 16)
-        for (int64_t x = 0; x < w; x++)
-            for (int64_t y = top; y < top + 16 && y < h; y++) out[x * h + y] = in[y * w + x];
-}
+#include "_kernels.h"
 
 /* One pass of a box along the columns. A quotient of n < 2^30 by `weight` < 2^bits is n * factor >> (30 + bits), exactly. */
-static void box_columns(const pixel *in, pixel *out, uint32_t *sums, int64_t h, int64_t w, int64_t radius) {
+static void box_columns(const pixel *in, pixel *restrict out, uint16_t *restrict sums, int64_t h, int64_t w, int64_t radius) {
     const int64_t whole = radius >> 16;
-    const uint32_t fraction = (uint32_t)(radius & (Q16 - 1)), weight = (uint32_t)(2 * radius + Q16);
+    const uint16_t fraction = (uint16_t)(radius & (Q16 - 1));
+    const uint32_t weight = (uint32_t)(2 * radius + Q16);
     int bits = 0;
     while (weight >> bits) bits++;
     const uint32_t factor = (uint32_t)((((uint64_t)1 << (30 + bits)) / weight) + 1);
@@ -116,9 +30,10 @@ static void box_columns(const pixel *in, pixel *out, uint32_t *sums, int64_t h, 
         const pixel *above = in + clamp(y - whole - 1, 0, h - 1) * w, *below = in + clamp(y + whole + 1, 0, h - 1) * w;
         const pixel *first = in + clamp(y - whole, 0, h - 1) * w;
         for (int64_t x = 0; x < w; x++) {
-            const uint32_t total = (sums[x] << 16) + fraction * ((uint32_t)above[x] + below[x]) + weight / 2;
+            const uint16_t ends = (uint16_t)(above[x] + below[x]);
+            const uint32_t total = ((uint32_t)sums[x] << 16) + (uint32_t)fraction * ends + weight / 2;
             out[y * w + x] = (pixel)(((uint64_t)total * factor) >> (30 + bits));
-            sums[x] += (uint32_t)below[x] - first[x];
+            sums[x] += (uint16_t)(below[x] - first[x]);
         }
     }
 }
@@ -127,7 +42,7 @@ static void box_columns(const pixel *in, pixel *out, uint32_t *sums, int64_t h, 
 static void blur(const pixel *image, pixel *out, pixel *room, int64_t h, int64_t w, int64_t radius) {
     const int64_t size = h * w;
     pixel *a = room, *b = room + size;
-    uint32_t *sums = (uint32_t *)(room + ((2 * size + 3) & ~(int64_t)3));
+    uint16_t *sums = (uint16_t *)(room + 2 * size);
     for (int p = 0; p < 3; p++, image += size, out += size) {
         transpose(image, a, h, w);
         box_columns(a, b, sums, w, h, radius), box_columns(b, a, sums, w, h, radius), box_columns(a, b, sums, w, h, radius);
@@ -136,42 +51,70 @@ static void blur(const pixel *image, pixel *out, pixel *room, int64_t h, int64_t
     }
 }
 
-static inline pixel blended(int32_t base, int32_t value, int32_t factor) { return to_pixel(base + ((factor * (value - base)) >> 16)); }
-
-static void sharpen(const pixel *image, pixel *out, int64_t h, int64_t w, int32_t factor) {
-    for (int p = 0; p < 3; p++, image += h * w, out += h * w) {
-        memcpy(out, image, h * w);
-        for (int64_t y = 1; y < h - 1; y++) {
-            const pixel *a = image + (y - 1) * w, *b = a + w, *c = b + w;
-            for (int64_t x = 1; x < w - 1; x++) {
-                const int32_t total = a[x - 1] + a[x] + a[x + 1] + b[x - 1] + 5 * b[x] + b[x + 1] + c[x - 1] + c[x] + c[x + 1];
-                out[y * w + x] = blended((2 * total + 13) / 26, b[x], factor);
-            }
-        }
+/* out + (factor (value - out) >> 16). Up to 126 times the difference, all is in 16 bits; no policy draws more. */
+static void blend(pixel *restrict out, const pixel *restrict value, int64_t length, int32_t factor) {
+    const int64_t whole = ((int64_t)factor + (1 << 15)) >> 16;
+    const int16_t high = (int16_t)whole, low = (int16_t)(factor - whole * Q16);
+    if (whole < -126 || whole > 126) {
+        for (int64_t x = 0; x < length; x++) out[x] = to_pixel(out[x] + ((factor * (value[x] - out[x])) >> 16));
+        return;
+    }
+    for (int64_t x = 0; x < length; x++) {
+        const int16_t more = (int16_t)(value[x] - out[x]), v = (int16_t)(out[x] + high * more + (((int32_t)low * more) >> 16));
+        const int16_t floor = v < 0 ? 0 : v;
+        out[x] = (pixel)(floor > 255 ? 255 : floor);
     }
 }
 
-static inline int32_t luma(const pixel *image, int64_t size, int64_t i) {
-    return (image[i] * 19595 + image[size + i] * 38470 + image[2 * size + i] * 7471 + 0x8000) >> 16;
+/* The mean of nine pixels, of which the middle one counts five times; n / 26 is n * 40330 >> 20 up to 2^18. */
+static void smooth_row(const pixel *a, const pixel *b, const pixel *c, pixel *restrict out, int64_t length) {
+    for (int64_t x = 0; x < length; x++) {
+        const uint16_t total = (uint16_t)(a[x] + a[x + 1] + a[x + 2] + b[x] + 5 * b[x + 1] + b[x + 2] + c[x] + c[x + 1] + c[x + 2]);
+        const uint16_t n = (uint16_t)(2 * total + 13);
+        out[x] = (pixel)((uint16_t)(((uint32_t)n * 40330) >> 16) >> 4);
+    }
+}
+
+static void sharpen(const pixel *image, pixel *out, int64_t h, int64_t w, int32_t factor) {
+    memcpy(out, image, 3 * h * w);
+    for (int p = 0; p < 3; p++, image += h * w, out += h * w)
+        for (int64_t y = 1; y < h - 1; y++) {
+            const pixel *line = image + y * w;
+            smooth_row(line - w, line, line + w, out + y * w + 1, w - 2);
+            blend(out + y * w + 1, line + 1, w - 2, factor);
+        }
+}
+
+static inline uint32_t part(pixel value, uint16_t weight) { return (uint32_t)(uint16_t)value * weight; }
+static inline uint32_t luma(pixel red, pixel green, pixel blue) {
+    return (part(red, 19595) + part(green, 38470) + part(blue, 7471) + 0x8000) >> 16;
 }
 
 static int64_t luma_sum(const pixel *image, int64_t size) {
     int64_t sum = 0;
-    for (int64_t i = 0; i < size; i++) sum += luma(image, size, i);
+    for (int64_t i = 0, end; i < size;) {
+        uint32_t some = 0; /* it holds the sum of 2^24 pixels */
+        for (end = clamp(size, 0, i + (1 << 24)); i < end; i++) some += luma(image[i], image[size + i], image[2 * size + i]);
+        sum += some;
+    }
     return sum;
 }
 
-static void blend_grey(const pixel *image, pixel *out, int64_t size, int32_t factor) {
-    for (int64_t i = 0; i < size; i++) {
-        const int32_t grey = luma(image, size, i);
-        for (int p = 0; p < 3; p++) out[p * size + i] = blended(grey, image[p * size + i], factor);
-    }
+static void blend_grey(const pixel *image, pixel *restrict out, int64_t size, int32_t factor) {
+    for (int64_t i = 0; i < size; i++) out[i] = (pixel)luma(image[i], image[size + i], image[2 * size + i]);
+    memcpy(out + size, out, size), memcpy(out + 2 * size, out, size);
+    blend(out, image, 3 * size, factor);
 }
 
+/* Four counts side by side, because to count equal neighbours in one place is to wait for it. */
 static void histograms(const pixel *image, int64_t *out, int64_t size) {
-    memset(out, 0, 3 * 256 * sizeof *out);
-    for (int p = 0; p < 3; p++, image += size, out += 256)
-        for (int64_t i = 0; i < size; i++) out[image[i]]++;
+    for (int p = 0; p < 3; p++, image += size, out += 256) {
+        int64_t counts[4][256] = {{0}}, i = 0;
+        for (; i + 4 <= size; i += 4)
+            for (int k = 0; k < 4; k++) counts[k][image[i + k]]++;
+        for (; i < size; i++) counts[0][image[i]]++;
+        for (int v = 0; v < 256; v++) out[v] = counts[0][v] + counts[1][v] + counts[2][v] + counts[3][v];
+    }
 }
 
 static void look_up(const pixel *image, pixel *out, const pixel *tables, int64_t size) {
@@ -255,22 +198,33 @@ static PyObject *done(Arrays *arrays, int memory) {
 #define SIZES(...)                                                                                                                 \
     const int64_t sizes[] = {__VA_ARGS__};                                                                                         \
     if (!fits(&arrays, sizes)) return NULL;
+#define AN_IMAGE n[0] > 0 && n[1] > 0 && n[0] < 1 << 24 && n[1] < 1 << 24
 #define FREE(...) Py_BEGIN_ALLOW_THREADS __VA_ARGS__ Py_END_ALLOW_THREADS
 
 /* image, out, table, fill; height, width, taps, cos, sin */
-OP(rotate, 4, 5, NEEDS(n[2] == 1 || n[2] == 2 || n[2] == 4) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 3)
-   FREE(rotate(ARRAY(0), ARRAY(1), n[0], n[1], n[3], n[4], ARRAY(2), (int)n[2], ARRAY(3));))
+OP(rotate, 4, 5, NEEDS(AN_IMAGE && (n[2] == 1 || n[2] == 2 || n[2] == 4)) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 3)
+   FREE(uint64_t *packed = malloc(8 * (n[0] + 2 * MARGIN) * (n[1] + 2 * MARGIN)); memory = packed != NULL;
+        if (packed) rotate(ARRAY(0), ARRAY(1), packed, n[0], n[1], n[3], n[4], ARRAY(2), (int)n[2], ARRAY(3));
+        free(packed);))
 
 /* image, out, table, offset; rows, length, taps, offsets, fill as 0xRRGGBB */
-OP(shift_rows, 4, 5, NEEDS((n[2] == 1 || n[2] == 2 || n[2] == 4) && (n[3] == 1 || n[3] == n[0])) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 8 * n[3])
+OP(shift_rows, 4, 5, NEEDS(AN_IMAGE && (n[2] == 1 || n[2] == 2 || n[2] == 4) && (n[3] == 1 || n[3] == n[0])) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 8 * n[3])
    const pixel fill[3] = {(pixel)(n[4] >> 16), (pixel)(n[4] >> 8), (pixel)n[4]};
    FREE(pixel *line = malloc(n[1] + 3); memory = line != NULL;
         if (line) shift_rows(ARRAY(0), ARRAY(1), line, n[0], n[1], ARRAY(3), n[3] > 1, ARRAY(2), (int)n[2], fill);
         free(line);))
 
+/* image, out [3, width, height]; height, width */
+OP(transpose, 2, 2, NEEDS(AN_IMAGE) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1])
+   FREE(for (int p = 0; p < 3; p++) transpose((pixel *)ARRAY(0) + p * n[0] * n[1], (pixel *)ARRAY(1) + p * n[0] * n[1], n[0], n[1]);))
+
+/* image, out, table, fill; height, width, taps, offset */
+OP(shift_columns, 4, 4, NEEDS(AN_IMAGE && (n[2] == 1 || n[2] == 2 || n[2] == 4)) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1], 2 * PHASES * n[2], 3)
+   FREE(shift_columns(ARRAY(0), ARRAY(1), n[0], n[1], n[3], ARRAY(2), (int)n[2], ARRAY(3));))
+
 /* image, out; height, width, radius */
-OP(blur, 2, 3, NEEDS(n[2] >= 0 && n[2] <= 16 * Q16) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1])
-   FREE(pixel *room = malloc(2 * n[0] * n[1] + 4 + 4 * (n[0] > n[1] ? n[0] : n[1])); memory = room != NULL;
+OP(blur, 2, 3, NEEDS(AN_IMAGE && n[2] >= 0 && n[2] <= 16 * Q16) SIZES(3 * n[0] * n[1], 3 * n[0] * n[1])
+   FREE(pixel *room = malloc(2 * (n[0] * n[1] + (n[0] > n[1] ? n[0] : n[1]))); memory = room != NULL;
         if (room) blur(ARRAY(0), ARRAY(1), room, n[0], n[1], n[2]);
         free(room);))
 
@@ -293,8 +247,9 @@ OP(look_up, 3, 1, SIZES(3 * n[0], 3 * n[0], 3 * 256) FREE(look_up(ARRAY(0), ARRA
 OP(mix, 3, 2, SIZES(n[0], n[0], n[0]) FREE(mix(ARRAY(0), ARRAY(2), ARRAY(1), n[0], (int32_t)n[1]);))
 
 #define ENTRY(name) {#name, py_##name, METH_VARARGS, NULL}
-static PyMethodDef methods[] = {ENTRY(rotate),     ENTRY(shift_rows), ENTRY(blur),    ENTRY(sharpen), ENTRY(blend_grey),
-                                ENTRY(luma_sum), ENTRY(histograms), ENTRY(look_up), ENTRY(mix),     {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {ENTRY(rotate),     ENTRY(shift_rows), ENTRY(shift_columns), ENTRY(blur),
+                                ENTRY(sharpen),    ENTRY(blend_grey), ENTRY(luma_sum),      ENTRY(histograms),
+                                ENTRY(look_up),    ENTRY(mix),        ENTRY(transpose),     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", "Ops in C; see kernels.py.", -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__kernels(void) {

@@ -46,6 +46,7 @@ class SampleViews:
         status: See `Status`; unless OK, `pixels` and `params` are empty.
         reason: Why the sample is not ok.
         sha256: uint8 `[32]`, of the encoded bytes; zeros where they could not be read.
+        crc32c: CRC-32C of the encoded bytes, which replay compares at each read; 0 where they could not be read.
         width_height: Of the decoded image.
         params: int32 `[v, P]`, for the v views that were asked for, without the columns of mixing.
         pixels: uint8 `[v, 3, size, size]`.
@@ -56,6 +57,7 @@ class SampleViews:
     status: Status
     reason: str | None
     sha256: np.ndarray
+    crc32c: int
     width_height: tuple[int, int]
     params: np.ndarray
     pixels: torch.Tensor
@@ -170,30 +172,30 @@ class ViewMaker(Dataset[SampleViews]):
 
     def __getitem__(self, item: int | ViewRange) -> SampleViews:
         sample, first, stop = item if isinstance(item, tuple) else (item, 0, self.settings.views)
-        digest = np.zeros(32, np.uint8)
+        digest, crc = np.zeros(32, np.uint8), 0
         try:
             encoded = self.source.read(sample)
-            digest = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8)
+            digest, crc = np.frombuffer(hashlib.sha256(encoded).digest(), np.uint8), google_crc32c.value(encoded)
             image = decode(encoded)
         except OSError as error:
             if (short := shortage(error)) is not None:
                 raise short from None
-            return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest)
+            return self._failed(sample, Status.MISSING, f"{error.strerror or error}", digest, crc)
         except ImageError as error:
-            return self._failed(sample, Status.CORRUPT, error.what, digest)
+            return self._failed(sample, Status.CORRUPT, error.what, digest, crc)
         try:
             params, pixels = make_views(image, sample, self.settings, first, stop)
         except StoreError:  # an image so narrow that, resized, it would not fit in memory
             reason = f"The image is too long and narrow: {image.shape[1]}x{image.shape[0]} pixels."
-            return self._failed(sample, Status.CORRUPT, reason, digest)
+            return self._failed(sample, Status.CORRUPT, reason, digest, crc)
         # Computed here, in a worker, because the process that runs the teacher is the one that all others wait for.
         parts = () if self.settings.policy.mix else pixels.split(self.settings.stripe_views)
         witness = np.array([witness_of(part) for part in parts], np.uint32)
-        return SampleViews(sample, Status.OK, None, digest, (image.shape[1], image.shape[0]), params, pixels, witness)
+        return SampleViews(sample, Status.OK, None, digest, crc, (image.shape[1], image.shape[0]), params, pixels, witness)
 
-    def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray) -> SampleViews:
+    def _failed(self, sample: int, status: Status, reason: str, digest: np.ndarray, crc: int) -> SampleViews:
         none, empty = np.empty((0, 0), np.int32), np.empty(0, np.uint32)
-        return SampleViews(sample, status, reason, digest, (0, 0), none, self.no_pixels, empty)
+        return SampleViews(sample, status, reason, digest, crc, (0, 0), none, self.no_pixels, empty)
 
 
 class _Sent(Dataset[tuple[SampleViews, InRing | None]]):

@@ -74,8 +74,8 @@ def shear_x(image: np.ndarray, interpolation: int, coefficient: int, fill: RGB) 
 
 def shear_y(image: np.ndarray, interpolation: int, coefficient: int, fill: RGB) -> np.ndarray:
     """Source y = y + coefficient * x, both measured at pixel centres; `coefficient` in Q16."""
-    turned = np.ascontiguousarray(image.swapaxes(1, 2))
-    return _shifted(turned, coefficient * (2 * np.arange(image.shape[2]) + 1), interpolation, fill).swapaxes(1, 2)
+    turned = _transposed(image)
+    return _transposed(_shifted(turned, coefficient * (2 * np.arange(image.shape[2]) + 1), interpolation, fill))
 
 
 def translate_x(image: np.ndarray, interpolation: int, fraction: int, fill: RGB) -> np.ndarray:
@@ -85,7 +85,11 @@ def translate_x(image: np.ndarray, interpolation: int, fraction: int, fill: RGB)
 
 def translate_y(image: np.ndarray, interpolation: int, fraction: int, fill: RGB) -> np.ndarray:
     """Source y = y + fraction * height; `fraction` in Q16."""
-    return _shifted(image.swapaxes(1, 2), np.array([2 * fraction * image.shape[1]]), interpolation, fill).swapaxes(1, 2)
+    height, width = image.shape[1:]
+    if kernels.compiled is not None:
+        table, colour = _COMPILED_TABLES[Interpolation(interpolation)], np.array(fill, np.uint8)
+        return kernels.made("shift_columns", image, table, colour, height, width, len(table), 2 * fraction * height)
+    return _shifted(image.swapaxes(1, 2), np.array([2 * fraction * height]), interpolation, fill).swapaxes(1, 2)
 
 
 def _shifted(image: np.ndarray, offset: np.ndarray, interpolation: int, fill: RGB) -> np.ndarray:
@@ -131,6 +135,13 @@ def _shifted(image: np.ndarray, offset: np.ndarray, interpolation: int, fill: RG
         n = int(inside[first])
         out[:, first:last, : max(0, -n)] = out[:, first:last, max(0, length - n) :] = np.array(fill, np.uint8)[:, None, None]
     return out
+
+
+def _transposed(image: np.ndarray) -> np.ndarray:
+    if kernels.compiled is None:
+        return np.ascontiguousarray(image.swapaxes(1, 2))
+    height, width = image.shape[1:]
+    return kernels.made("transpose", image, height, width).reshape(3, width, height)
 
 
 def _runs(values: np.ndarray, count: int) -> list[tuple[int, int]]:

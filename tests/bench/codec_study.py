@@ -66,6 +66,7 @@ def encode_again(root: Path, out: Path, variant: str) -> dict[str, float]:
             probes=old.probes(),
             label_error=old.label_error(),
             sha256=samples["sha256"],
+            crc32c=samples["crc32c"].clip(0).astype(np.uint32),
             width_height=samples["width_height"],
             status=samples["status"],
             reasons=old.reasons,

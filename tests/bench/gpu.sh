@@ -86,7 +86,7 @@ PYTHON
     fi
     rm -f "$weights"
 done
-run loader 80 "${reinforce[@]}" bench loader --data "$images" "${loader[@]}" --json
+run loader 80 "${reinforce[@]}" bench loader --data "$images" --policy rrc --policy rrc-ra "${loader[@]}" --json
 
 "$python" - "$out" <<'PYTHON'
 import json

@@ -20,7 +20,7 @@ VIEWS, CLASSES = 6, 40
 
 
 def body_of(record: bytes) -> bytes:
-    return sqrt._CODER.decompressor.decompress(record)
+    return sqrt._CODER.decompress(record)
 
 
 def record_of(body: bytes) -> bytes:

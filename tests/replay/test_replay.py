@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -139,6 +142,41 @@ def test_an_image_that_changes_later_is_caught_when_it_is_read(own_images: Path,
     index = dataset.source.keys.index("cheese/001")
     with pytest.raises(ReplayError, match="Image cheese/001 is not the one"):
         dataset[index]
+
+
+def test_each_read_is_compared_with_its_crc_and_without_one_with_its_hash(
+    own_images: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ReinforcedDataset(store, own_images)
+    older = ReinforcedDataset(store, own_images)
+    monkeypatch.setattr(older.store, "samples", replace(older.store.samples, crc32c=np.full(len(older), -1)))
+    hashed: list[int] = []
+
+    def counted(content: bytes) -> object:
+        hashed.append(len(content))
+        return sha256(content)
+
+    monkeypatch.setattr("reinforce.store.probes.hashlib.sha256", counted)
+    for index in range(len(dataset)):
+        assert torch.equal(dataset[index][0], older[index][0])
+    assert hashed == [len(dataset.source.read(index)) for index in range(len(dataset))]  # each once, by the older one
+
+
+def with_crc(content: bytes, crc: int) -> bytes:
+    """The content and four more bytes, so that the CRC-32C of all is `crc`; the polynomial of RFC 3720, backwards."""
+    state = ~crc & 0xFFFFFFFF
+    for _ in range(32):
+        state = state << 1 ^ 0x105EC76F1 if state >> 31 else state << 1
+    return content + (state ^ ~google_crc32c.value(content) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def test_another_image_with_the_same_crc_is_caught_at_the_start(own_images: Path, store: Path) -> None:
+    path = own_images / "cheese" / "001.jpg"
+    forged = with_crc((own_images / "bread" / "001.jpg").read_bytes(), google_crc32c.value(path.read_bytes()))
+    assert google_crc32c.value(forged) == google_crc32c.value(path.read_bytes())
+    path.write_bytes(forged)
+    with pytest.raises(ReplayError, match="Image cheese/001 is not the one"):
+        ReinforcedDataset(store, own_images)
 
 
 def test_a_changed_pixel_constant_in_an_op_trips_the_check(images: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def some_block() -> BlockData:
     data.params[:] = rng.integers(-(2**31), 2**31, SHAPE)
     data.probes[:] = rng.integers(0, 2**32, 6)
     data.sha256[:] = rng.integers(0, 256, (6, 32))
+    data.crc32c[:] = rng.integers(1, 2**32, 6)
     data.width_height[:] = rng.integers(1, 9999, (6, 2))
     data.records = [bytes(rng.integers(0, 256, n, np.uint8)) for n in (5, 0, 17, 1, 300, 2)]
     data.status[1], data.reasons = Status.CORRUPT, {1: "truncated"}
@@ -214,7 +215,8 @@ def some_samples(any_order: bool = False) -> Samples:
     status = np.array([0, 2, 1, 0, 0, 0], np.uint8)
     size = np.where((status == 0)[:, None], data.width_height, 0).astype(np.uint32)
     reasons, place = {1: "truncated", 2: "gone"}, np.array([5, 0, 3, 1, 4, 2]) if any_order else np.arange(6)
-    return Samples(pa.array(list("abcdéf")), labels, data.sha256, size, status, reasons, place // 4, place % 4)
+    crc = np.where(data.sha256.any(axis=1), data.crc32c.astype(np.int64), -1)
+    return Samples(pa.array(list("abcdéf")), labels, data.sha256, crc, size, status, reasons, place // 4, place % 4)
 
 
 def test_the_sample_table_survives_its_file(tmp_path: Path) -> None:
@@ -222,14 +224,31 @@ def test_the_sample_table_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "samples.parquet").write_bytes(table.to_parquet())
     read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4, any_order=True)
     assert (read.keys, read.reasons) == (table.keys, table.reasons)
-    for name in ("labels", "sha256", "width_height", "status", "block", "row"):
+    for name in ("labels", "sha256", "crc32c", "width_height", "status", "block", "row"):
         assert np.array_equal(getattr(read, name), getattr(table, name)), name
     rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
     assert rows[5] | {"sha256": 0} == {
-        "key": "f", "label": 1, "sha256": 0, "status": "ok", "reason": None, "block": 0, "row": 2,
-        "width": int(table.width_height[5, 0]), "height": int(table.width_height[5, 1]),
+        "key": "f", "label": 1, "sha256": 0, "crc32c": int(table.crc32c[5]), "status": "ok", "reason": None,
+        "block": 0, "row": 2, "width": int(table.width_height[5, 0]), "height": int(table.width_height[5, 1]),
     }  # fmt: skip
-    assert [rows[2][c] for c in ("label", "sha256", "width", "status", "reason")] == [None, None, None, "missing", "gone"]
+    empty = ("label", "sha256", "crc32c", "width", "status", "reason")
+    assert [rows[2][c] for c in empty] == [None, None, None, None, "missing", "gone"]
+
+
+def test_what_older_writers_wrote_has_no_crc_of_the_bytes(written: Path, tmp_path: Path) -> None:
+    """Their blocks have no array of it, their tables no column."""
+    assert Block(written, *SHAPE).sample_columns()["crc32c"].min() >= 0
+    shutil.rmtree(written / "crc32c")
+    assert Block(written, *SHAPE).sample_columns()["crc32c"].tolist() == [-1] * 6
+    (tmp_path / "samples.parquet").write_bytes(some_samples().to_parquet())
+    table = pq.read_table(tmp_path / "samples.parquet").drop_columns(["crc32c"])
+    pq.write_table(table, tmp_path / "samples.parquet")
+    read = Samples.from_parquet(tmp_path / "samples.parquet", 6, 4)
+    assert read.crc32c.tolist() == [-1] * 6
+    assert np.array_equal(read.sha256, some_samples().sha256)
+    pq.write_table(table.append_column("crc", [[0] * 6]), tmp_path / "samples.parquet")
+    with pytest.raises(StoreError, match="columns key label sha256"):
+        Samples.from_parquet(tmp_path / "samples.parquet", 6, 4)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def forge_block(root: Path, block: int, change: Callable[[BlockData], Any]) -> N
         probes=reader.probes().copy(),
         label_error=reader.label_error().copy(),
         sha256=samples["sha256"].copy(),
+        crc32c=samples["crc32c"].clip(0).astype(np.uint32),
         width_height=samples["width_height"].copy(),
         status=samples["status"].copy(),
         witness=reader.witness(),
@@ -80,6 +81,11 @@ def test_the_sample_table_reads_back_as_it_was_written(own_store: Path) -> None:
     samples = Store(own_store).samples
     again = Samples.from_parquet(own_store / "samples.parquet", 24, 7)
     assert again.to_parquet() == samples.to_parquet() == (own_store / "samples.parquet").read_bytes()
+
+
+def test_a_forged_crc_of_an_image_is_found(own_store: Path) -> None:
+    forge_samples(own_store, crc32c=Store(own_store).samples.crc32c ^ 1)
+    assert failed(own_store)["samples"] == 4  # blocks
 
 
 def set_param(row: int, view: int, column: int, value: int) -> Callable[[BlockData], None]:
@@ -187,13 +193,13 @@ def test_keys_and_hard_labels_that_are_not_those_of_the_index_are_found(own_stor
         (lambda t: t.take(list(reversed(range(24)))), "samples are not in index order"),
         (lambda t: t.drop_columns(["status"]), ""),
         (lambda t: t.drop_columns(["key"]), ""),
-        (lambda t: t.set_column(5, "status", pa.array(["fine"] * 24)), "an unknown status"),
+        (lambda t: t.set_column(6, "status", pa.array(["fine"] * 24)), "an unknown status"),
         (lambda t: t.set_column(0, "key", pa.array(["a"] * 24)), "a key that is missing or occurs twice"),
         (lambda t: t.set_column(0, "key", pa.array([b"\xff%d" % i for i in range(24)]).view(pa.string())), ""),
         (lambda t: t.set_column(2, "sha256", pa.array([b"short"] * 24)), ""),
         (lambda t: t.set_column(1, "label", pa.array(["none"] * 24)), ""),
-        (lambda t: t.set_column(3, "width", pa.array([-1] * 24, pa.int64())), ""),
-        (lambda t: t.set_column(7, "block", pa.array([None] * 24, pa.int32())), ""),
+        (lambda t: t.set_column(4, "width", pa.array([-1] * 24, pa.int64())), ""),
+        (lambda t: t.set_column(8, "block", pa.array([None] * 24, pa.int32())), ""),
     ],
 )
 def test_a_table_that_is_not_the_one_of_the_format_is_refused_in_words(

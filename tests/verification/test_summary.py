@@ -137,7 +137,7 @@ def test_bytes_per_view_are_those_of_the_files(images: Path, teacher: Teacher, t
     assert parts["probes"] == pytest.approx(4 / views, rel=0.2)
     assert parts["witness"] == pytest.approx(of("witness")) == pytest.approx(4 / views)
     assert parts["table"] == pytest.approx(
-        of("sha256", "width_height", "status", "label_error") + sizes["samples.parquet"] / number
+        of("sha256", "crc32c", "width_height", "status", "label_error") + sizes["samples.parquet"] / number
     )
     assert parts["total"] == pytest.approx(sum(size for name, size in parts.items() if name != "total"))
 

@@ -29,7 +29,8 @@ BUILT = kernels.compiled is not None
 KINDS = [Interpolation.NEAREST, Interpolation.BILINEAR, Interpolation.BICUBIC]
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 1000)
-factors = st.integers(-2 * Q16, 2 * Q16)
+limits = [each * sign for each in (126 * Q16 + Q16 // 2 - 1, 126 * Q16 + Q16 // 2, 127 * Q16, 1 << 23) for sign in (1, -1)]
+factors = st.integers(-2 * Q16, 2 * Q16) | st.integers(-(1 << 23), 1 << 23) | st.sampled_from(limits)
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
@@ -142,11 +143,20 @@ def test_kernels_refuse_arrays_of_other_sizes() -> None:
             (image, image.copy(), np.zeros((8, 256), np.int16), fill, 4, 5, 8, 0, 0),
             (image, odd, table, fill, 4, 5, 2, 0, 0),
             (image, image.copy(), table, fill, 4, 5, 4, 0, 0),
+            (b"", bytearray(), table, fill, 0, 5, 2, 0, 0),
         ],
         "shift_rows": [
             (image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 3, 0),
             (image, image.copy(), table, np.zeros(3, np.int64), 4, 5, 2, 4, 0),
+            (b"", bytearray(), table, np.zeros(1, np.int64), 0, 0, 2, 1, 0),
         ],
+        "shift_columns": [
+            (image, odd, table, fill, 4, 5, 2, 0),
+            (image, image.copy(), table, fill, 4, 5, 4, 0),
+            (image, image.copy(), table, fill, 5, 5, 2, 0),
+            (b"", bytearray(), table, fill, 0, 0, 2, 0),
+        ],
+        "transpose": [(image, odd, 4, 5), (image, image.copy(), -4, -5), (b"", bytearray(), 1 << 32, 1 << 32)],
         "blend_grey": [(image, image.copy(), 20, 1 << 40)],
         "blur": [
             (image, image.copy(), 4, 5, -1 << 15),
@@ -177,9 +187,10 @@ def test_the_environment_may_leave_kernels_out(value: str) -> None:
     assert done.stdout.strip() == str(value == "numpy"), done.stderr
 
 
-def test_every_partial_sum_is_a_whole_number_that_float32_holds() -> None:
+def test_every_partial_sum_is_a_whole_number_that_float32_and_a_lane_hold() -> None:
     for table in fast_warp._TABLES.values():
-        assert 255 * np.abs(table).sum(axis=0).max() < 1 << 24
+        assert 255 * np.abs(table).sum(axis=0).max() < 1 << 20  # and than 2^24
+        assert (table.sum(axis=0) == 1 << 11).all()
     # ... and every sum of products over both axes is one that int32 holds.
     cubic = fast_warp._TABLES[Interpolation.BICUBIC]
     up, down = np.where(cubic > 0, cubic, 0).sum(axis=0).max(), -np.where(cubic < 0, cubic, 0).sum(axis=0).min()
