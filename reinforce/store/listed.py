@@ -88,7 +88,8 @@ def _by_block(files: dict[str, str]) -> dict[int, set[str]]:
 @lru_cache(maxsize=8)
 def _files_of_block(stripes: int) -> tuple[set[str], set[str]]:
     """The files that a block must have, and those that it may have."""
-    arrays, optional = dict(ARRAYS), set()
+    arrays = dict(ARRAYS)
+    optional = _files_of_array("crc32c", arrays.pop("crc32c"))  # older writers did not write it
     for stripe in range(stripes):
         arrays |= {stripe_array(name, stripe): ndim for name, ndim in STRIPE_ARRAYS.items()}
         optional |= _files_of_array(stripe_array("witness", stripe), 1)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from reinforce.errors import SettingsError, StoreError
+from reinforce.replay.dataset import ReinforcedDataset
 from reinforce.settings import Settings, read_model, to_json
 from reinforce.store.manifest import Manifest, check_same_settings
 from reinforce.store.store import Store, read_manifest
+from reinforce.verification.verify import verify_store
 from reinforce.views.policy_text import parse_policy
 
 pytestmark = pytest.mark.unit
@@ -115,3 +121,18 @@ def test_other_weights_and_other_images_are_explained(store: Path) -> None:
     values["source"]["index_sha256"] = "0" * 64
     with pytest.raises(SettingsError, match=r"images, labels or class folders were added, removed or renamed"):
         check_same_settings(settings, Settings.model_validate(values), "out")
+
+
+def test_a_data_set_of_before_there_were_crcs_is_read(own_store: Path, store: Path, images: Path) -> None:
+    for folder in (own_store / "blocks").glob("*/crc32c"):
+        shutil.rmtree(folder)
+    table = own_store / "samples.parquet"
+    pq.write_table(pq.read_table(table).drop_columns(["crc32c"]), table)
+    content = json.loads((own_store / "manifest.json").read_text())
+    content["files"] = {name: sha256 for name, sha256 in content["files"].items() if "/crc32c/" not in name}
+    content["files"]["samples.parquet"] = hashlib.sha256(table.read_bytes()).hexdigest()
+    (own_store / "manifest.json").write_text(json.dumps(content))
+    older, newer = ReinforcedDataset(own_store, images), ReinforcedDataset(store, images)
+    assert older.store.samples.crc32c.tolist() == [-1] * len(older)
+    assert all(np.array_equal(older[index][0], newer[index][0]) for index in range(len(older)))
+    assert [check.failed for check in verify_store(own_store)] == [0, 0, 0, 0]
