@@ -111,6 +111,11 @@ def teacher(weights: Path) -> Teacher:
     )
 
 
+def generate_line(images: Path, weights: Path) -> tuple[object, ...]:
+    """Options of `generate`: the small teacher, two small views of each image."""
+    return ("--data", images, "--teacher", TEACHER, "--teacher-weights", weights, "--size", SIZE, "--views", 2)
+
+
 def make_settings(source: ImageFolder, teacher: Teacher, **changes: object) -> Settings:
     """Settings for a small store: 24 samples in blocks of 7, 5 views."""
     values = {

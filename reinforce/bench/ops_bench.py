@@ -33,6 +33,11 @@ def _tv_affine(**given: Any) -> Callable[[torch.Tensor], object]:
     return lambda view: tv.affine(view, interpolation=tv.InterpolationMode.BILINEAR, fill=list(FILL), **whole)
 
 
+def _blend(pillow: Any, torchvision: Any) -> tuple[tuple[int, int], _Other]:
+    """An op that blends the image with another one, by a factor."""
+    return (90000, 0), (lambda image: pillow(image).enhance(1.37), lambda view: torchvision(view, 1.37))
+
+
 CASES: dict[Op, tuple[tuple[int, int], _Other]] = {
     Op.AUTO_CONTRAST: ((0, 0), (ImageOps.autocontrast, tv.autocontrast)),
     Op.EQUALIZE: ((0, 0), (ImageOps.equalize, tv.equalize)),
@@ -43,22 +48,10 @@ CASES: dict[Op, tuple[tuple[int, int], _Other]] = {
     ),
     Op.POSTERIZE: ((4, 0), (lambda image: ImageOps.posterize(image, 4), lambda view: tv.posterize(view, 4))),
     Op.SOLARIZE: ((128, 0), (lambda image: ImageOps.solarize(image, 128), lambda view: tv.solarize(view, 128))),
-    Op.COLOR: (
-        (90000, 0),
-        (lambda image: ImageEnhance.Color(image).enhance(1.37), lambda view: tv.adjust_saturation(view, 1.37)),
-    ),
-    Op.CONTRAST: (
-        (90000, 0),
-        (lambda image: ImageEnhance.Contrast(image).enhance(1.37), lambda view: tv.adjust_contrast(view, 1.37)),
-    ),
-    Op.BRIGHTNESS: (
-        (90000, 0),
-        (lambda image: ImageEnhance.Brightness(image).enhance(1.37), lambda view: tv.adjust_brightness(view, 1.37)),
-    ),
-    Op.SHARPNESS: (
-        (90000, 0),
-        (lambda image: ImageEnhance.Sharpness(image).enhance(1.37), lambda view: tv.adjust_sharpness(view, 1.37)),
-    ),
+    Op.COLOR: _blend(ImageEnhance.Color, tv.adjust_saturation),
+    Op.CONTRAST: _blend(ImageEnhance.Contrast, tv.adjust_contrast),
+    Op.BRIGHTNESS: _blend(ImageEnhance.Brightness, tv.adjust_brightness),
+    Op.SHARPNESS: _blend(ImageEnhance.Sharpness, tv.adjust_sharpness),
     Op.SHEAR_X: ((17000, 0), (_affine(1, 0.26, 0, 0, 1, 0), _tv_affine(shear=[14.5, 0.0]))),
     Op.SHEAR_Y: ((17000, 0), (_affine(1, 0, 0, 0.26, 1, 0), _tv_affine(shear=[0.0, 14.5]))),
     Op.TRANSLATE_X: ((9000, 0), (_affine(1, 0, 30.8, 0, 1, 0), _tv_affine(translate=[31, 0]))),

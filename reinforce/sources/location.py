@@ -84,7 +84,8 @@ class File:
     def fingerprint(self) -> str:
         """Hex digest over location, size and version."""
         place = self.location if is_remote(self.location) else os.path.abspath(self.location)
-        return hashlib.sha256(f"{place}\0{self.size}\0{self.version}".encode()).hexdigest()
+        text = f"{place}\0{self.size}\0{self.version}"
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # a file may have any bytes as its name
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
         """Read a range of bytes; `length` None: up to the end of the file.

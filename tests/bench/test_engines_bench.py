@@ -21,7 +21,7 @@ from reinforce.generation.generate import generate
 from reinforce.sources.folder import ImageFolder
 from reinforce.store.manifest import Manifest
 from reinforce.teachers.teacher import Teacher
-from tests.conftest import SIZE, TEACHER, Cli, make_settings
+from tests.conftest import SIZE, TEACHER, Cli, generate_line, make_settings
 
 pytestmark = pytest.mark.unit
 
@@ -37,19 +37,7 @@ def test_estimate_tries_one_process_whatever_is_to_run(
         return generate(*arguments)
 
     monkeypatch.setattr(estimate, "generate", trial)
-    line: tuple[object, ...] = (
-        "estimate",
-        "--data",
-        images,
-        "--teacher",
-        TEACHER,
-        "--teacher-weights",
-        weights,
-        "--size",
-        SIZE,
-        "--views",
-        2,
-    )
+    line = ("estimate", *generate_line(images, weights))
     line = (*line, "--seconds", 1, "--device", "cpu", "--json")
     for more in (("--processes", 2), ("--engine", "ray", "--ray-address", "192.0.2.1:6379")):
         code, out, err = cli(*line, *more)

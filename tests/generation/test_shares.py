@@ -20,7 +20,7 @@ from reinforce.store.folder_place import FolderPlace
 from reinforce.store.store import JOB, MANIFEST
 from reinforce.teachers.teacher import Teacher
 from reinforce.views.policy_text import parse_policy
-from tests.conftest import SIZE, TEACHER, Cli, content, make_settings, run_cli
+from tests.conftest import Cli, content, generate_line, make_settings, run_cli
 from tests.forked import Child, Point, run
 from tests.generation.generator import generate_small, share_small
 
@@ -153,19 +153,7 @@ def test_a_complete_data_set_without_a_block_is_not_for_shares(images: Path, tea
 
 @pytest.mark.process
 def test_from_the_command_line(images: Path, weights: Path, tmp_path: Path, cli: Cli) -> None:
-    line: tuple[object, ...] = (
-        "generate",
-        "--data",
-        images,
-        "--teacher",
-        TEACHER,
-        "--teacher-weights",
-        weights,
-        "--size",
-        SIZE,
-        "--views",
-        2,
-    )
+    line = ("generate", *generate_line(images, weights))
     line += ("--block-size", 7, "--workers", 0, "--out", tmp_path / "out")
     code, said, _ = cli(*line, "--share", "1/2")
     assert (code, said) == (0, f"{tmp_path / 'out'}: share 1/2 is made; 2 of 4 blocks belong to shares that are not\n")

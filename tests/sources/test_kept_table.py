@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from reinforce.errors import StoreError
 from reinforce.packs.open_labels import packed
 from reinforce.packs.pack import Options, pack
 from reinforce.sources import kept_table as kept
@@ -180,3 +181,10 @@ def test_places_of_texts_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.undo()
     assert kept.kept_places(wanted[1:], items).tolist() == expected[1:]
     assert kept.kept_places(wanted, items[:-1]).tolist() == [-1, *expected[1:]]
+
+
+def test_a_shard_whose_name_is_no_text_is_told_of_as_ever(images: Path, store: Path, tmp_path: Path) -> None:
+    pack(ImageFolder.open(images), store, tmp_path / "pack", Options())
+    (tmp_path / "pack" / "shards-000000.tar").rename(tmp_path / "pack" / "\udcff.tar")
+    with pytest.raises(StoreError, match="is not a shard of the pack beside it"):
+        Shards.open_some(f"{tmp_path}/pack/*.tar")
